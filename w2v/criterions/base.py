@@ -1,0 +1,40 @@
+"""What every loss offers, and the registry that `--criterion` names are looked up in."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from typing import Any
+
+from torch import nn
+
+from w2v.registry import Registry
+from w2v.types import Loss
+
+
+class Criterion(nn.Module):
+    """Base class of losses: `forward(output, batch) -> Loss`.
+
+    A criterion sees the model's output, never the model.
+    """
+
+    def __init__(self, config: Any) -> None:
+        super().__init__()
+        self.config = config
+
+    def forward(self, output: Any, batch: Any) -> Loss:
+        """Return the summed loss of one micro-batch."""
+        raise NotImplementedError
+
+    @staticmethod
+    def summarize(sums: Mapping[str, float]) -> dict[str, float]:
+        """Turn totals of `Loss.sums` into the values that are logged, in the order of the log line.
+
+        `sums` holds the totals over micro-batches, ranks and updates, among them `loss` and `sample_size`, which
+        the trainer adds for every criterion. The loss is given in bits per `sample_size`, as in the original.
+        """
+        return {"loss": sums["loss"] / max(sums["sample_size"], 1) / math.log(2)}
+
+
+CRITERIONS: Registry[Criterion] = Registry("criterion", "--criterion", Criterion)
+register_criterion = CRITERIONS.register

@@ -1,0 +1,42 @@
+"""The errors that `w2v` raises on purpose.
+
+Every message is one line that names the flag or `file:line`, the rule, and the value found. Programs print it
+and leave with `exit_code`; a traceback therefore always means a fault of ours.
+"""
+
+from __future__ import annotations
+
+
+class W2vError(Exception):
+    """Base class of all errors that a user can put right."""
+
+    exit_code = 2
+
+
+class ConfigError(W2vError):
+    """A flag or a configuration file holds a value that breaks a rule."""
+
+
+class RegistryError(W2vError):
+    """A name is unknown, or taken, in one of the registries."""
+
+
+class DataError(W2vError):
+    """A manifest, label file, dictionary or audio file cannot be used."""
+
+
+class CheckpointError(W2vError):
+    """A checkpoint is missing, damaged, or does not fit what was asked of it."""
+
+
+class MissingPackageError(W2vError):
+    """An optional package is not installed."""
+
+    def __init__(self, package: str, extra: str, purpose: str) -> None:
+        super().__init__(f'{purpose} needs the package {package}; install it with: pip install "w2v[{extra}]"')
+
+
+class TrainingError(W2vError):
+    """Training cannot go on (for instance: the loss scale fell below its minimum)."""
+
+    exit_code = 3

@@ -1,0 +1,1 @@
+"""Free functions on tensors and arrays; every source of randomness is an argument."""

@@ -1,0 +1,1 @@
+"""n-gram and Transformer language models."""

@@ -1,0 +1,1 @@
+"""nn.Modules that hold parameters; the maths is in `w2v.functional`."""

@@ -1,0 +1,5 @@
+"""Tasks, found by `--task`. Importing this package registers the built-in ones."""
+
+from w2v.tasks.base import TASKS, Task, register_task
+
+__all__ = ["TASKS", "Task", "register_task"]

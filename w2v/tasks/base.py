@@ -1,0 +1,67 @@
+"""What joins data, model, criterion and decoding for one problem; the registry behind `--task`."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+import torch
+
+from w2v.criterions.base import Criterion
+from w2v.models.base import W2vModel
+from w2v.registry import Entry, Registry
+from w2v.sections import DatasetConfig
+from w2v.types import Loss
+
+
+class Task:
+    """Base class of tasks.
+
+    Args:
+        config: the task's own options.
+        seed: `--seed`.
+    """
+
+    def __init__(self, config: Any, seed: int = 1) -> None:
+        self.config = config
+        self.seed = seed
+
+    def load_dataset(self, split: str) -> Any:
+        """Read the manifest (and labels) of `split`; repeated calls return the same dataset.
+
+        Raises:
+            DataError: a file is missing or malformed.
+        """
+        raise NotImplementedError
+
+    def train_batches(self, split: str, dataset: DatasetConfig) -> Any:
+        """Return the resumable epochs of a training split (`w2v.data.iterator.EpochIterator`)."""
+        raise NotImplementedError
+
+    def valid_batches(self, split: str, dataset: DatasetConfig) -> Iterable[Any]:
+        """Return the batches of a validation split: the same ones, with the same seeds, at every call."""
+        raise NotImplementedError
+
+    def build_model(self, entry: Entry[W2vModel], config: Any) -> W2vModel:
+        """Build the model, handing over what only the task knows."""
+        return entry.cls.build(config)
+
+    def train_step(self, model: torch.nn.Module, criterion: Criterion, batch: Any) -> Loss:
+        """Return the loss of one micro-batch; the trainer goes backward from it."""
+        raise NotImplementedError
+
+    def valid_step(self, model: torch.nn.Module, criterion: Criterion, batch: Any) -> Loss:
+        """Return the loss of one validation batch, with further sums (such as word errors)."""
+        return self.train_step(model, criterion, batch)
+
+    def summarize_valid(self, criterion: Criterion, sums: Mapping[str, float]) -> dict[str, float]:
+        """Turn totals of `valid_step` into logged values."""
+        return criterion.summarize(sums)
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return what a checkpoint must hold to use the model without the data folder (the dictionary)."""
+        return {}
+
+
+TASKS: Registry[Task] = Registry("task", "--task", Task)
+register_task = TASKS.register

@@ -1,0 +1,170 @@
+"""The values that flow through the house, in the order in which they appear.
+
+manifest line -> AudioExample -> AudioBatch -> model -> ContrastiveOutput | CtcOutput -> criterion -> Loss.
+Shapes: B clips, S samples, T frames, C channels, V symbols, K negatives, N predictions.
+`padding_mask` is always true where there is padding.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field, replace
+from typing import Protocol
+
+import torch
+from torch import Tensor
+
+
+class Batch(Protocol):
+    """What the trainer needs to know of a batch, whatever the task."""
+
+    seed: int
+
+    @property
+    def num_items(self) -> int: ...
+    @property
+    def num_tokens(self) -> int: ...
+    def to(self, device: torch.device) -> Batch: ...
+
+
+@dataclass(frozen=True)
+class AudioExample:
+    """One clip as the dataset returns it.
+
+    Attributes:
+        index: row of the clip in its manifest, counted from 0.
+        source: (S,) float32 samples in [-1, 1], or normalised.
+        targets: (L,) int64 label ids, if the dataset has labels.
+    """
+
+    index: int
+    source: Tensor
+    targets: Tensor | None = None
+
+
+@dataclass(frozen=True)
+class AudioBatch:
+    """Clips of one micro-batch.
+
+    Attributes:
+        source: (B, S) float32, zero where padded.
+        lengths: (B,) int64, true samples per clip. Stays on the CPU: masks are planned on the host, and reading
+            a device tensor there would stall the step.
+        indices: (B,) int64 manifest rows; CPU.
+        seed: base of every random draw made for this batch.
+        targets: (B, L) int64 label ids, right-padded with `pad`.
+        target_lengths: (B,) int64; CPU.
+    """
+
+    source: Tensor
+    lengths: Tensor
+    indices: Tensor
+    seed: int
+    targets: Tensor | None = None
+    target_lengths: Tensor | None = None
+
+    @property
+    def num_items(self) -> int:
+        return self.source.shape[0]
+
+    @property
+    def num_tokens(self) -> int:
+        """Padded samples, the unit of `--max-tokens`."""
+        return self.source.numel()
+
+    @property
+    def is_padded(self) -> bool:
+        """Whether any clip is shorter than the batch is wide."""
+        return bool((self.lengths < self.source.shape[1]).any())
+
+    def to(self, device: torch.device) -> AudioBatch:
+        """Return the batch with `source` and `targets` on `device` (copied without waiting where memory is pinned)."""
+        targets = None if self.targets is None else self.targets.to(device, non_blocking=True)
+        return replace(self, source=self.source.to(device, non_blocking=True), targets=targets)
+
+    def pin_memory(self) -> AudioBatch:
+        """Return the batch in page-locked memory (called by torch's loader)."""
+        targets = None if self.targets is None else self.targets.pin_memory()
+        return replace(self, source=self.source.pin_memory(), targets=targets)
+
+
+@dataclass(frozen=True)
+class Features:
+    """Frames of an encoder.
+
+    Attributes:
+        features: (B, T, C).
+        lengths: (B,) int64 true frames per clip, on the CPU; None where every clip fills the batch.
+        layers: (B, T, C) after each transformer block, where asked for.
+    """
+
+    features: Tensor
+    lengths: Tensor | None
+    layers: list[Tensor] = field(default_factory=list)
+
+
+@dataclass(frozen=True)
+class ContrastiveOutput:
+    """Similarities of predictions with their positive and their negatives.
+
+    Attributes:
+        logits: (N, 1 + K); the positive is in column 0. A negative equal to its positive holds -inf.
+        penalties: name -> scalar, in the order in which `--loss-weights` weighs them.
+        stats: name -> scalar to be logged (`prob_perplexity`, `code_perplexity`, `temp`).
+        negative_weight: weight of each negative in the binary loss (wav2vec `--balanced-classes`).
+    """
+
+    logits: Tensor
+    penalties: dict[str, Tensor] = field(default_factory=dict)
+    stats: dict[str, Tensor | float] = field(default_factory=dict)
+    negative_weight: float = 1.0
+
+
+@dataclass(frozen=True)
+class CtcOutput:
+    """Unnormalised scores of symbols per frame.
+
+    Attributes:
+        logits: (B, T, V); the blank is symbol 0.
+        lengths: (B,) int64 true frames per clip; CPU.
+    """
+
+    logits: Tensor
+    lengths: Tensor
+
+
+Value = Tensor | float
+
+
+@dataclass(frozen=True)
+class Loss:
+    """What a criterion returns.
+
+    Attributes:
+        value: scalar; a *sum* over `sample_size` terms, so that micro-batches and ranks can be added up.
+        sample_size: number of terms; what the gradient is divided by. A python number or a scalar tensor.
+        sums: name -> number; everything here may be added over micro-batches, ranks and updates.
+            `Criterion.summarize` turns totals into the values that are logged.
+    """
+
+    value: Tensor
+    sample_size: Value
+    sums: dict[str, Value] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Hypothesis:
+    """One reading of one clip.
+
+    Attributes:
+        tokens: label ids without blanks and repetitions.
+        words: words, after `--post-process`.
+        score: total score, larger is better.
+        scores: parts of the score by name (`emission`, `lm`, ...).
+        timesteps: first frame of each token; empty where the decoder does not know.
+    """
+
+    tokens: list[int]
+    words: list[str]
+    score: float
+    scores: dict[str, float] = field(default_factory=dict)
+    timesteps: list[int] = field(default_factory=list)
