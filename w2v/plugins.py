@@ -1,0 +1,59 @@
+"""Code from outside: `--user-dir`, and installed packages with the entry-point group `w2v.plugins`.
+
+A plugin is Python that calls the `register_*` decorators. It is imported before any parser is built, under its
+own name and with its parent folder on `sys.path`, so that loader workers and spawned ranks find it too.
+"""
+
+from __future__ import annotations
+
+import importlib
+import importlib.metadata
+import sys
+from pathlib import Path
+from types import ModuleType
+
+from w2v.errors import ConfigError
+
+ENTRY_POINT_GROUP = "w2v.plugins"
+
+
+def import_user_dir(path: str) -> ModuleType:
+    """Import a python file, a package folder, or a folder of python files.
+
+    Returns:
+        the module; for a folder without `__init__.py`, the last of its files.
+
+    Raises:
+        ConfigError: there is nothing to import, or another module has the same name.
+        Exception: whatever the plugin itself raises, with its own traceback.
+    """
+    location = Path(path).expanduser().resolve()
+    if location.is_file() and location.suffix == ".py":
+        return _import(location.stem, location)
+    if not location.is_dir():
+        raise ConfigError(f"--user-dir must be a python file or a folder, got {path!r}")
+    if (location / "__init__.py").is_file():
+        return _import(location.name, location / "__init__.py")
+    files = sorted(location.glob("*.py"))
+    if not files:
+        raise ConfigError(f"--user-dir: no python file in {path!r}")
+    return [_import(file.stem, file) for file in files][-1]
+
+
+def import_installed() -> None:
+    """Import the plugins that installed packages announce."""
+    for entry_point in importlib.metadata.entry_points(group=ENTRY_POINT_GROUP):
+        entry_point.load()
+
+
+def _import(name: str, file: Path) -> ModuleType:
+    parent = str(file.parent.parent if file.name == "__init__.py" else file.parent)
+    loaded = sys.modules.get(name)
+    if loaded is None:
+        if parent not in sys.path:
+            sys.path.insert(0, parent)
+        loaded = importlib.import_module(name)
+    found = getattr(loaded, "__file__", None)
+    if found is None or Path(found).resolve() != file:
+        raise ConfigError(f"--user-dir: the name {name!r} of {file} is taken by the module at {found}; rename yours")
+    return loaded
