@@ -1,0 +1,120 @@
+"""Contrastive loss of wav2vec, vq-wav2vec and wav2vec 2.0: InfoNCE, or binary, plus weighted penalties.
+
+The positive is in column 0 of the logits, whatever the model (wav2vec 2.0, section 3.2; wav2vec, section 3).
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from w2v.config import arg, float_tuple, str_tuple
+from w2v.criterions.base import Criterion, register_criterion
+from w2v.errors import ConfigError
+from w2v.types import AudioBatch, ContrastiveOutput, Loss, Value
+
+
+@dataclass(frozen=True)
+class Wav2VecCriterionConfig:
+    """Options of the contrastive loss."""
+
+    infonce: bool = arg(False, help="cross-entropy of the positive among its negatives; otherwise binary")
+    loss_weights: tuple[float, ...] | None = arg(
+        None, help="weights of the model's penalties; one number is used for all; none: no penalties", parse=float_tuple
+    )
+    log_keys: tuple[str, ...] = arg((), help="values of the model to log, such as prob_perplexity", parse=str_tuple)
+
+
+@register_criterion("wav2vec", Wav2VecCriterionConfig)
+class Wav2VecCriterion(Criterion):
+    """Contrastive loss.
+
+    `Loss.sums` holds `ntokens`, `nsentences`, `num_batches`, per penalty `loss_0` (the contrastive part), `loss_1`,
+    ..., per logged key its sum over batches, and, with `--infonce`, `correct` and `count`.
+    """
+
+    config: Wav2VecCriterionConfig
+
+    def forward(self, output: ContrastiveOutput, batch: AudioBatch) -> Loss:
+        """Return the summed loss; `sample_size` is the number of predictions.
+
+        Raises:
+            ConfigError: `--loss-weights` does not fit the model's penalties, or a key of `--log-keys` is unknown.
+        """
+        logits = output.logits.float()
+        sample_size = logits.shape[0]
+        contrastive = _infonce(logits) if self.config.infonce else _binary(logits, output.negative_weight)
+        parts = [contrastive, *self._penalties(output, sample_size)]
+        loss = torch.stack(parts).sum() if len(parts) > 1 else contrastive
+        sums: dict[str, Value] = {
+            "ntokens": sample_size,
+            "nsentences": batch.num_items,
+            "num_batches": 1,
+        }
+        for key in self.config.log_keys:
+            if key in output.stats:
+                value = output.stats[key]
+                sums[key] = value.detach() if isinstance(value, Tensor) else value
+        if len(parts) > 1:
+            sums.update({f"loss_{i}": part.detach() for i, part in enumerate(parts)})
+        if self.config.infonce:
+            sums["correct"] = _num_correct(logits)
+            sums["count"] = sample_size
+        return Loss(loss, sample_size, sums)
+
+    def _penalties(self, output: ContrastiveOutput, sample_size: int) -> list[Tensor]:
+        weights = self.config.loss_weights
+        if weights is None:
+            return []  # as in the original: without weights no penalty is used at all
+        names = list(output.penalties)
+        if len(weights) == 1:
+            weights = weights * len(names)
+        if len(weights) != len(names):
+            raise ConfigError(
+                f"--loss-weights must hold 1 or {len(names)} numbers (for {', '.join(names) or 'no penalty'}), "
+                f"got {list(weights)}"
+            )
+        # The main loss is a sum over predictions, so each penalty counts once per prediction.
+        return [
+            weight * penalty.float() * sample_size
+            for weight, penalty in zip(weights, output.penalties.values(), strict=True)
+            if weight != 0
+        ]
+
+    @staticmethod
+    def summarize(sums: Mapping[str, float]) -> dict[str, float]:
+        """Return loss (bits), ntokens, nsentences, logged values, parts of the loss (bits) and accuracy."""
+        per_bit = max(sums["sample_size"], 1) * math.log(2)
+        num_batches = max(sums.get("num_batches", 1), 1)
+        values = {"loss": sums["loss"] / per_bit, "ntokens": sums["ntokens"], "nsentences": sums["nsentences"]}
+        for key, total in sums.items():
+            if key not in ("loss", "sample_size", "ntokens", "nsentences", "num_batches", "correct", "count"):
+                # Differs from the original of October 2020, which divides loss_i by the number of micro-batches and
+                # ranks as well, and so shows it too small under --update-freq.
+                values[key] = total / per_bit if key.startswith("loss_") else total / num_batches
+        if sums.get("count", 0) > 0:
+            values["accuracy"] = sums["correct"] / sums["count"]
+        return values
+
+
+def _infonce(logits: Tensor) -> Tensor:
+    """Return the summed cross-entropy of (N, 1 + K) logits whose class is always 0."""
+    return F.cross_entropy(logits, torch.zeros(len(logits), dtype=torch.long, device=logits.device), reduction="sum")
+
+
+def _binary(logits: Tensor, negative_weight: float) -> Tensor:
+    """Return the summed binary cross-entropy; softplus, because a negative may hold -inf, where x * 0 is nan."""
+    return F.softplus(-logits[:, 0]).sum() + negative_weight * F.softplus(logits[:, 1:]).sum()
+
+
+@torch.no_grad()
+def _num_correct(logits: Tensor) -> Tensor:
+    """Count rows whose largest logit is the positive's; rows of equal logits do not count."""
+    if logits.shape[0] == 0:
+        return torch.zeros((), device=logits.device)
+    return ((logits.argmax(dim=-1) == 0) & (logits.argmin(dim=-1) != 0)).sum()

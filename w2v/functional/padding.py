@@ -1,0 +1,71 @@
+"""Arithmetic on padded batches in which padding does not count.
+
+Lengths are CPU tensors (see `w2v.types.AudioBatch`), so loops over clips and slices by length need no word from
+the device.
+"""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+
+def is_padded(lengths: Tensor | None, size: int) -> bool:
+    """Say whether any clip of (B,) CPU `lengths` is shorter than `size`."""
+    return lengths is not None and bool((lengths < size).any())
+
+
+def padding_mask(lengths: Tensor, size: int, device: torch.device | None = None) -> Tensor:
+    """Return (B, size) bool on `device`, true where there is padding."""
+    device = device or lengths.device
+    # Only B numbers travel to the device; the mask is made there.
+    on_device = lengths.to(device, non_blocking=True)
+    return torch.arange(size, device=device)[None, :] >= on_device[:, None]
+
+
+def group_norm(
+    x: Tensor, lengths: Tensor | None, num_groups: int, weight: Tensor | None, bias: Tensor | None, eps: float = 1e-5
+) -> Tensor:
+    """Normalise groups of channels over the *valid* frames of each clip.
+
+    Differs from the original, whose group norms count padding, so that a clip's features depend on its batch.
+
+    Args:
+        x: (B, C, T).
+        lengths: (B,) int64 valid frames per clip, CPU; None where all T frames of all clips are valid.
+        num_groups: groups of channels; C of them: each channel by itself.
+        weight: (C,) gains, or None.
+        bias: (C,) offsets, or None.
+        eps: added to the variance.
+
+    Returns:
+        (B, C, T), zero in padded frames.
+    """
+    size = x.shape[2]
+    if lengths is None or not is_padded(lengths, size):
+        return F.group_norm(x, num_groups, weight, bias, eps)
+    clips = []
+    # One call per clip: the same kernel on the same numbers as for the clip alone, and none of the passes over
+    # (B, C, T) that masked sums would take. unbind, because its gradient is one stack and not B full tensors.
+    for clip, length in zip(x.unbind(0), lengths.tolist(), strict=True):
+        if length > 0:
+            valid = F.group_norm(clip[None, :, :length], num_groups, weight, bias, eps)[0]
+            clips.append(F.pad(valid, (0, size - length)))
+        else:
+            clips.append(torch.zeros_like(clip))
+    return torch.stack([clip.to(clips[0].dtype) for clip in clips])
+
+
+def mean_square(x: Tensor, lengths: Tensor | None) -> Tensor:
+    """Return the mean of x squared over valid frames, in float32.
+
+    Args:
+        x: (B, T, C).
+        lengths: (B,) int64 valid frames per clip, CPU; None where all are valid.
+    """
+    x = x.float()
+    if lengths is None or not is_padded(lengths, x.shape[1]):
+        return x.square().mean()
+    valid = x.masked_fill(padding_mask(lengths, x.shape[1], x.device)[:, :, None], 0.0)
+    return valid.square().sum() / max(int(lengths.sum()) * x.shape[2], 1)
