@@ -1,0 +1,15 @@
+"""Decoders, found by `--w2l-decoder`. Importing this package registers the built-in ones."""
+
+from w2v.decoders.base import DECODERS, Decoder, DecoderConfig, build_decoder, register_decoder
+from w2v.decoders.kenlm import KenlmDecoder
+from w2v.decoders.viterbi import ViterbiDecoder
+
+__all__ = [
+    "DECODERS",
+    "Decoder",
+    "DecoderConfig",
+    "KenlmDecoder",
+    "ViterbiDecoder",
+    "build_decoder",
+    "register_decoder",
+]

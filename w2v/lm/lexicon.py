@@ -1,0 +1,118 @@
+"""Which spellings stand for which words: read from a file, or derived from the words of a language model.
+
+A lexicon maps a word to its spellings, each a list of symbols of the label dictionary. Spellings end in `|` where
+the dictionary has it: without it, the beam search would glue words together.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from w2v.errors import ConfigError, DataError
+
+logger = logging.getLogger(__name__)
+
+Lexicon = dict[str, list[list[str]]]
+WORD_END = "|"
+COVERAGE_SAMPLE = 1000
+LOWEST_COVERAGE = 0.5
+
+
+def read_lexicon(path: str, symbols: Sequence[str]) -> Lexicon:
+    """Read lines of a word, white space, and its symbols separated by spaces (`ONE O N E |`).
+
+    A word may stand on several lines with different spellings.
+
+    Raises:
+        ConfigError: no such file.
+        DataError: a line without a spelling, or with a symbol that the dictionary lacks.
+    """
+    if not Path(path).is_file():
+        raise ConfigError(f"--lexicon: no file {path}")
+    known = frozenset(symbols)
+    lexicon: Lexicon = {}
+    num_open = 0
+    with open(path, encoding="utf-8") as file:
+        for number, line in enumerate(file, 1):
+            word, *spelling = line.split() or [""]
+            if not word:
+                continue
+            if not spelling:
+                raise DataError(f"{path}:{number}: {word!r} has no spelling; a line is 'WORD W O R D {WORD_END}'")
+            unknown = next((symbol for symbol in spelling if symbol not in known), None)
+            if unknown is not None:
+                raise DataError(f"{path}:{number}: {word!r} is spelled with {unknown!r}, not in the dictionary")
+            num_open += WORD_END in known and spelling[-1] != WORD_END
+            spellings = lexicon.setdefault(word, [])
+            if spelling not in spellings:
+                spellings.append(spelling)
+    if not lexicon:
+        raise DataError(f"{path}: the lexicon is empty")
+    if num_open:
+        logger.warning("%s: %d spellings do not end in %r; such words run together", path, num_open, WORD_END)
+    return lexicon
+
+
+def derive_lexicon(words: Sequence[str], symbols: Sequence[str], path: str) -> Lexicon:
+    """Spell words letter by letter, in the case of the dictionary.
+
+    Words with letters that the dictionary lacks are left out and counted.
+
+    Args:
+        words: words of the language model.
+        symbols: symbols of the label dictionary.
+        path: the language model, for messages.
+
+    Raises:
+        ConfigError: fewer than half of the words can be spelled.
+    """
+    known = frozenset(symbols)
+    end = [WORD_END] if WORD_END in known else []
+    fitting = choose_case(words, lambda word: known.issuperset(word))
+    if fitting.share < LOWEST_COVERAGE:
+        bad = next(word for word in words if not known.issuperset(fitting.case(word)))
+        letter = next(letter for letter in fitting.case(bad) if letter not in known)
+        raise ConfigError(
+            f"--lm-model {path}: only {fitting.share:.0%} of its words can be spelled with the dictionary "
+            f"({bad!r} needs {letter!r}); give --lexicon, or a language model of the same language and case"
+        )
+    lexicon: Lexicon = {}
+    for word in words:
+        cased = fitting.case(word)
+        if known.issuperset(cased):
+            lexicon.setdefault(cased, [[*cased, *end]])
+    logger.info(
+        "no --lexicon: spelled %d words of %s letter by letter%s (%d left out: letters outside the dictionary)",
+        len(lexicon), path, fitting.note, len(words) - len(lexicon),
+    )  # fmt: skip
+    return lexicon
+
+
+@dataclass(frozen=True)
+class CaseChoice:
+    """Which change of case makes words fit, and the share of a sample of them that then do."""
+
+    case: Callable[[str], str]
+    share: float
+    note: str
+
+
+def choose_case(words: Sequence[str], fits: Callable[[str], bool]) -> CaseChoice:
+    """Return no change of case where it fits half of the words; else the best of lower and upper case.
+
+    The commonest reason for a language model that makes results worse is a lower-case model with an upper-case
+    dictionary. About a thousand words, evenly spread, are looked at.
+    """
+    sample = words[:: len(words) // COVERAGE_SAMPLE + 1]
+    choices = [CaseChoice(str, _share(sample, str, fits), "")]
+    if choices[0].share < LOWEST_COVERAGE:
+        choices.append(CaseChoice(str.upper, _share(sample, str.upper, fits), ", in upper case"))
+        choices.append(CaseChoice(str.lower, _share(sample, str.lower, fits), ", in lower case"))
+    return max(choices, key=lambda choice: choice.share)
+
+
+def _share(words: Sequence[str], case: Callable[[str], str], fits: Callable[[str], bool]) -> float:
+    return sum(fits(case(word)) for word in words) / max(len(words), 1)
