@@ -17,8 +17,8 @@ from torch import Tensor
 class Batch(Protocol):
     """What the trainer needs to know of a batch, whatever the task."""
 
-    seed: int
-
+    @property
+    def seed(self) -> int: ...
     @property
     def num_items(self) -> int: ...
     @property
@@ -31,7 +31,7 @@ class AudioExample:
     """One clip as the dataset returns it.
 
     Attributes:
-        index: row of the clip in its manifest, counted from 0.
+        index: number of the clip in its data set: its line in the manifest, from 0, after dropping too short clips.
         source: (S,) float32 samples in [-1, 1], or normalised.
         targets: (L,) int64 label ids, if the dataset has labels.
     """
@@ -49,7 +49,7 @@ class AudioBatch:
         source: (B, S) float32, zero where padded.
         lengths: (B,) int64, true samples per clip. Stays on the CPU: masks are planned on the host, and reading
             a device tensor there would stall the step.
-        indices: (B,) int64 manifest rows; CPU.
+        indices: (B,) int64 numbers of the clips in their data set (lines of the manifest, after dropping); CPU.
         seed: base of every random draw made for this batch.
         targets: (B, L) int64 label ids, right-padded with `pad`.
         target_lengths: (B,) int64; CPU.

@@ -1,0 +1,102 @@
+"""Dictionary files, label files and post-processing, against recorded cases and by-hand readings."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+
+from w2v.data.dictionary import SPECIALS, Dictionary, write_dictionary
+from w2v.data.labels import read_labels
+from w2v.data.post_process import post_process
+from w2v.errors import DataError
+
+
+def test_dictionary_of_the_recipes(golden):
+    dictionary = Dictionary.from_file(golden / "dict.ltr.txt")
+    expected = [line.rsplit(" ", 1)[0] for line in (golden / "dict.ltr.txt").read_text().splitlines()]
+    assert dictionary.symbols == [*SPECIALS, *expected]
+    assert (dictionary.bos, dictionary.pad, dictionary.eos, dictionary.unk) == (0, 1, 2, 3)
+    assert dictionary.index(expected[0]) == 4
+    assert dictionary.encode("ZZZ " + " ".join(expected)) == [3, *range(4, len(dictionary))]
+    assert dictionary.string([0, 4, 1, 3, 2]) == f"{expected[0]} <pad> <unk>"
+    assert Dictionary.from_symbols(dictionary.symbols) == Dictionary.from_symbols(expected) == dictionary
+
+
+def test_symbols_with_spaces_and_overwriting(tmp_path):
+    path = tmp_path / "dict.txt"
+    path.write_text("a b 3\n# 1\na 2 #fairseq:overwrite\na 9 #fairseq:overwrite\n<s> 1 #fairseq:overwrite\n")
+    dictionary = Dictionary.from_file(path)
+    assert dictionary.symbols[4:] == ["a b", "#", "a", "a", "<s>"]
+    assert dictionary.index("a") == 7
+    assert dictionary.index("<s>") == 8
+    assert dictionary.bos == 0
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (b"", "lists no symbols"),
+        (b"a 1\nb\n", ":2: must be a symbol, a space and a count, got 'b'"),
+        (b"a 1\nb x\n", ":2: must be a symbol, a space and a count"),
+        (b"a 1\n\n", ":2: must be a symbol, a space and a count, got an empty line"),
+        (b"a 1\nb 1\na 1\n", ":3: 'a' is in line 1 already"),
+        (b"<unk> 1\n", ":1: '<unk>' is in the four special symbols already"),
+        (b"a 1\n\xff 1\n", ":2: the dictionary must be UTF-8 text, got byte 0xff"),
+    ],
+)
+def test_broken_dictionaries(tmp_path, content, message):
+    (tmp_path / "dict.txt").write_bytes(content)
+    with pytest.raises(DataError) as error:
+        Dictionary.from_file(tmp_path / "dict.txt")
+    assert message in str(error.value)
+
+
+def test_missing_dictionary(tmp_path):
+    with pytest.raises(DataError, match="cannot read the dictionary .*: No such file"):
+        Dictionary.from_file(tmp_path / "none.txt")
+    with pytest.raises(DataError, match="holds 'a' twice"):
+        Dictionary.from_symbols(["a", "b", "a"])
+
+
+def test_written_order(tmp_path):
+    write_dictionary(tmp_path / "d.txt", {"B": 2, "A": 2, "|": 7, "C": 1})
+    assert (tmp_path / "d.txt").read_text() == "| 7\nA 2\nB 2\nC 1\n"
+
+
+def test_labels(tmp_path):
+    dictionary = Dictionary.from_symbols(["|", "A", "B"])
+    path = tmp_path / "train.ltr"
+    path.write_bytes(b"A B |\r\n  B   A Q |\nQ Z\x0cA")
+    labels = read_labels(path, 3, dictionary)
+    assert [labels[i].tolist() for i in range(3)] == [[5, 6, 4], [6, 5, 3, 4], [3, 3, 5]]
+    assert labels.unknown == {"Q": 2, "Z": 1}
+    assert labels.num_unknown == 3
+    assert labels.unknown_warning() == (
+        f"{path}: 3 of 10 symbols are not in the dictionary and become <unk>: 'Q' (2), 'Z' (1)"
+    )
+    taken = labels.take(np.array([2, 0]))
+    assert [taken[i].tolist() for i in range(2)] == [[3, 3, 5], [5, 6, 4]]
+    path.write_text("A\nB\nA\n")
+    assert read_labels(path, 3, dictionary).unknown_warning() is None
+
+
+def test_labels_that_do_not_fit(tmp_path):
+    dictionary = Dictionary.from_symbols(["A"])
+    path = tmp_path / "train.ltr"
+    path.write_text("A\nA\n")
+    with pytest.raises(DataError, match=r"train.ltr: has 2 lines, but its manifest lists 3 clips"):
+        read_labels(path, 3, dictionary)
+    path.write_text("A\n\nA\n")
+    with pytest.raises(DataError, match=r"train.ltr:2: must hold symbols"):
+        read_labels(path, 3, dictionary)
+    with pytest.raises(DataError, match="cannot read the label file"):
+        read_labels(tmp_path / "none.ltr", 3, dictionary)
+
+
+@pytest.mark.parametrize("name", ["ctc_base.pt", "ctc_large.pt"])
+def test_post_process_cases(golden, name):
+    cases = torch.load(golden / name, weights_only=True)["post_process_cases"]
+    assert cases
+    for case in cases:
+        assert post_process(case["sentence"], case["symbol"]) == case["result"], case

@@ -1,0 +1,107 @@
+"""Manifests: what the original's one-line-at-a-time reader would read, and one clear line for everything else."""
+
+from __future__ import annotations
+
+import os
+import pickle
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from w2v.data.manifest import is_listable, make_manifest, read_manifest, write_manifest
+from w2v.errors import DataError
+
+NAMES = [
+    "a.flac", "with space.wav", " leading", "quote's.wav", 'double"quote.wav', "日本語/音声.wav", "emoji_🎤.wav",
+    "a..b.wav", "..hidden", "dots../x", "x/...", "-dash.wav", "percent%20.wav", "back\\slash.wav", "\u2028line.wav",
+]  # fmt: skip
+
+
+def test_round_trip_of_awkward_names(tmp_path):
+    names = [*NAMES, os.fsdecode(b"latin\xe9.wav")]
+    sizes = list(range(len(names)))
+    write_manifest(tmp_path / "x.tsv", str(tmp_path), names, sizes)
+    manifest = read_manifest(tmp_path / "x.tsv")
+    assert [manifest.name(i) for i in range(len(manifest))] == names
+    assert manifest.sizes.tolist() == sizes
+    assert manifest.path(1) == str(tmp_path / "with space.wav")
+    assert manifest.names.dtype == np.uint8
+    again = pickle.loads(pickle.dumps(manifest))
+    assert again.name(5) == names[5]
+
+
+name = st.text(st.characters(exclude_characters="\t\n\r\0", exclude_categories=["Cs"]), min_size=1, max_size=12).filter(
+    lambda text: not text.startswith("/") and ".." not in text.split("/")
+)
+
+
+@settings(deadline=None)
+@given(st.lists(st.tuples(name, st.integers(0, 10**17)), min_size=1, max_size=20))
+def test_equals_a_reader_of_one_line_at_a_time(tmp_path_factory, rows):
+    path = tmp_path_factory.mktemp("m") / "x.tsv"
+    write_manifest(path, "/r", [n for n, _ in rows], [s for _, s in rows])
+    expected = [line.split("\t") for line in path.read_bytes().decode().split("\n")[1:-1]]
+    manifest = read_manifest(path)
+    assert [[manifest.name(i), str(manifest.sizes[i])] for i in range(len(manifest))] == expected
+    memory = make_manifest("/r", [n for n, _ in rows], [s for _, s in rows])
+    assert np.array_equal(memory.names, manifest.names)
+    assert np.array_equal(memory.offsets, manifest.offsets)
+
+
+@pytest.mark.parametrize("ending", ["", "\n", "\r\n", "\n\n \n"])
+def test_line_endings(tmp_path, ending):
+    path = tmp_path / "x.tsv"
+    path.write_bytes(("/r\r\na b.wav\t12\r\nc.wav\t7" + ending).encode())
+    manifest = read_manifest(path)
+    assert (manifest.root, manifest.name(0), manifest.name(1)) == ("/r", "a b.wav", "c.wav")
+    assert manifest.sizes.tolist() == [12, 7]
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (b"", "x.tsv:1: the first line must name the root folder"),
+        (b"\n", "x.tsv:1: the first line"),
+        (b"a.wav\t10\nb.wav\t10\n", "x.tsv:1: the first line"),
+        (b"/r\n", "lists no clips"),
+        (b"/r\na.wav\t1\nb.wav 2\n", "x.tsv:3: must be path TAB samples, with one tab, got 0 tabs in 'b.wav 2'"),
+        (b"/r\na.wav\t1\t2\n", "x.tsv:2: must be path TAB samples, with one tab, got 2 tabs"),
+        (b"/r\na.wav\t1\n\nb.wav\t2\n", "x.tsv:3: must be path TAB samples"),
+        (b"/r\na.wav\t-1\n", "x.tsv:2: the number of samples must be a whole number >= 0, got '-1'"),
+        (b"/r\na.wav\t1.5\n", "x.tsv:2: the number of samples"),
+        (b"/r\na.wav\t\nb\t2", "x.tsv:2: the number of samples"),
+        (b"/r\na.wav\t1\nb\t12345678901234567890\n", "x.tsv:3: the number of samples"),
+        (b"/r\n\t1\n", "x.tsv:2: has no path"),
+        (b"/r\na\t1\n/etc/passwd\t1\n", "x.tsv:3: must be relative to the root folder, got the absolute path '/etc/p"),
+        (b"/r\na\t1\n../b\t1\n", "x.tsv:3: must stay inside the root folder, got '../b'"),
+        (b"/r\na/../../b\t1\n", "x.tsv:2: must stay inside the root folder"),
+        (b"/r\na/..\t1\n", "x.tsv:2: must stay inside the root folder"),
+        (b"/r\na\t1\nb\0c\t1\n", "x.tsv:3: holds a zero byte"),
+    ],
+)
+def test_broken_lines_are_named(tmp_path, content, message):
+    (tmp_path / "x.tsv").write_bytes(content)
+    with pytest.raises(DataError) as error:
+        read_manifest(tmp_path / "x.tsv")
+    assert message in str(error.value)
+    assert "\n" not in str(error.value)
+
+
+def test_missing_files(tmp_path):
+    with pytest.raises(DataError, match="cannot read the manifest .*none.tsv: No such file"):
+        read_manifest(tmp_path / "none.tsv")
+    write_manifest(tmp_path / "x.tsv", "/no/such/root", ["a"], [1])
+    with pytest.raises(DataError, match=r"x.tsv:1: the root folder '/no/such/root' does not exist"):
+        read_manifest(tmp_path / "x.tsv").check_root()
+    with pytest.raises(DataError, match="cannot write"):
+        write_manifest(tmp_path / "no" / "x.tsv", "/r", ["a"], [1])
+
+
+def test_names_that_a_line_cannot_hold(tmp_path):
+    assert not is_listable("a\tb")
+    assert not is_listable("a\nb")
+    with pytest.raises(DataError, match="cannot hold the name"):
+        write_manifest(tmp_path / "x.tsv", "/r", ["a\tb"], [1])
+    assert list(tmp_path.iterdir()) == []

@@ -1,0 +1,305 @@
+"""Clips and labels of one split, and batches of them.
+
+A batch follows from (indices, seed) alone, so any worker can make it. Pretraining crops all clips of a batch to one
+width; fine-tuning pads them. A file that cannot be read does not end a training run: the clip is replaced by
+another one, named once, counted, and only a data set that is bad in more than a few places stops the run.
+Order and size of batches are decided in `batch_sampler`, epochs in `iterator`.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor
+
+from w2v.data.audio import normalize, read_audio
+from w2v.data.labels import Labels
+from w2v.data.manifest import Manifest
+from w2v.errors import DataError
+from w2v.rng import numpy_generator
+from w2v.types import AudioBatch, AudioExample, Batch
+
+logger = logging.getLogger(__name__)
+
+Ints = npt.NDArray[np.int64]
+
+MAX_BAD_SHARE = 0.01
+MIN_BAD_CLIPS = 5  # a share means nothing for the first few clips of a run, or in a tiny data set
+MAX_TRIES = 100  # a folder that has gone away should stop the run soon
+LENGTH_TOLERANCE = 0.01
+
+
+class BatchDataset:
+    """What the iterator needs of a data set; base class for data sets of plugins."""
+
+    def batch(self, indices: Sequence[int] | Ints, seed: int) -> Batch:
+        """Return a batch that depends on nothing but `indices` and `seed`."""
+        raise NotImplementedError
+
+    def load(self, indices: Sequence[int] | Ints, seed: int) -> tuple[Batch, Any]:
+        """Return a batch and what the main process must know about it; called in worker processes."""
+        return self.batch(indices, seed), None
+
+    def record(self, report: Any) -> None:
+        """Take notice of a report of `load`; called in the main process, in order of the batches."""
+
+
+@dataclass
+class ReadReport:
+    """What went wrong while a batch was read.
+
+    Attributes:
+        num_read: clips tried.
+        bad: index -> reason, for clips that could not be read.
+        lengths: index -> decoded samples, where the manifest says something else.
+    """
+
+    num_read: int = 0
+    bad: dict[int, str] = field(default_factory=dict)
+    lengths: dict[int, int] = field(default_factory=dict)
+
+
+class AudioDataset(BatchDataset):
+    """Clips of a manifest, with labels or without.
+
+    Clips are numbered from 0 after the dropping of too short ones; `rows` leads back to lines of the manifest.
+
+    Args:
+        manifest: the clips.
+        labels: one entry per line of the manifest.
+        sample_rate: rate in Hz that every clip must have, or is brought to.
+        max_sample_size: crop to this many samples. With labels, longer clips are dropped and counted instead.
+            Differs from the original, which then trains on part of the audio with all of its text.
+        min_sample_size: drop clips that are shorter, in samples; labels are dropped with them. The original's
+            README release shifts labels against audio here.
+        pad: pad clips to the longest of a batch instead of cropping them to the shortest; always so with labels.
+        normalize: bring each clip to zero mean and unit variance, before any crop.
+        resample: convert other rates and mix channels down, instead of refusing the file.
+        replace_unreadable: replace a clip that cannot be read by the next one that can; otherwise raise.
+
+    Attributes:
+        sizes: (N,) samples per clip, as the manifest has them.
+        lengths: (N,) cost of each clip in a batch, in samples: its size, or where it is cropped its cropped size.
+        rows: (N,) line of each clip in the manifest, from 0.
+        num_skipped: clips dropped for their length.
+        bad: index -> reason, of clips found unreadable so far.
+
+    Raises:
+        DataError: the root folder is missing, labels and manifest differ in length, or no clip is left.
+    """
+
+    def __init__(
+        self,
+        manifest: Manifest,
+        labels: Labels | None = None,
+        *,
+        sample_rate: int = 16000,
+        max_sample_size: int | None = None,
+        min_sample_size: int | None = None,
+        pad: bool = False,
+        normalize: bool = False,
+        resample: bool = False,
+        replace_unreadable: bool = True,
+    ) -> None:
+        manifest.check_root()
+        if labels is not None and len(labels) != len(manifest):
+            raise DataError(
+                f"{labels.source or 'labels'}: {len(labels)} entries for the {len(manifest)} clips of {manifest.source}"
+            )
+        self.manifest = manifest
+        self.sample_rate = sample_rate
+        self.max_sample_size = max_sample_size
+        self.min_sample_size = min_sample_size or 0
+        self.pad = pad or labels is not None
+        self.normalize = normalize
+        self.resample = resample
+        self.replace_unreadable = replace_unreadable
+        self.num_too_short = self.num_too_long = 0
+        self.rows = self._rows_kept(labelled=labels is not None)
+        self.labels = labels if labels is None or not self.num_skipped else labels.take(self.rows)
+        self.sizes: Ints = manifest.sizes[self.rows]
+        self.lengths: Ints = self.sizes
+        if max_sample_size is not None and not self.pad:
+            self.lengths = np.minimum(self.sizes, max_sample_size)
+        self.bad: dict[int, str] = {}
+        self.num_read = 0
+        self._length_warned = False
+
+    def _rows_kept(self, labelled: bool) -> Ints:
+        sizes = self.manifest.sizes
+        keep = sizes >= self.min_sample_size
+        self.num_too_short = int((~keep).sum())
+        if labelled and self.max_sample_size is not None:
+            too_long = sizes > self.max_sample_size
+            self.num_too_long = int((too_long & keep).sum())
+            keep &= ~too_long
+        rows: Ints = np.flatnonzero(keep)
+        if not len(rows):
+            raise DataError(
+                f"{self.manifest.source}: all {len(sizes)} clips are dropped: {self.num_too_short} are under "
+                f"--min-sample-size {self.min_sample_size}, {self.num_too_long} over --max-sample-size"
+            )
+        return rows
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    @property
+    def num_skipped(self) -> int:
+        return self.num_too_short + self.num_too_long
+
+    def name(self, index: int) -> str:
+        """Return the path of a clip relative to the manifest's root."""
+        return self.manifest.name(int(self.rows[index]))
+
+    def path(self, index: int) -> str:
+        """Return the path under which a clip can be opened."""
+        return self.manifest.path(int(self.rows[index]))
+
+    def example(self, index: int, rng: np.random.Generator | None = None) -> AudioExample:
+        """Read one clip.
+
+        Args:
+            index: which clip.
+            rng: crops a clip longer than `max_sample_size` at random; None leaves it whole.
+
+        Raises:
+            DataError: the file cannot be read, or is shorter than `min_sample_size` once decoded.
+        """
+        samples = read_audio(self.path(index), self.sample_rate, resample=self.resample)
+        shortest = max(self.min_sample_size, 1) if self.replace_unreadable else self.min_sample_size
+        if len(samples) < shortest:
+            raise DataError(f"{self.path(index)}: holds {len(samples)} samples, need at least {shortest}")
+        if self.normalize:
+            samples = normalize(samples)
+        if rng is not None and self.max_sample_size is not None and len(samples) > self.max_sample_size:
+            start = int(rng.integers(len(samples) - self.max_sample_size + 1))
+            samples = samples[start : start + self.max_sample_size]
+        targets = None if self.labels is None else torch.from_numpy(self.labels[index].astype(np.int64))
+        return AudioExample(index, torch.from_numpy(samples), targets)
+
+    def batch(self, indices: Sequence[int] | Ints, seed: int) -> AudioBatch:
+        """Read a batch; it depends on `indices` and `seed` alone.
+
+        Raises:
+            DataError: a clip cannot be read and is not to be replaced, or too many cannot.
+        """
+        batch, report = self.load(indices, seed)
+        self.record(report)
+        return batch
+
+    def load(self, indices: Sequence[int] | Ints, seed: int) -> tuple[AudioBatch, ReadReport]:
+        """Read a batch, and report what could not be read instead of logging it."""
+        report = ReadReport()
+        budget = int(self.lengths[np.asarray(indices)].max())
+        examples = [self._readable(int(index), budget, report) for index in indices]
+        if self.pad:
+            widest = max(len(example.source) for example in examples)
+            width = min(widest, self.max_sample_size or widest)
+        else:
+            # Never wider than planned, whatever the files hold, so the batch stays inside --max-tokens.
+            width = min(budget, *(len(example.source) for example in examples))
+        rng = numpy_generator(seed, "crop")
+        starts = crop_starts([len(e.source) for e in examples], width, lambda high: int(rng.integers(high)))
+        pad = 1 if self.labels is None else self.labels.pad
+        return collate(examples, starts, width, seed, pad), report
+
+    def record(self, report: ReadReport) -> None:
+        """Log each unreadable file once, and stop when there are too many.
+
+        Raises:
+            DataError: more than 1 % of the clips read so far, and at least five, are unreadable.
+        """
+        self.num_read = min(self.num_read + report.num_read, len(self))
+        if report.lengths and not self._length_warned:
+            self._length_warned = True
+            index, decoded = next(iter(report.lengths.items()))
+            logger.warning(
+                "%s: holds %d samples, its manifest says %d; the audio is used as it is (further ones are not named)",
+                self.path(index), decoded, self.sizes[index],
+            )  # fmt: skip
+        for index, reason in report.bad.items():
+            if index not in self.bad:
+                self.bad[index] = reason
+                logger.warning("unreadable, replaced by another clip: %s", reason)
+        if report.bad and len(self.bad) >= MIN_BAD_CLIPS and len(self.bad) > MAX_BAD_SHARE * self.num_read:
+            raise DataError(
+                f"{len(self.bad)} of {self.num_read} clips read are unreadable, more than {MAX_BAD_SHARE:.0%}; "
+                f"the last one: {list(self.bad.values())[-1]}"
+            )
+
+    def _readable(self, index: int, budget: int, report: ReadReport) -> AudioExample:
+        """Return clip `index`, or in its place the next one that can be read and fits into the batch."""
+        for tries, candidate in enumerate(self._candidates(index, budget)):
+            if tries == MAX_TRIES:
+                raise DataError(f"{tries} clips in a row are unreadable; the last one: {list(report.bad.values())[-1]}")
+            report.num_read += 1
+            try:
+                example = self.example(candidate)
+            except DataError as e:
+                if not self.replace_unreadable:
+                    raise
+                report.bad[candidate] = str(e)
+                continue
+            planned, found = int(self.sizes[candidate]), len(example.source)
+            if abs(found - planned) > LENGTH_TOLERANCE * planned:
+                report.lengths[candidate] = found
+            return example
+        raise DataError(f"no clip can be read; the last one: {list(report.bad.values())[-1]}")
+
+    def _candidates(self, index: int, budget: int) -> Iterator[int]:
+        yield index
+        # All others in order from the next one on: first those that keep the batch inside its budget.
+        others = (index + 1 + np.arange(len(self) - 1)) % len(self)
+        fits = self.lengths[others] <= budget
+        yield from map(int, others[fits])
+        yield from map(int, others[~fits])
+
+
+def crop_starts(lengths: Sequence[int], width: int, draw: Callable[[int], int]) -> list[int]:
+    """Return the first sample of a window of `width` samples in each clip; 0 where the clip is not longer.
+
+    Args:
+        lengths: samples per clip.
+        width: samples wanted.
+        draw: returns a random number in [0, its argument); called once per clip that is longer, in order.
+    """
+    return [draw(length - width + 1) if length > width else 0 for length in lengths]
+
+
+def collate(examples: Sequence[AudioExample], starts: Sequence[int], width: int, seed: int, pad: int = 1) -> AudioBatch:
+    """Join clips into a batch: windows of `width` samples from `starts`, zeros where a clip ends sooner.
+
+    Args:
+        examples: the clips; all of them with targets, or none.
+        starts: first sample of each clip's window.
+        width: samples per row.
+        seed: seed that the batch carries.
+        pad: id that fills rows of targets.
+    """
+    source = torch.zeros(len(examples), width)
+    lengths = torch.tensor([min(len(example.source), width) for example in examples], dtype=torch.int64)
+    for row, (example, start) in enumerate(zip(examples, starts, strict=True)):
+        window = example.source[start : start + width]
+        source[row, : len(window)] = window
+    indices = torch.tensor([example.index for example in examples], dtype=torch.int64)
+    batch = AudioBatch(source, lengths, indices, seed)
+    given = [example.targets for example in examples if example.targets is not None]
+    if not given:
+        return batch
+    targets, target_lengths = _pad_targets(given, pad)
+    return replace(batch, targets=targets, target_lengths=target_lengths)
+
+
+def _pad_targets(targets: Sequence[Tensor], pad: int) -> tuple[Tensor, Tensor]:
+    lengths = torch.tensor([len(row) for row in targets], dtype=torch.int64)
+    padded = torch.full((len(targets), int(lengths.max())), pad, dtype=torch.int64)
+    for row, ids in enumerate(targets):
+        padded[row, : len(ids)] = ids
+    return padded, lengths

@@ -1,0 +1,110 @@
+"""The symbols that a model can write, and their numbers.
+
+The file is the original's: `symbol count` per line, split at the last space; the count is checked and not used.
+Four special symbols come first: `<s>` (also the CTC blank), `<pad>`, `</s>`, `<unk>`.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+
+from w2v.data.text_file import read_lines, write_atomically
+from w2v.errors import DataError
+
+SPECIALS = ("<s>", "<pad>", "</s>", "<unk>")
+OVERWRITE = "#fairseq:overwrite"
+
+
+class Dictionary:
+    """Symbols in order of their ids.
+
+    Args:
+        symbols: all symbols, the four specials first.
+
+    Attributes:
+        symbols: all symbols, the four specials included; a symbol's id is its place here.
+        bos: id of `<s>`, which is also the CTC blank.
+        pad: id that fills target rows up to the longest.
+        eos: id of `</s>`.
+        unk: id of every symbol not in the dictionary.
+    """
+
+    bos, pad, eos, unk = range(4)
+
+    def __init__(self, symbols: Sequence[str]) -> None:
+        if tuple(symbols[:4]) != SPECIALS:
+            raise DataError(f"a dictionary must begin with {' '.join(SPECIALS)}, got {list(symbols[:4])}")
+        self.symbols = list(symbols)
+        self._ids: dict[str, int] = {}
+        for number, symbol in enumerate(self.symbols):
+            self._ids[symbol] = number
+
+    @classmethod
+    def from_symbols(cls, symbols: Sequence[str]) -> Dictionary:
+        """Build a dictionary from its symbols; the four specials may be left out.
+
+        Raises:
+            DataError: a symbol occurs twice.
+        """
+        rest = list(symbols[4:]) if tuple(symbols[:4]) == SPECIALS else list(symbols)
+        twice = [symbol for symbol, count in Counter([*SPECIALS, *rest]).items() if count > 1]
+        if twice:
+            raise DataError(f"the dictionary holds {twice[0]!r} twice")
+        return cls([*SPECIALS, *rest])
+
+    @classmethod
+    def from_file(cls, path: str | Path) -> Dictionary:
+        """Read a dictionary file.
+
+        Raises:
+            DataError: the file is missing or empty, or a line breaks the format; named as file:line.
+        """
+        symbols = list(SPECIALS)
+        lines: dict[str, int] = {}
+        for number, line in enumerate(read_lines(path, "dictionary"), start=1):
+            text = line.rstrip()
+            if not text:
+                raise DataError(f"{path}:{number}: must be a symbol, a space and a count, got an empty line")
+            overwrite = text.endswith(" " + OVERWRITE)
+            symbol, _, count = text.removesuffix(" " + OVERWRITE).rpartition(" ")
+            if not symbol or not count.lstrip("-").isdecimal():
+                raise DataError(f"{path}:{number}: must be a symbol, a space and a count, got {text!r}")
+            if (symbol in lines or symbol in SPECIALS) and not overwrite:
+                first = f"line {lines[symbol]}" if symbol in lines else "the four special symbols"
+                raise DataError(f"{path}:{number}: {symbol!r} is in {first} already; end the line in {OVERWRITE}")
+            lines[symbol] = number
+            symbols.append(symbol)
+        if not lines:
+            raise DataError(f"{path}: lists no symbols")
+        return cls(symbols)
+
+    def __len__(self) -> int:
+        return len(self.symbols)
+
+    def __contains__(self, symbol: str) -> bool:
+        return symbol in self._ids
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, Dictionary) and self.symbols == other.symbols
+
+    __hash__ = None  # type: ignore[assignment]
+
+    def index(self, symbol: str) -> int:
+        """Return the id of `symbol`, `unk` where it is not in the dictionary."""
+        return self._ids.get(symbol, self.unk)
+
+    def encode(self, line: str) -> list[int]:
+        """Return the ids of symbols separated by white space; no end symbol is added."""
+        return [self._ids.get(symbol, self.unk) for symbol in line.split()]
+
+    def string(self, ids: Iterable[int]) -> str:
+        """Return symbols joined by spaces, without `<s>` and `</s>`; `<pad>` and `<unk>` stay, as in the original."""
+        return " ".join(self.symbols[number] for number in map(int, ids) if number not in (self.bos, self.eos))
+
+
+def write_dictionary(path: str | Path, counts: Mapping[str, int]) -> None:
+    """Write a dictionary file: the most frequent symbol first, equal counts in order of the symbols."""
+    ordered = sorted(counts.items(), key=lambda item: (-item[1], item[0]))
+    write_atomically(path, "".join(f"{symbol} {count}\n" for symbol, count in ordered).encode())

@@ -1,0 +1,327 @@
+"""Epochs of batches: shuffled by (seed, epoch), dealt to ranks, read by worker processes, resumable at any update.
+
+Batch number g of an epoch has the same clips and the same seed on any number of workers and ranks and after any
+restart, because both follow from (seed, epoch, g) and are sent to the workers as a request. A position in an epoch
+is one number, so resuming reads nothing that was read before.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import logging
+import signal
+import warnings
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch.utils.data import DataLoader, Dataset
+
+from w2v.data.dataset import BatchDataset
+from w2v.errors import W2vError
+from w2v.rng import seed_from
+from w2v.types import Batch
+
+logger = logging.getLogger(__name__)
+
+Ints = npt.NDArray[np.int64]
+Request = tuple[Ints, int]  # indices of the clips, seed of the batch
+
+
+class EpochIterator:
+    """The epochs of a training split, for one rank.
+
+    Args:
+        dataset: makes batches from (indices, seed).
+        batches: indices of the clips of each batch; the same list on every rank.
+        seed: `--seed`.
+        num_workers: processes that read; 0 reads in this process.
+        data_buffer_size: batches that the workers prepare ahead, in all (at least one each).
+        curriculum: keep the order of `batches` for the first so many epochs.
+        rank: rank of this process.
+        world_size: number of ranks.
+        name: split, for messages.
+        pin_memory: put batches into page-locked memory, from which they are copied to a GPU without waiting.
+        start_method: how workers start (`fork`, `spawn`, `forkserver`); None is the system's default.
+
+    Attributes:
+        epoch: the epoch that is being read, or is about to be, from 1.
+        position: batches of this epoch, over all ranks, that earlier updates have consumed.
+    """
+
+    def __init__(
+        self,
+        dataset: BatchDataset,
+        batches: Sequence[Ints],
+        *,
+        seed: int,
+        num_workers: int = 0,
+        data_buffer_size: int = 10,
+        curriculum: int = 0,
+        rank: int = 0,
+        world_size: int = 1,
+        name: str = "train",
+        pin_memory: bool = False,
+        start_method: str | None = None,
+    ) -> None:
+        self.dataset = dataset
+        self.batches = batches
+        self.seed = seed
+        self.curriculum = curriculum
+        self.rank = rank
+        self.world_size = world_size
+        self.name = name
+        self.epoch = 1
+        self.position = 0
+        self._digest: str | None = None
+        self._reader = BatchReader(
+            dataset, num_workers, data_buffer_size, pin_memory=pin_memory, start_method=start_method
+        )
+
+    def num_updates(self, update_freq: int) -> int:
+        """Return the number of updates of a whole epoch."""
+        return -(-len(self.batches) // (update_freq * self.world_size))
+
+    def end_of_epoch(self) -> bool:
+        """Whether every batch of this epoch has been consumed."""
+        return self.position >= len(self.batches)
+
+    def advance_epoch(self) -> None:
+        """Go to the start of the next epoch."""
+        self.epoch += 1
+        self.position = 0
+
+    def order(self) -> Ints:
+        """Return the numbers of the batches in the order of this epoch."""
+        order = np.arange(len(self.batches))
+        if self.epoch > self.curriculum:
+            # The legacy generator, seeded with seed + epoch: the order in which the original reads the batches.
+            np.random.RandomState((self.seed + self.epoch) % 2**32).shuffle(order)
+        return order
+
+    def updates(self, update_freq: int) -> Iterator[list[tuple[Any, bool]]]:
+        """Yield the micro-batches of each update that is left in this epoch.
+
+        Micro-batch j of rank r in an update takes batch `position + j * world_size + r`; so n ranks with
+        accumulation 1 read what one rank with accumulation n reads. All ranks get lists of one length; the last
+        one of an epoch may be short. A rank for which no batch is left gets a filler, with False: it is there to
+        keep the ranks in step and must count for nothing.
+
+        `position` moves on before an update is yielded: state saved while it is being worked on includes it.
+
+        Args:
+            update_freq: micro-batches per rank and update.
+
+        Raises:
+            DataError: a batch cannot be read; the same one-line error whichever process found it.
+        """
+        batches = self._reader.read(self._requests(self.order(), self.epoch, self.position))
+        while not self.end_of_epoch():
+            first = self.position
+            left = -(-(len(self.batches) - first) // self.world_size)
+            group = []
+            for micro in range(min(update_freq, left)):
+                number = first + micro * self.world_size + self.rank
+                group.append((next(batches), number < len(self.batches)))
+            self.position = min(first + update_freq * self.world_size, len(self.batches))
+            yield group
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return where to go on: at the end of an epoch that is the start of the next one."""
+        finished = self.end_of_epoch()
+        return {
+            "epoch": self.epoch + 1 if finished else self.epoch,
+            "position": 0 if finished else self.position,
+            "num_batches": len(self.batches),
+            "batches": self._fingerprint(),
+        }
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Go on where a state was taken, on any number of workers and ranks.
+
+        Where the batches are others than they were (another data set, `--max-tokens` or `--seed`), a position
+        among them means nothing: the epoch then starts again, with a warning.
+        """
+        self.epoch = int(state["epoch"])
+        self.position = int(state["position"])
+        if self.position and state["batches"] != self._fingerprint():
+            logger.warning(
+                "%s: the data or the batches have changed since the checkpoint (%d batches, now %d); "
+                "epoch %d starts from its first batch", self.name, state["num_batches"], len(self.batches), self.epoch,
+            )  # fmt: skip
+            self.position = 0
+
+    def close(self) -> None:
+        """End the worker processes."""
+        self._reader.close()
+
+    def _requests(self, order: Ints, epoch: int, position: int) -> Iterator[Request]:
+        """Yield this rank's requests from `position` on, one for every micro-batch of `updates`."""
+        for start in range(position, len(order), self.world_size):
+            number = start + self.rank
+            # A filler is a real batch: the ranks' forward passes must look alike.
+            yield self.batches[order[number % len(order)]], seed_from(self.seed, epoch, number)
+
+    def _fingerprint(self) -> str:
+        """Return a short text that differs where the batches do."""
+        if self._digest is None:
+            digest = hashlib.blake2b(repr((self.seed, len(self.batches))).encode(), digest_size=8)
+            for batch in self.batches:
+                digest.update(np.asarray(batch, dtype=np.int64).tobytes())
+                digest.update(b"/")
+            self._digest = digest.hexdigest()
+        return self._digest
+
+
+def iterate(
+    dataset: BatchDataset,
+    batches: Sequence[Ints],
+    seeds: Sequence[int],
+    *,
+    num_workers: int = 0,
+    data_buffer_size: int = 10,
+    pin_memory: bool = False,
+    start_method: str | None = None,
+) -> Iterator[Any]:
+    """Yield batches in the order given, once: validation and inference.
+
+    Args:
+        dataset: makes batches from (indices, seed).
+        batches: indices of the clips of each batch.
+        seeds: seed of each batch.
+        num_workers: processes that read; 0 reads in this process.
+        data_buffer_size: batches that the workers prepare ahead, in all.
+        pin_memory: put batches into page-locked memory.
+        start_method: how workers start; None is the system's default.
+
+    Raises:
+        DataError: a batch cannot be read.
+    """
+    reader = BatchReader(dataset, num_workers, data_buffer_size, pin_memory=pin_memory, start_method=start_method)
+    try:
+        yield from reader.read(zip(batches, seeds, strict=True))
+    finally:
+        reader.close()
+
+
+class BatchReader:
+    """Answers requests for batches, in their order, with worker processes that live until `close`.
+
+    Args:
+        dataset: makes batches from (indices, seed).
+        num_workers: processes that read; 0 reads in this process.
+        data_buffer_size: batches that the workers prepare ahead, in all.
+        pin_memory: put batches into page-locked memory.
+        start_method: how workers start; None is the system's default.
+    """
+
+    def __init__(
+        self,
+        dataset: BatchDataset,
+        num_workers: int = 0,
+        data_buffer_size: int = 10,
+        *,
+        pin_memory: bool = False,
+        start_method: str | None = None,
+    ) -> None:
+        self.dataset = dataset
+        self._sampler = _Requests()
+        self._options: dict[str, Any] = dict(
+            batch_size=None,
+            sampler=self._sampler,
+            num_workers=num_workers,
+            collate_fn=_as_it_is,
+            pin_memory=pin_memory,
+            # Its own: the loader would otherwise draw from torch's global generator, which is dropout's.
+            generator=torch.Generator(),
+        )
+        if num_workers:
+            self._options.update(
+                persistent_workers=True,
+                prefetch_factor=max(1, data_buffer_size // num_workers),
+                worker_init_fn=_start_worker,
+                multiprocessing_context=start_method,
+            )
+        self._loader: DataLoader[Any] | None = None
+
+    def read(self, requests: Iterable[Request]) -> Iterator[Any]:
+        """Yield one batch per request; a new call ends the reading of an earlier one.
+
+        Raises:
+            W2vError: what the data set raised, wherever it ran.
+        """
+        self._sampler.requests = requests
+        if self._loader is None:
+            with warnings.catch_warnings():
+                # --num-workers is the user's word, whatever torch thinks of it on this machine.
+                warnings.filterwarnings("ignore", message="This DataLoader will create")
+                self._loader = DataLoader(_Answers(self.dataset), **self._options)
+        for answer in self._loader:
+            if isinstance(answer, _Failure):
+                raise answer.error()
+            self.dataset.record(answer.report)
+            yield answer.batch
+
+    def close(self) -> None:
+        """End the worker processes; a later `read` starts new ones."""
+        self._loader = None
+
+
+class _Requests:
+    """The loader's sampler: what is to be read next, exchangeable between epochs while the workers live on."""
+
+    def __init__(self) -> None:
+        self.requests: Iterable[Request] = ()
+
+    def __iter__(self) -> Iterator[Request]:
+        return iter(self.requests)
+
+
+@dataclass(frozen=True)
+class _Answer:
+    batch: Any
+    report: Any
+
+    def pin_memory(self) -> _Answer:
+        pin: Callable[[], Batch] | None = getattr(self.batch, "pin_memory", None)
+        return self if pin is None else _Answer(pin(), self.report)
+
+
+@dataclass(frozen=True)
+class _Failure:
+    """An error on its way to the main process. torch would wrap it, with a traceback, into its message."""
+
+    kind: type[W2vError]
+    message: str
+
+    def error(self) -> W2vError:
+        # Past __init__, whose arguments differ between kinds of errors.
+        return self.kind.__new__(self.kind, self.message)
+
+
+class _Answers(Dataset[Any]):
+    """The data set as the loader's workers see it: one item per request."""
+
+    def __init__(self, dataset: BatchDataset) -> None:
+        self.dataset = dataset
+
+    def __getitem__(self, request: Request) -> _Answer | _Failure:
+        indices, seed = request
+        try:
+            return _Answer(*self.dataset.load(indices, seed))
+        except W2vError as e:
+            return _Failure(type(e), str(e))
+
+
+def _as_it_is(answer: Any) -> Any:
+    return answer
+
+
+def _start_worker(worker: int) -> None:
+    """One thread per worker: with more, they take the cores from each other and from the training process."""
+    torch.set_num_threads(1)
+    # Ctrl-C belongs to the main process, which ends the workers.
+    signal.signal(signal.SIGINT, signal.SIG_IGN)

@@ -1,0 +1,53 @@
+"""Small text files: read with one-line errors, written so that they appear whole or not at all."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+from w2v.errors import DataError
+
+
+def read_lines(path: str | Path, kind: str) -> list[str]:
+    r"""Read a UTF-8 file as lines without their ends; only `\n` and `\r\n` end a line.
+
+    Args:
+        path: the file.
+        kind: the word for it in messages.
+
+    Raises:
+        DataError: the file cannot be read, or a line is not UTF-8 (named as file:line).
+    """
+    try:
+        content = Path(path).read_bytes()
+    except OSError as e:
+        raise DataError(f"cannot read the {kind} {path}: {e.strerror or e}") from e
+    try:
+        text = content.removeprefix(b"\xef\xbb\xbf").decode()
+    except UnicodeDecodeError as e:
+        line = content[: e.start].count(b"\n") + 1
+        raise DataError(f"{path}:{line}: the {kind} must be UTF-8 text, got byte 0x{content[e.start]:02x}") from e
+    # str.splitlines would also cut at U+2028, form feeds and others, and shift labels against audio.
+    lines = text.split("\n")
+    if lines and lines[-1] == "":
+        lines.pop()
+    return [line.removesuffix("\r") for line in lines]
+
+
+def write_atomically(path: str | Path, content: bytes) -> None:
+    """Write a file beside its place and move it there, so that a reader never sees half of it.
+
+    Raises:
+        DataError: the folder is missing or not writable, or the disk is full; an older file is left as it was.
+    """
+    target = Path(path)
+    part = target.with_name(f".{target.name}.{os.getpid()}.part")
+    try:
+        with open(part, "wb") as file:
+            file.write(content)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(part, target)
+    except OSError as e:
+        part.unlink(missing_ok=True)
+        raise DataError(f"cannot write {target}: {e.strerror or e}") from e
