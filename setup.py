@@ -1,0 +1,84 @@
+"""The package: what it needs, the extras, the programs.
+
+Tool settings live in pyproject.toml; the versions that were tested together live in constraints.txt.
+"""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+from setuptools import find_packages, setup
+
+HERE = Path(__file__).resolve().parent
+VERSION = re.search(r'^__version__ = "([^"]+)"', (HERE / "w2v/__init__.py").read_text(encoding="utf-8"), re.MULTILINE)
+if VERSION is None:
+    raise SystemExit("setup.py: w2v/__init__.py holds no __version__")
+
+# `import w2v` needs torch and numpy; the others are imported by the function that uses them.
+REQUIRED = [
+    "torch>=2.4",
+    "numpy>=1.24",
+    "soundfile>=0.12.1",
+    "tqdm>=4.65",
+    "pyyaml>=6.0",
+    # No wheel for Python 3.13 and later (0.8.1): there edit distances are counted by w2v/functional/edit_distance.py.
+    'editdistance>=0.8.1; python_version < "3.13"',
+    "sacrebleu>=2.3",
+    "tensorboardX>=2.6",
+]
+
+EXTRAS = {
+    "audio": ["soxr>=0.3.7"],
+    # kenlm is published as source only: pip compiles it (1-2 minutes) and needs a C++ compiler, so it cannot be
+    # required of everybody. flashlight-text has wheels up to Python 3.12.
+    "kenlm": ["kenlm>=0.2.0", "flashlight-text>=0.0.7"],
+    # Programs read and write these logs through tensorboardX, which is required; the name is kept for scripts.
+    "tensorboard": ["tensorboardX>=2.6"],
+    # espeak-ng is GPL-3: it is installed by who wants the demo, loaded as a library, and never part of this package.
+    "demo": ["espeakng-loader>=0.2.4", "soxr>=0.3.7"],
+    # kenlm is left out on purpose: `make test` tries it on its own, and the tests that need it say so and are skipped.
+    "test": [
+        "pytest>=8",
+        "pytest-timeout>=2.3",
+        "pytest-xdist>=3.6",
+        "hypothesis>=6.100",
+        "jiwer>=3.0",
+        "ruff>=0.9",
+        "mypy>=1.14",
+        "types-PyYAML",
+        "types-tqdm",
+        "soxr>=0.3.7",
+        "espeakng-loader>=0.2.4",
+        'flashlight-text>=0.0.7; python_version < "3.13"',
+    ],
+}
+EXTRAS["dev"] = [*EXTRAS["test"], *EXTRAS["kenlm"]]
+EXTRAS["all"] = sorted({*EXTRAS["audio"], *EXTRAS["kenlm"], *EXTRAS["demo"]})
+
+# Each program is `main() -> int` of a module in w2v_cli; what it returns is the exit code.
+PROGRAMS = [
+    f"w2v-{name}=w2v_cli.{name}:main"
+    for name in ("manifest", "labels", "train", "infer", "featurize", "tokenize")
+    if (HERE / "w2v_cli" / f"{name}.py").is_file()
+]
+
+setup(
+    name="w2v",
+    version=VERSION[1],
+    description="Self-supervised learning of speech: wav2vec, vq-wav2vec and wav2vec 2.0, from raw audio to transcripts",
+    long_description=(HERE / "README.md").read_text(encoding="utf-8"),
+    long_description_content_type="text/markdown",
+    license="MIT",
+    python_requires=">=3.10",
+    packages=find_packages(include=["w2v", "w2v.*", "w2v_cli", "w2v_cli.*"]),
+    package_data={"w2v": ["py.typed"]},
+    install_requires=REQUIRED,
+    extras_require=EXTRAS,
+    entry_points={"console_scripts": PROGRAMS},
+    classifiers=[
+        "Intended Audience :: Science/Research",
+        "Programming Language :: Python :: 3 :: Only",
+        "Topic :: Multimedia :: Sound/Audio :: Speech",
+    ],
+)
