@@ -36,7 +36,8 @@ def prob_perplexity(logits: Tensor) -> Tensor:
     Args:
         logits: (N, G, V).
     """
-    return perplexity(torch.softmax(logits.float(), dim=-1).mean(dim=0))
+    # Not mean(): without frames it is nan, and so would be the loss.
+    return perplexity(torch.softmax(logits.float(), dim=-1).sum(dim=0) / max(logits.shape[0], 1))
 
 
 def code_perplexity(codes: Tensor, num_vars: int) -> Tensor:

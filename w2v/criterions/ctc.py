@@ -1,0 +1,108 @@
+"""CTC loss (wav2vec 2.0, section 3.3). Decoding for error rates is the task's business."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from w2v.config import arg, parse_literal
+from w2v.criterions.base import Criterion, register_criterion
+from w2v.errors import DataError
+from w2v.types import AudioBatch, CtcOutput, Loss
+
+BLANK = 0
+
+
+def _wer_args(value: Any) -> tuple[str, str, float, float]:
+    """Parse `'("lm.bin", "lexicon.lst", 2, -1)'`."""
+    items = parse_literal(value) if isinstance(value, str) else value
+    if not isinstance(items, (list, tuple)) or len(items) != 4:
+        raise ValueError(f"must be (language model, lexicon, LM weight, word score), got {value!r}")
+    model, lexicon, weight, score = items
+    if not isinstance(model, str) or not isinstance(lexicon, str):
+        raise ValueError(f"must begin with two file names, got {value!r}")
+    return model, lexicon, float(weight), float(score)
+
+
+@dataclass(frozen=True)
+class CtcCriterionConfig:
+    """Options of the CTC loss, and of the error rates shown in validation."""
+
+    zero_infinity: bool = arg(False, help="count clips whose text does not fit into their frames as loss 0")
+    sentence_avg: bool = arg(False, help="divide gradients by the number of clips instead of target symbols")
+    post_process: str = arg(
+        "letter", help="how symbols become words: letter, sentencepiece, wordpiece, ...", aliases=("--remove-bpe",)
+    )
+    wer_args: tuple[str, str, float, float] | None = arg(
+        None,
+        help='decode validation with a language model: \'("LM", "LEXICON", LM weight, word score)\'',
+        parse=_wer_args,
+    )
+
+
+@register_criterion("ctc", CtcCriterionConfig)
+class CtcCriterion(Criterion):
+    """Connectionist temporal classification; `Loss.sums` holds `ntokens` (target symbols) and `nsentences`."""
+
+    config: CtcCriterionConfig
+
+    def forward(self, output: CtcOutput, batch: AudioBatch) -> Loss:
+        """Return the summed loss; `sample_size` is the number of target symbols, or of clips.
+
+        Raises:
+            DataError: the batch has no labels.
+        """
+        if batch.targets is None or batch.target_lengths is None:
+            raise DataError("--criterion ctc needs labels; give --labels")
+        num_tokens = int(batch.target_lengths.sum())
+        loss = ctc_loss(
+            output.logits, output.lengths, batch.targets, batch.target_lengths, zero_infinity=self.config.zero_infinity
+        )
+        sample_size = batch.num_items if self.config.sentence_avg else num_tokens
+        return Loss(loss, sample_size, {"ntokens": num_tokens, "nsentences": batch.num_items})
+
+    @staticmethod
+    def summarize(sums: Mapping[str, float]) -> dict[str, float]:
+        """Return loss per `sample_size`, ntokens, nsentences and nll_loss per symbol, both losses in bits."""
+        loss = sums["loss"] / math.log(2)
+        values = {
+            "loss": loss / max(sums["sample_size"], 1),
+            "ntokens": sums["ntokens"],
+            "nsentences": sums["nsentences"],
+        }
+        if sums["sample_size"] != sums["ntokens"]:
+            values["nll_loss"] = loss / max(sums["ntokens"], 1)
+        return values
+
+
+def ctc_loss(
+    logits: Tensor, lengths: Tensor, targets: Tensor, target_lengths: Tensor, *, zero_infinity: bool
+) -> Tensor:
+    """Return the summed negative log-likelihood, computed in float32.
+
+    Args:
+        logits: (B, T, V); the blank is symbol 0.
+        lengths: (B,) int64 valid frames, CPU.
+        targets: (B, L) int64, padded.
+        target_lengths: (B,) int64, CPU.
+        zero_infinity: impossible alignments count 0, and so do their gradients.
+    """
+    # (B, T, V) -> (T, B, V)
+    log_probs = F.log_softmax(logits, dim=-1, dtype=torch.float32).transpose(0, 1)
+    # cuDNN's kernel refuses zero lengths and long targets.
+    with torch.backends.cudnn.flags(enabled=False):
+        return F.ctc_loss(
+            log_probs,
+            targets,
+            lengths,
+            target_lengths,
+            blank=BLANK,
+            reduction="sum",
+            zero_infinity=zero_infinity,
+        )

@@ -1,0 +1,289 @@
+"""wav2vec 2.0 pretraining: masked frames must be told from other frames by their quantised features (sections 2, 3).
+
+The encoder is `w2v.modules.wav2vec2_encoder`; the loss over the logits is the criterion `wav2vec`.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from w2v.config import arg, check_range
+from w2v.errors import ConfigError
+from w2v.functional.codebook import codebook_index, codes_of_index, look_up
+from w2v.functional.contrastive import assemble_logits, code_identity, similarities, vector_identity
+from w2v.functional.conv_spec import conv_layers
+from w2v.functional.masking import BoolArray, equal_rows, masked_positions
+from w2v.functional.negatives import sample_negatives, sample_negatives_everywhere
+from w2v.models.base import W2vModel, register_model, register_model_architecture
+from w2v.modules.gumbel_vector_quantizer import GumbelVectorQuantizer, Quantized
+from w2v.modules.wav2vec2_encoder import Encoded, Frames, Masks, Wav2Vec2Encoder, Wav2Vec2EncoderConfig
+from w2v.rng import numpy_generator, torch_generator
+from w2v.types import ContrastiveOutput, Features
+
+
+@dataclass(frozen=True)
+class Wav2Vec2Config(Wav2Vec2EncoderConfig):
+    """Options of wav2vec 2.0 pretraining."""
+
+    logit_temp: float = arg(0.1, help="divides the cosine similarities")
+    dropout_features: float = arg(0.0, help="dropout on the features that become targets")
+    num_negatives: int = arg(100, help="negatives from the same clip")
+    negatives_from_everywhere: bool = arg(False, help="take negatives from all frames, not from masked ones only")
+    cross_sample_negatives: int = arg(0, help="further negatives from all clips of the batch")
+    codebook_negatives: int = arg(0, help="further negatives from all combinations of codebook entries")
+    target_glu: bool = arg(False, help="pass targets and negatives through a gated linear unit")
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        check_range(self, 0, 1, "dropout_features")
+        check_range(self, 0, math.inf, "num_negatives", "cross_sample_negatives", "codebook_negatives")
+        if not self.logit_temp > 0:
+            raise ConfigError(f"--logit-temp must be greater than 0, got {self.logit_temp}")
+        if self.codebook_negatives and not self.quantize_targets:
+            raise ConfigError("--codebook-negatives needs --quantize-targets")
+        if self.codebook_negatives and self.latent_groups * math.log2(self.latent_vars) > 62:
+            raise ConfigError("--codebook-negatives needs --latent-vars ** --latent-groups below 2 ** 62")
+
+
+@dataclass(frozen=True)
+class _Targets:
+    """Frames to be predicted, M in each of the clips that have any.
+
+    Attributes:
+        clips: (B',) int64 rows of those clips, CPU.
+        positions: (B', M) int64 frames within their clips, on the device.
+        flat: (B' * M,) int64 frames counted through the batch, on the device.
+    """
+
+    clips: Tensor
+    positions: Tensor
+    flat: Tensor
+
+    def gather(self, frames: Tensor) -> Tensor:
+        """Return (B', M, C) of (B, T, C)."""
+        chosen = frames.flatten(0, 1).index_select(0, self.flat)
+        return chosen.view(*self.positions.shape, frames.shape[-1])
+
+
+@dataclass(frozen=True)
+class _Candidates:
+    """Vectors that targets and negatives are chosen from.
+
+    Attributes:
+        targets: (B', M, C).
+        vectors: (B', P, C): the targets, or all frames.
+        target_identity: (B', M) int64, equal where targets are.
+        identity: (B', P) int64.
+        quantized: the quantised targets, if they are.
+    """
+
+    targets: Tensor
+    vectors: Tensor
+    target_identity: Tensor
+    identity: Tensor
+    quantized: Quantized | None
+
+
+@register_model("wav2vec2", Wav2Vec2Config)
+class Wav2Vec2Model(W2vModel, Wav2Vec2Encoder):
+    """Encoder plus the heads of the contrastive task.
+
+    Args:
+        config: all options.
+    """
+
+    def __init__(self, config: Wav2Vec2Config) -> None:
+        Wav2Vec2Encoder.__init__(self, config)
+        self.config = config
+        self.quantizer: GumbelVectorQuantizer | None = None
+        target_dim = config.feature_dim
+        if config.quantize_targets:
+            is_shared = config.same_quantizer and self.input_quantizer is not None
+            self.quantizer = self.input_quantizer if is_shared else config.quantizer(config.contrast_dim)
+            target_dim = config.latent_dim or config.contrast_dim
+        self.project_q = nn.Linear(target_dim, config.contrast_dim)
+        self.target_glu: nn.Module | None = None
+        if config.target_glu:
+            self.target_glu = nn.Sequential(nn.Linear(config.contrast_dim, 2 * config.contrast_dim), nn.GLU())
+        self.final_proj = nn.Linear(config.encoder_embed_dim, config.contrast_dim)
+
+    def set_num_updates(self, num_updates: int) -> None:
+        Wav2Vec2Encoder.set_num_updates(self, num_updates)
+        if self.quantizer is not None:
+            self.quantizer.set_num_updates(num_updates)
+
+    def forward(
+        self,
+        source: Tensor,
+        lengths: Tensor | None,
+        seed: int,
+        *,
+        mask_indices: Tensor | None = None,
+        negative_indices: Tensor | None = None,
+        codebook_indices: Tensor | None = None,
+        gumbel_noise: Tensor | None = None,
+    ) -> ContrastiveOutput:
+        """Mask, encode, and compare each masked frame with its target and its negatives.
+
+        Masks apply in evaluation too. Without masks (`--mask-prob 0`) all frames are predicted. A clip that is too
+        short for a frame is left out.
+
+        Args:
+            source: (B, S) samples.
+            lengths: (B,) int64 true samples per clip, CPU; None: no padding.
+            seed: base of masks, negatives and Gumbel noise.
+            mask_indices: (B, T) bool to use instead of drawing; the same number in every row that has any.
+            negative_indices: (B, M, K) int64 to use instead of drawing; see `sample_negatives`.
+            codebook_indices: (B, M, K') int64 rows of the product codebook to use instead of drawing.
+            gumbel_noise: (B * M * G, V) to use instead of drawing, in training.
+        """
+        num_clips = source.shape[0]
+        frames = self.frames(source, lengths)
+        masks = self.draw_masks(num_clips, frames, seed)
+        if mask_indices is not None:
+            masks = Masks(mask_indices.cpu().numpy(), masks.channel)
+        encoded = self.encode(source, lengths, frames, masks, seed)
+        targets = self._plan_targets(num_clips, frames, masks.time, seed, source.device)
+        candidates = self._candidates(encoded, targets, seed, gumbel_noise)
+        if negative_indices is None:
+            negative_indices = self._draw_negatives(targets, frames, seed)
+        # Only masked frames go through the heads. (B', M, C)
+        context = self.final_proj(targets.gather(encoded.context))
+        logits = self._logits(context, candidates, negative_indices, codebook_indices, seed)
+        return self._output(logits, encoded, candidates.quantized)
+
+    def extract_features(self, source: Tensor, lengths: Tensor | None, *, with_layers: bool = False) -> Features:
+        """Return contexts of (B, S) samples, without masks.
+
+        Args:
+            source: (B, S).
+            lengths: (B,) int64 true samples per clip, CPU; None: no padding.
+            with_layers: also return what each transformer block returns.
+        """
+        frames = self.frames(source, lengths)
+        encoded = self.encode(source, lengths, frames, Masks(), seed=0, with_layers=with_layers)
+        return Features(encoded.context, frames.lengths, encoded.layers)
+
+    def _plan_targets(
+        self, num_clips: int, frames: Frames, mask: BoolArray | None, seed: int, device: torch.device
+    ) -> _Targets:
+        if mask is None:
+            mask = equal_rows(frames.per_clip(num_clips), frames.size, rng=numpy_generator(seed, "targets"))
+        clips, positions = masked_positions(mask)
+        flat = torch.from_numpy((positions + clips[:, None] * mask.shape[1]).reshape(-1))
+        return _Targets(
+            torch.from_numpy(clips),
+            torch.from_numpy(positions).to(device, non_blocking=True),
+            flat.to(device, non_blocking=True),
+        )
+
+    def _candidates(self, encoded: Encoded, targets: _Targets, seed: int, noise: Tensor | None) -> _Candidates:
+        raw = targets.gather(encoded.features)
+        raw = F.dropout(raw, self.config.dropout_features, self.training)
+        vectors, identity, quantized = self._to_targets(raw, noise, seed, "gumbel")
+        if not self.config.negatives_from_everywhere:
+            return _Candidates(vectors, vectors, identity, identity, quantized)
+        rows = targets.clips.to(encoded.features.device, non_blocking=True)
+        everywhere = encoded.features.index_select(0, rows)
+        everywhere = F.dropout(everywhere, self.config.dropout_features, self.training)
+        others, other_identity, _ = self._to_targets(everywhere, None, seed, "gumbel_everywhere")
+        return _Candidates(vectors, others, identity, other_identity, quantized)
+
+    def _to_targets(
+        self, raw: Tensor, noise: Tensor | None, seed: int, key: str
+    ) -> tuple[Tensor, Tensor, Quantized | None]:
+        """Return (B, M, C) targets of (B, M, F) features, what tells them apart, and how they were quantised."""
+        if self.quantizer is None:
+            vectors = self._project_targets(raw)
+            return vectors, vector_identity(vectors), None
+        generator = torch_generator(raw.device, seed, key) if self.training and noise is None else None
+        quantized: Quantized = self.quantizer(raw, noise=noise, generator=generator)
+        return self._project_targets(quantized.x), code_identity(quantized.codes), quantized
+
+    def _project_targets(self, x: Tensor) -> Tensor:
+        x = self.project_q(x)
+        return self.target_glu(x) if self.target_glu is not None else x
+
+    def _draw_negatives(self, targets: _Targets, frames: Frames, seed: int) -> Tensor:
+        config = self.config
+        generator = torch_generator(targets.positions.device, seed, "negatives")
+        num_clips, num_targets = targets.positions.shape
+        if not config.negatives_from_everywhere:
+            return sample_negatives(
+                num_clips, num_targets, config.num_negatives, config.cross_sample_negatives, generator=generator
+            )
+        lengths = torch.full((num_clips,), frames.size) if frames.lengths is None else frames.lengths[targets.clips]
+        return sample_negatives_everywhere(
+            targets.positions,
+            lengths.to(generator.device, non_blocking=True),
+            frames.size,
+            config.num_negatives,
+            config.cross_sample_negatives,
+            generator=generator,
+        )
+
+    def _logits(
+        self, context: Tensor, candidates: _Candidates, negatives: Tensor, codebook_indices: Tensor | None, seed: int
+    ) -> Tensor:
+        cross_sample = self.config.cross_sample_negatives > 0
+        positive, others = similarities(
+            context, candidates.targets, candidates.vectors, negatives, cross_sample=cross_sample
+        )
+        same = candidates.identity.flatten()[negatives] == candidates.target_identity[:, :, None]
+        others = others.masked_fill(same, -torch.inf)
+        if self.config.codebook_negatives and candidates.quantized is not None:
+            from_codebook = self._codebook_similarities(context, candidates.quantized.codes, codebook_indices, seed)
+            others = torch.cat([others, from_codebook], dim=2)
+        return assemble_logits(positive, others, self.config.logit_temp)
+
+    def _codebook_similarities(self, context: Tensor, codes: Tensor, indices: Tensor | None, seed: int) -> Tensor:
+        """Return (B, M, K') cosines with combinations of codebook entries, -inf where one is the target's own."""
+        assert self.quantizer is not None
+        num_vars, groups = self.quantizer.vars_per_group, self.quantizer.groups
+        if indices is None:
+            shape = (*context.shape[:2], self.config.codebook_negatives)
+            generator = torch_generator(context.device, seed, "codebook_negatives")
+            indices = torch.randint(num_vars**groups, shape, generator=generator, device=context.device)
+        # (B, M, K') -> (B * M * K', G) -> (B, M, K', C)
+        drawn = codes_of_index(indices.flatten(), num_vars, groups)
+        vectors = look_up(drawn, self.quantizer.entries()).flatten(1)
+        vectors = self._project_targets(vectors).view(*indices.shape, -1)
+        with torch.autocast(context.device.type, enabled=False):
+            cosines = F.cosine_similarity(context.float()[:, :, None], vectors.float(), dim=-1)
+        same = indices == codebook_index(codes, num_vars)[:, :, None]
+        return cosines.masked_fill(same, -torch.inf)
+
+    def _output(self, logits: Tensor, encoded: Encoded, quantized: Quantized | None) -> ContrastiveOutput:
+        penalties: dict[str, Tensor] = {}
+        stats: dict[str, Tensor | float] = {}
+        quantizer = self.quantizer if quantized is not None else self.input_quantizer
+        quantized = quantized or encoded.quantized
+        if quantized is not None and quantizer is not None:
+            num_vars = quantizer.num_vars
+            penalties["diversity"] = (num_vars - quantized.prob_perplexity) / num_vars
+            stats["prob_perplexity"] = quantized.prob_perplexity
+            stats["code_perplexity"] = quantized.code_perplexity
+            stats["temp"] = quantizer.current_temperature
+        penalties["features_pen"] = encoded.features_pen
+        return ContrastiveOutput(logits, penalties, stats)
+
+
+@register_model_architecture("wav2vec2", "wav2vec2_large")
+def wav2vec2_large() -> dict[str, Any]:
+    """Return what the large recipe changes."""
+    return {
+        "quantize_targets": True,
+        "conv_feature_layers": conv_layers("[(512, 10, 5)] + [(512, 3, 2)] * 4 + [(512, 2, 2)] * 2"),
+        "encoder_layers": 24,
+        "encoder_embed_dim": 1024,
+        "encoder_ffn_embed_dim": 4096,
+        "encoder_attention_heads": 16,
+        "final_dim": 768,
+        "latent_temp": (2.0, 0.1, 0.999995),
+    }

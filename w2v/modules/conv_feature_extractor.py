@@ -1,0 +1,85 @@
+"""Convolutions from raw audio to latent frames (wav2vec 2.0, section 2).
+
+Two modes: `default` normalises each channel over time after the first convolution only; `layer_norm` normalises the
+channels of every frame after every convolution. Names of parameters are the original's.
+"""
+
+from __future__ import annotations
+
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from w2v.functional.conv_spec import ConvLayer, conv_length, receptive_field
+from w2v.modules.norms import ChannelLayerNorm, GroupNorm
+
+EXTRACTOR_MODES = ("default", "layer_norm")
+
+
+class ConvBlock(nn.Module):
+    """Convolution, optional norm, GELU. The parts are called `0` and `2`, as in the original."""
+
+    def __init__(self, channels: int, layer: ConvLayer, norm: nn.Module | None, bias: bool) -> None:
+        super().__init__()
+        width, self.kernel, self.stride = layer
+        conv = nn.Conv1d(channels, width, self.kernel, self.stride, bias=bias)
+        nn.init.kaiming_normal_(conv.weight)
+        self.add_module("0", conv)
+        if norm is not None:
+            self.add_module("2", norm)
+
+    def forward(self, x: Tensor, lengths: Tensor | None) -> tuple[Tensor, Tensor | None]:
+        """Return (B, C', T') and the valid frames of each clip.
+
+        Args:
+            x: (B, C, T).
+            lengths: (B,) int64 valid frames of `x`, CPU; None where all are valid.
+        """
+        conv, norm = self._modules["0"], self._modules.get("2")
+        assert conv is not None
+        x = conv(x)
+        if lengths is not None:
+            lengths = conv_length(lengths, self.kernel, self.stride)
+        if isinstance(norm, GroupNorm):
+            x = norm(x, lengths)
+        elif norm is not None:
+            x = norm(x)
+        return F.gelu(x), lengths
+
+
+class ConvFeatureExtractor(nn.Module):
+    """Stack of unpadded convolutions.
+
+    Args:
+        layers: (channels, kernel, stride) of each convolution.
+        mode: one of `EXTRACTOR_MODES`.
+        conv_bias: give the convolutions a bias.
+    """
+
+    def __init__(self, layers: tuple[ConvLayer, ...], mode: str, conv_bias: bool) -> None:
+        super().__init__()
+        self.receptive_field = receptive_field(layers)
+        self.conv_layers = nn.ModuleList()
+        channels = 1
+        for i, layer in enumerate(layers):
+            norm: nn.Module | None = None
+            if mode == "layer_norm":
+                norm = ChannelLayerNorm(layer[0])
+            elif i == 0:
+                norm = GroupNorm(layer[0], layer[0])
+            self.conv_layers.append(ConvBlock(channels, layer, norm, conv_bias))
+            channels = layer[0]
+
+    def forward(self, source: Tensor, lengths: Tensor | None) -> Tensor:
+        """Return (B, T, C) frames; those past a clip's end are finite but mean nothing.
+
+        Args:
+            source: (B, S) samples.
+            lengths: (B,) int64 true samples per clip, CPU; None where padding counts as audio.
+        """
+        if source.shape[1] < self.receptive_field:
+            # Too short for a single frame: the batch gets one frame that no clip owns.
+            source = F.pad(source, (0, self.receptive_field - source.shape[1]))
+        x = source[:, None]
+        for block in self.conv_layers:
+            x, lengths = block(x, lengths)
+        return x.transpose(1, 2)

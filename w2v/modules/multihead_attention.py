@@ -1,0 +1,42 @@
+"""Self-attention of the transformer blocks; the products are torch's fused kernels."""
+
+from __future__ import annotations
+
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+
+class MultiheadAttention(nn.Module):
+    """Self-attention over (B, T, C) with queries scaled by head width ** -0.5.
+
+    Args:
+        embed_dim: C.
+        num_heads: heads; they divide C.
+        dropout: on the attention weights.
+    """
+
+    def __init__(self, embed_dim: int, num_heads: int, dropout: float) -> None:
+        super().__init__()
+        self.num_heads = num_heads
+        self.dropout = dropout
+        self.k_proj = nn.Linear(embed_dim, embed_dim)
+        self.v_proj = nn.Linear(embed_dim, embed_dim)
+        self.q_proj = nn.Linear(embed_dim, embed_dim)
+        self.out_proj = nn.Linear(embed_dim, embed_dim)
+
+    def forward(self, x: Tensor, attend_to: Tensor | None) -> Tensor:
+        """Attend.
+
+        Args:
+            x: (B, T, C).
+            attend_to: (B, 1, 1, T) bool, true for keys that count, at least one per clip; None: all.
+        """
+        # (B, T, C) -> (B, H, T, C / H)
+        query, key, value = (
+            projection(x).unflatten(-1, (self.num_heads, -1)).transpose(1, 2)
+            for projection in (self.q_proj, self.k_proj, self.v_proj)
+        )
+        dropout = self.dropout if self.training else 0.0
+        mixed = F.scaled_dot_product_attention(query, key, value, attn_mask=attend_to, dropout_p=dropout)
+        result: Tensor = self.out_proj(mixed.transpose(1, 2).flatten(2))
+        return result

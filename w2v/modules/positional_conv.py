@@ -1,0 +1,40 @@
+"""Convolutional relative positions (wav2vec 2.0, section 2)."""
+
+from __future__ import annotations
+
+import math
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+
+class PositionalConv(nn.Module):
+    """Grouped convolution over time with weight norm, and GELU.
+
+    The weight norm is over the kernel's last dimension, with the original's parameter names (`weight_g`,
+    `weight_v`), which torch's own parametrisation no longer has.
+
+    Args:
+        embed_dim: channels C.
+        kernel: width in frames.
+        groups: groups of channels.
+    """
+
+    def __init__(self, embed_dim: int, kernel: int, groups: int) -> None:
+        super().__init__()
+        self.kernel = kernel
+        self.groups = groups
+        weight = torch.empty(embed_dim, embed_dim // groups, kernel)
+        nn.init.normal_(weight, mean=0.0, std=math.sqrt(4.0 / (kernel * embed_dim)))
+        self.bias = nn.Parameter(torch.zeros(embed_dim))
+        self.weight_g = nn.Parameter(weight.norm(dim=(0, 1), keepdim=True))
+        self.weight_v = nn.Parameter(weight)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Return (B, T, C) positions for (B, T, C) frames, zero where padded."""
+        weight = torch._weight_norm(self.weight_v, self.weight_g, 2)
+        x = F.conv1d(x.transpose(1, 2), weight, self.bias, padding=self.kernel // 2, groups=self.groups)
+        if self.kernel % 2 == 0:
+            x = x[:, :, :-1]  # an even kernel makes one frame too many
+        return F.gelu(x).transpose(1, 2)

@@ -1,0 +1,355 @@
+"""From raw audio to contexts: what wav2vec 2.0 pretraining and CTC fine-tuning have in common (section 2).
+
+Heads and losses are in `w2v.models`. Masks are planned on the host, so nothing here waits for the device.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, field
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from w2v.config import arg, check_range, float_triple
+from w2v.errors import ConfigError
+from w2v.functional.conv_spec import ConvLayer, conv_layers, frame_lengths, padded_frame_lengths
+from w2v.functional.masking import SELECTIONS, BoolArray, MaskSpec, sample_mask
+from w2v.functional.padding import is_padded, mean_square
+from w2v.modules.conv_feature_extractor import EXTRACTOR_MODES, ConvFeatureExtractor
+from w2v.modules.grad_multiply import grad_multiply
+from w2v.modules.gumbel_vector_quantizer import GumbelVectorQuantizer, Quantized
+from w2v.modules.touch import touch
+from w2v.modules.transformer_encoder import ACTIVATIONS, TransformerEncoder, TransformerSpec
+from w2v.rng import numpy_generator, torch_generator
+
+DEFAULT_CONV_LAYERS = conv_layers("[(512, 10, 5)] + [(512, 8, 4)] + [(512, 4, 2)] * 3 + [(512, 1, 1)]")
+
+
+@dataclass(frozen=True)
+class Wav2Vec2EncoderConfig:
+    """Options of the encoder; the names and defaults are the original's."""
+
+    extractor_mode: str = arg(
+        "default",
+        help="default: each channel is normalised over time after the first convolution; "
+        "layer_norm: the channels of each frame after every convolution",
+        choices=EXTRACTOR_MODES,
+    )
+    encoder_layers: int = arg(12, help="transformer blocks")
+    encoder_embed_dim: int = arg(768, help="width of the transformer")
+    encoder_ffn_embed_dim: int = arg(3072, help="width inside its feed-forward layers")
+    encoder_attention_heads: int = arg(12, help="attention heads")
+    activation_fn: str = arg("gelu", help="activation inside feed-forward layers", choices=tuple(ACTIVATIONS))
+    dropout: float = arg(0.1, help="dropout after attention, after feed-forward, and on the transformer's input")
+    attention_dropout: float = arg(0.1, help="dropout on attention weights")
+    activation_dropout: float = arg(0.0, help="dropout inside feed-forward layers")
+    layer_norm_first: bool = arg(False, help="pre-norm blocks, and a norm after the last one")
+    encoder_layerdrop: float = arg(0.0, help="probability of skipping a block in an update")
+    conv_feature_layers: tuple[ConvLayer, ...] = arg(
+        DEFAULT_CONV_LAYERS,
+        help="convolutions as a list of (channels, kernel, stride): '[(512, 10, 5)] + [(512, 3, 2)] * 4'",
+        parse=conv_layers,
+    )
+    conv_bias: bool = arg(False, help="give the convolutions a bias")
+    quantize_input: bool = arg(False, help="quantise what the transformer reads")
+    same_quantizer: bool = arg(False, help="use one quantiser for input and targets")
+    quantize_targets: bool = arg(False, help="quantise the targets of the contrastive loss")
+    final_dim: int = arg(0, help="width of the space of the contrastive loss; 0: --encoder-embed-dim")
+    latent_vars: int = arg(320, help="entries per group of the codebook")
+    latent_groups: int = arg(2, help="groups of the codebook")
+    latent_dim: int = arg(0, help="width of a quantised frame; 0: --final-dim")
+    latent_temp: tuple[float, float, float] = arg(
+        (2.0, 0.5, 0.999995),
+        help="temperature of the Gumbel softmax: '(start, end, decay per update)'",
+        parse=float_triple,
+    )
+    feature_grad_mult: float = arg(1.0, help="factor on gradients that enter the convolutions; 0: they do not train")
+    mask_length: int = arg(10, help="mean length of masked spans, in frames")
+    mask_prob: float = arg(0.65, help="share of frames aimed at by masks, before overlaps; 0: no masks")
+    mask_selection: str = arg("static", help="law of the span length", choices=SELECTIONS)
+    mask_other: float = arg(0.0, help="second parameter of that law: least length, or standard deviation")
+    no_mask_overlap: bool = arg(False, help="keep masked spans apart")
+    mask_min_space: int = arg(1, help="least gap between spans under --no-mask-overlap")
+    mask_channel_length: int = arg(10, help="mean length of masked spans of channels")
+    mask_channel_prob: float = arg(0.0, help="share of channels aimed at by channel masks; 0: none")
+    mask_channel_selection: str = arg("static", help="law of the channel span length", choices=SELECTIONS)
+    mask_channel_other: float = arg(0.0, help="second parameter of that law")
+    no_mask_channel_overlap: bool = arg(False, help="keep masked spans of channels apart")
+    mask_channel_min_space: int = arg(1, help="least gap between them under --no-mask-channel-overlap")
+    dropout_input: float = arg(0.0, help="dropout on projected features, before masking")
+    conv_pos: int = arg(128, help="width of the positional convolution, in frames")
+    conv_pos_groups: int = arg(16, help="groups of channels of the positional convolution")
+    original_padding: bool = arg(
+        False, help="let padding count in norms and frame lengths, as the original of October 2020 did"
+    )
+
+    def __post_init__(self) -> None:
+        check_range(
+            self, 0, 1, "dropout", "attention_dropout", "activation_dropout", "encoder_layerdrop", "mask_prob",
+            "mask_channel_prob", "dropout_input",
+        )  # fmt: skip
+        check_range(
+            self, 1, math.inf, "encoder_layers", "encoder_embed_dim", "encoder_ffn_embed_dim",
+            "encoder_attention_heads", "latent_vars", "latent_groups", "mask_length", "mask_channel_length", "conv_pos",
+            "conv_pos_groups",
+        )  # fmt: skip
+        check_range(
+            self, 0, math.inf, "final_dim", "latent_dim", "feature_grad_mult", "mask_other", "mask_min_space",
+            "mask_channel_other", "mask_channel_min_space",
+        )  # fmt: skip
+        for divisor in ("encoder_attention_heads", "conv_pos_groups"):
+            if self.encoder_embed_dim % getattr(self, divisor):
+                flag = "--" + divisor.replace("_", "-")
+                raise ConfigError(
+                    f"{flag} must divide --encoder-embed-dim ({self.encoder_embed_dim}), got {getattr(self, divisor)}"
+                )
+        start, end, decay = self.latent_temp
+        if not (0 < end <= start and 0 < decay <= 1):
+            raise ConfigError(f"--latent-temp must hold start >= end > 0 and a decay in (0, 1], got {self.latent_temp}")
+        uniform = (("mask", self.mask_selection), ("mask_channel", self.mask_channel_selection))
+        for prefix, selection in uniform:
+            other, length = getattr(self, f"{prefix}_other"), getattr(self, f"{prefix}_length")
+            if selection == "uniform" and other > 2 * length:
+                flag = "--" + prefix.replace("_", "-")
+                raise ConfigError(f"{flag}-other must be at most twice {flag}-length ({length}), got {other}")
+
+    @property
+    def feature_dim(self) -> int:
+        """Channels of the last convolution."""
+        return self.conv_feature_layers[-1][0]
+
+    @property
+    def contrast_dim(self) -> int:
+        """`--final-dim` with its default resolved."""
+        return self.final_dim or self.encoder_embed_dim
+
+    @property
+    def time_mask(self) -> MaskSpec:
+        """How frames are masked; at least two spans per clip, as in the original."""
+        return MaskSpec(
+            self.mask_prob, self.mask_length, self.mask_selection, self.mask_other,
+            self.no_mask_overlap, self.mask_min_space, min_masks=2,
+        )  # fmt: skip
+
+    @property
+    def channel_mask(self) -> MaskSpec:
+        """How channels are masked."""
+        return MaskSpec(
+            self.mask_channel_prob, self.mask_channel_length, self.mask_channel_selection, self.mask_channel_other,
+            self.no_mask_channel_overlap, self.mask_channel_min_space,
+        )  # fmt: skip
+
+    @property
+    def transformer(self) -> TransformerSpec:
+        """Sizes and rates of the transformer."""
+        return TransformerSpec(
+            layers=self.encoder_layers,
+            embed_dim=self.encoder_embed_dim,
+            ffn_embed_dim=self.encoder_ffn_embed_dim,
+            attention_heads=self.encoder_attention_heads,
+            activation_fn=self.activation_fn,
+            dropout=self.dropout,
+            attention_dropout=self.attention_dropout,
+            activation_dropout=self.activation_dropout,
+            layer_norm_first=self.layer_norm_first,
+            layerdrop=self.encoder_layerdrop,
+            conv_pos=self.conv_pos,
+            conv_pos_groups=self.conv_pos_groups,
+        )
+
+    def quantizer(self, vq_dim: int) -> GumbelVectorQuantizer:
+        """Build a quantiser of `vq_dim` wide frames, or `--latent-dim` if that is set.
+
+        Raises:
+            ConfigError: the groups do not divide the width.
+        """
+        vq_dim = self.latent_dim or vq_dim
+        if vq_dim % self.latent_groups:
+            raise ConfigError(f"--latent-groups must divide the quantised width {vq_dim}, got {self.latent_groups}")
+        return GumbelVectorQuantizer(
+            self.feature_dim,
+            self.latent_vars,
+            self.latent_temp,
+            self.latent_groups,
+            combine_groups=False,
+            vq_dim=vq_dim,
+        )
+
+
+@dataclass(frozen=True)
+class Frames:
+    """Frames of a batch, known before anything is computed.
+
+    Attributes:
+        size: T, frames that the convolutions make of the padded batch.
+        lengths: (B,) int64 valid frames per clip, CPU; None where all T are valid.
+    """
+
+    size: int
+    lengths: Tensor | None
+
+    def per_clip(self, num_clips: int) -> list[int]:
+        """Return the valid frames of each clip."""
+        return [self.size] * num_clips if self.lengths is None else self.lengths.tolist()
+
+
+@dataclass(frozen=True)
+class Masks:
+    """What is hidden from the transformer; host arrays.
+
+    Attributes:
+        time: (B, T) bool, or None.
+        channel: (B, C) bool, or None.
+    """
+
+    time: BoolArray | None = None
+    channel: BoolArray | None = None
+
+
+@dataclass(frozen=True)
+class Encoded:
+    """What the encoder returns.
+
+    Attributes:
+        context: (B, T, C).
+        features: (B, T, F) after the layer norm, before projection and masks: the targets' raw material.
+        features_pen: scalar, mean square of the convolutions' output.
+        quantized: the quantised input, under `--quantize-input`.
+        layers: (B, T, C) after each block, if asked for.
+    """
+
+    context: Tensor
+    features: Tensor
+    features_pen: Tensor
+    quantized: Quantized | None = None
+    layers: list[Tensor] = field(default_factory=list)
+
+
+class Wav2Vec2Encoder(nn.Module):
+    """Convolutions, projection, masks, transformer. Parameter names are the original's.
+
+    Args:
+        config: sizes and rates.
+    """
+
+    def __init__(self, config: Wav2Vec2EncoderConfig) -> None:
+        super().__init__()
+        self.encoder_config = config
+        width, features = config.encoder_embed_dim, config.feature_dim
+        self.mask_emb = nn.Parameter(torch.rand(width))
+        self.feature_extractor = ConvFeatureExtractor(
+            config.conv_feature_layers, config.extractor_mode, config.conv_bias
+        )
+        if config.feature_grad_mult == 0:
+            self.feature_extractor.requires_grad_(False)
+        self.post_extract_proj = nn.Linear(features, width) if features != width and not config.quantize_input else None
+        self.input_quantizer: GumbelVectorQuantizer | None = None
+        self.project_inp: nn.Linear | None = None
+        if config.quantize_input:
+            is_shared = config.same_quantizer and config.quantize_targets
+            self.input_quantizer = config.quantizer(config.contrast_dim if is_shared else width)
+            self.project_inp = nn.Linear(self.input_quantizer.groups * self.input_quantizer.vars.shape[-1], width)
+        self.encoder = TransformerEncoder(config.transformer)
+        self.layer_norm = nn.LayerNorm(features)
+
+    def set_num_updates(self, num_updates: int) -> None:
+        """Pass on how many updates are done (LayerDrop, Gumbel temperature)."""
+        self.encoder.set_num_updates(num_updates)
+        if self.input_quantizer is not None:
+            self.input_quantizer.set_num_updates(num_updates)
+
+    def frames(self, source: Tensor, lengths: Tensor | None) -> Frames:
+        """Count the frames of a batch.
+
+        Args:
+            source: (B, S); only its shape matters.
+            lengths: (B,) int64 true samples per clip, CPU; None: no padding.
+        """
+        num_clips, num_samples = source.shape
+        layers = self.encoder_config.conv_feature_layers
+        size = frame_lengths(num_samples, layers)
+        if lengths is None:
+            lengths = torch.full((num_clips,), num_samples)
+        if size > 0 and not is_padded(lengths, num_samples):
+            return Frames(size, None)
+        size = max(size, 1)  # the extractor makes one frame that no clip owns
+        if self.encoder_config.original_padding:
+            return Frames(size, padded_frame_lengths(lengths, num_samples, size))
+        return Frames(size, frame_lengths(lengths, layers))
+
+    def draw_masks(self, num_clips: int, frames: Frames, seed: int) -> Masks:
+        """Draw the masks of a batch; a probability of 0 gives none."""
+        config = self.encoder_config
+        rng = numpy_generator(seed, "mask")
+        time = channel = None
+        if config.mask_prob > 0:
+            time = sample_mask(frames.per_clip(num_clips), frames.size, config.time_mask, rng=rng)
+        if config.mask_channel_prob > 0:
+            width = config.encoder_embed_dim
+            channel = sample_mask([width] * num_clips, width, config.channel_mask, rng=rng)
+        return Masks(time, channel)
+
+    def encode(
+        self,
+        source: Tensor,
+        lengths: Tensor | None,
+        frames: Frames,
+        masks: Masks,
+        seed: int,
+        *,
+        with_layers: bool = False,
+    ) -> Encoded:
+        """Compute contexts.
+
+        Args:
+            source: (B, S) samples.
+            lengths: (B,) int64 true samples per clip, CPU, or None.
+            frames: what `frames` returned for them.
+            masks: what to hide.
+            seed: of the noise in the input's quantiser.
+            with_layers: keep the output of each block.
+        """
+        config = self.encoder_config
+        features, features_pen = self._features(source, lengths, frames)
+        x, quantized = self._project(features, seed)
+        x = F.dropout(x, config.dropout_input, self.training)
+        x = self._hide(x, masks)
+        context, layers = self.encoder(x, frames.lengths, with_layers=with_layers)
+        return Encoded(context, features, features_pen, quantized, layers)
+
+    def _features(self, source: Tensor, lengths: Tensor | None, frames: Frames) -> tuple[Tensor, Tensor]:
+        """Return (B, T, F) normalised features, and the penalty on their size before the norm."""
+        config = self.encoder_config
+        # In the original's padding mode, padding is audio to the convolutions and to the penalty.
+        exact = not config.original_padding and frames.lengths is not None
+        source_lengths = lengths if exact and is_padded(lengths, source.shape[1]) else None
+        with torch.set_grad_enabled(torch.is_grad_enabled() and config.feature_grad_mult > 0):
+            features = self.feature_extractor(source, source_lengths)
+        # The order is the original's: gradient factor, penalty, norm.
+        if config.feature_grad_mult > 0:
+            features = grad_multiply(features, config.feature_grad_mult)
+        penalty = mean_square(features, frames.lengths if exact else None)
+        return self.layer_norm(features), penalty
+
+    def _project(self, features: Tensor, seed: int) -> tuple[Tensor, Quantized | None]:
+        if self.input_quantizer is not None and self.project_inp is not None:
+            generator = torch_generator(features.device, seed, "input_gumbel") if self.training else None
+            quantized = self.input_quantizer(features, generator=generator)
+            return self.project_inp(quantized.x), quantized
+        if self.post_extract_proj is not None:
+            return self.post_extract_proj(features), None
+        return features, None
+
+    def _hide(self, x: Tensor, masks: Masks) -> Tensor:
+        """Put the mask embedding into masked frames of (B, T, C), and zeros into masked channels."""
+        if masks.time is not None and masks.time.any():
+            time = torch.from_numpy(masks.time).to(x.device, non_blocking=True)
+            x = torch.where(time[:, :, None], self.mask_emb.to(x.dtype), x)
+        else:
+            x = touch(x, [self.mask_emb])
+        if masks.channel is not None and masks.channel.any():
+            channel = torch.from_numpy(masks.channel).to(x.device, non_blocking=True)
+            x = x.masked_fill(channel[:, None, :], 0.0)
+        return x
