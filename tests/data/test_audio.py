@@ -16,6 +16,14 @@ from w2v.data.audio import audio_info, normalize, read_audio
 from w2v.errors import DataError, MissingPackageError
 
 
+def attempt(path):
+    """Return (samples, message of the error)."""
+    try:
+        return read_audio(path, 16000, resample=True), ""
+    except DataError as e:
+        return np.zeros(0), str(e)
+
+
 @pytest.mark.parametrize("extension", ["wav", "flac", "ogg", "mp3"])
 @pytest.mark.parametrize("block", [None, 777])
 def test_reads_what_soundfile_reads(tmp_path, monkeypatch, extension, block):
@@ -99,10 +107,8 @@ def test_a_header_that_promises_too_much_costs_no_memory(tmp_path):
     content[22:26] = b"\xff" * 4
     path.write_bytes(content)
     assert audio_info(str(path)).frames == 2**36 - 1
-    try:
-        assert len(read_audio(str(path), 16000)) == 4000
-    except DataError as e:
-        assert "x.flac" in str(e)
+    samples, problem = attempt(str(path))
+    assert len(samples) == 4000 or "x.flac" in problem
 
 
 def test_normalize_against_closed_form():
@@ -132,16 +138,14 @@ def test_odd_files_are_read_or_refused(data: Path):
     assert len(rows) > 100
     for row in rows:
         path, verdict = str(folder / row["path"]), row["soundfile"]
-        try:
-            samples = read_audio(path, 16000, resample=True)
-        except DataError as e:
-            assert "ERROR" in verdict or "not finite" in verdict, row
-            assert row["path"] in str(e)
-            assert "\n" not in str(e)
-            continue
-        assert "ERROR" not in verdict, row
-        assert len(samples) == audio_info(path).frames_at(16000)
-        assert np.isfinite(samples).all()
+        samples, problem = attempt(path)
+        assert bool(problem) == ("ERROR" in verdict or "not finite" in verdict), row
+        if problem:
+            assert row["path"] in problem
+            assert "\n" not in problem
+        else:
+            assert len(samples) == audio_info(path).frames_at(16000)
+            assert np.isfinite(samples).all()
 
 
 def test_odd_real_files(data: Path):

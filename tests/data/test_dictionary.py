@@ -53,7 +53,7 @@ def test_broken_dictionaries(tmp_path, content, message):
 
 
 def test_missing_dictionary(tmp_path):
-    with pytest.raises(DataError, match="cannot read the dictionary .*: No such file"):
+    with pytest.raises(DataError, match=r"cannot read the dictionary .*: No such file"):
         Dictionary.from_file(tmp_path / "none.txt")
     with pytest.raises(DataError, match="holds 'a' twice"):
         Dictionary.from_symbols(["a", "b", "a"])

@@ -90,7 +90,7 @@ def test_broken_lines_are_named(tmp_path, content, message):
 
 
 def test_missing_files(tmp_path):
-    with pytest.raises(DataError, match="cannot read the manifest .*none.tsv: No such file"):
+    with pytest.raises(DataError, match=r"cannot read the manifest .*none.tsv: No such file"):
         read_manifest(tmp_path / "none.tsv")
     write_manifest(tmp_path / "x.tsv", "/no/such/root", ["a"], [1])
     with pytest.raises(DataError, match=r"x.tsv:1: the root folder '/no/such/root' does not exist"):

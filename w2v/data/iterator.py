@@ -255,11 +255,12 @@ class BatchReader:
         """
         self._sampler.requests = requests
         if self._loader is None:
-            with warnings.catch_warnings():
-                # --num-workers is the user's word, whatever torch thinks of it on this machine.
-                warnings.filterwarnings("ignore", message="This DataLoader will create")
-                self._loader = DataLoader(_Answers(self.dataset), **self._options)
-        for answer in self._loader:
+            self._loader = DataLoader(_Answers(self.dataset), **self._options)
+        with warnings.catch_warnings():
+            # --num-workers is the user's word, whatever torch thinks of it on this machine.
+            warnings.filterwarnings("ignore", message="This DataLoader will create")
+            answers = iter(self._loader)
+        for answer in answers:
             if isinstance(answer, _Failure):
                 raise answer.error()
             self.dataset.record(answer.report)
