@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from w2v.data.dictionary import Dictionary
-from w2v.decoders import DecoderConfig, KenlmDecoder, build_decoder
+from w2v.decoders import DecoderConfig, KenlmDecoder, build_decoder, wer_args_config
 from w2v.errors import ConfigError, DataError, MissingPackageError
 from w2v.types import Hypothesis
 
@@ -203,3 +203,16 @@ def test_two_words_that_are_one_for_the_model_both_decode(tmp_path: Path) -> Non
     (tmp_path / "lexicon").write_text("A A |\nB B |\nb B |\nAB A B |\n")
     found = decode(config(str(lower), lexicon=str(tmp_path / "lexicon")), random_log_probs(7))
     assert [h[0].words for h in found] == [h[0].words for h in decode(config(), random_log_probs(7))]
+
+
+def test_wer_args_are_the_beam_search_of_validation() -> None:
+    options = wer_args_config(f"('{WORDS}', None, '2', -1)", 32)
+    assert options == DecoderConfig(
+        w2l_decoder="kenlm", kenlm_model=WORDS, lm_weight=2.0, word_score=-1.0, beam=50, beam_size_token=32.0,
+        beam_threshold=32.0,
+    )  # fmt: skip
+    for text in ("('lm', 'lexicon', 2)", "lm", "[1, 2, 3, 4]"):
+        with pytest.raises(ConfigError, match="--wer-args must be"):
+            wer_args_config(text, 32)
+    with pytest.raises(ConfigError, match="--lm-weight: must be a number, got 'x'"):
+        wer_args_config("('lm', 'lexicon', 'x', 1)", 32)

@@ -34,7 +34,7 @@ def test_bleu_equals_sacrebleu() -> None:
 def test_summary_names_what_was_counted() -> None:
     scorer = build_scorer("wer")
     scorer.add("a b c d", "a x c d e")
-    assert scorer.summary() == "WER 50.00 % (1 sub, 1 ins, 0 del in 4 words of 1 sentences)"
+    assert scorer.summary() == "WER: 50.00 % (1 sub, 1 ins, 0 del in 4 words of 1 sentences)"
 
 
 def test_unknown_scorer() -> None:

@@ -1,6 +1,6 @@
 """Decoders, found by `--w2l-decoder`. Importing this package registers the built-in ones."""
 
-from w2v.decoders.base import DECODERS, Decoder, DecoderConfig, build_decoder, register_decoder
+from w2v.decoders.base import DECODERS, Decoder, DecoderConfig, build_decoder, register_decoder, wer_args_config
 from w2v.decoders.kenlm import KenlmDecoder
 from w2v.decoders.viterbi import ViterbiDecoder
 
@@ -12,4 +12,5 @@ __all__ = [
     "ViterbiDecoder",
     "build_decoder",
     "register_decoder",
+    "wer_args_config",
 ]

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
-from w2v.config import arg, check_range
+from w2v.config import arg, build_config, check_range, parse_literal
 from w2v.data.dictionary import Dictionary
 from w2v.data.post_process import post_process
 from w2v.errors import ConfigError
@@ -47,6 +47,40 @@ class DecoderConfig:
         for name in ("lm_weight", "word_score", "sil_weight"):
             if not math.isfinite(getattr(self, name)):
                 raise ConfigError(f"--{name.replace('_', '-')} must be a finite number, got {getattr(self, name)}")
+
+
+def wer_args_config(wer_args: str, num_symbols: int) -> DecoderConfig:
+    """Read `--wer-args "('LM', 'LEXICON', LM_WEIGHT, WORD_SCORE)"`: beam search during validation, as the original.
+
+    Args:
+        wer_args: four values; the lexicon may be None.
+        num_symbols: size of the label dictionary.
+
+    Raises:
+        ConfigError: not four values, or a weight that is no number.
+    """
+    form = f"--wer-args must be (language model, lexicon or None, LM weight, word score), got {wer_args!r}"
+    try:
+        parts = parse_literal(wer_args)
+    except ValueError as e:
+        raise ConfigError(form) from e
+    if not isinstance(parts, (list, tuple)) or len(parts) != 4 or not isinstance(parts[0], str):
+        raise ConfigError(form)
+    model, lexicon, lm_weight, word_score = parts
+    return build_config(
+        DecoderConfig,
+        dict(
+            w2l_decoder="kenlm",
+            kenlm_model=model,
+            lexicon=lexicon,
+            lm_weight=lm_weight,
+            word_score=word_score,
+            beam=50,
+            beam_size_token=min(50, num_symbols),
+            beam_threshold=min(50, num_symbols),
+        ),
+        "--wer-args",
+    )
 
 
 class Decoder:

@@ -7,6 +7,7 @@ sum of frame log-probabilities + lm_weight * log10 P(words, </s>) + word_score *
 from __future__ import annotations
 
 import logging
+import math
 from collections.abc import Callable, Sequence
 from functools import cached_property
 from types import SimpleNamespace
@@ -61,6 +62,8 @@ class KenlmDecoder(Decoder):
         if num_frames == 0:
             return [Hypothesis(tokens=[], words=[], score=0.0)]
         results = self._search.decode(log_probs.data_ptr(), num_frames, num_symbols)
+        if not results:
+            return [Hypothesis(tokens=[], words=[], score=-math.inf)]
         return [self._hypothesis(result, num_frames) for result in results[: self.config.nbest]]
 
     def _hypothesis(self, result: Any, num_frames: int) -> Hypothesis:

@@ -30,7 +30,7 @@ class Scorer:
 
     def summary(self) -> str:
         """Return the score, and what it is made of, as a line for people."""
-        return f"{self.name} {self.score():.2f}"
+        return f"{self.name}: {self.score():.2f}"
 
 
 SCORERS: Registry[Scorer] = Registry("scorer", "--scoring", Scorer)

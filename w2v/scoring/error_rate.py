@@ -34,7 +34,7 @@ class ErrorRateScorer(Scorer):
     def summary(self) -> str:
         counts = self.counts
         return (
-            f"{self.name} {self.score():.2f} % ({counts.substitutions} sub, {counts.insertions} ins, "
+            f"{self.name}: {self.score():.2f} % ({counts.substitutions} sub, {counts.insertions} ins, "
             f"{counts.deletions} del in {counts.reference_length} {self.unit} of {self.num_sentences} sentences)"
         )
 
