@@ -193,12 +193,11 @@ ERRORS = [DataError("x.wav: bad"), ConfigError("--flag"), MissingPackageError("s
 @pytest.mark.parametrize("workers", [0, 2])
 @pytest.mark.parametrize("error", ERRORS, ids=lambda error: type(error).__name__)
 def test_errors_arrive_as_they_were_raised(workers, error):
-    read = []
+    batches = iterate(Broken(error), plan(6), range(6), num_workers=workers)
+    assert [next(batches)[0] for _ in range(3)] == [[0], [1], [2]]
     with pytest.raises(type(error)) as raised:
-        for batch, _ in iterate(Broken(error), plan(6), range(6), num_workers=workers):
-            read.append(batch[0])
+        next(batches)
     assert str(raised.value) == str(error)
-    assert read == [0, 1, 2]
 
 
 def test_unreadable_files_are_counted_in_the_main_process(speech, caplog):

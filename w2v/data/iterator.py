@@ -254,13 +254,8 @@ class BatchReader:
             W2vError: what the data set raised, wherever it ran.
         """
         self._sampler.requests = requests
-        if self._loader is None:
-            self._loader = DataLoader(_Answers(self.dataset), **self._options)
-        with warnings.catch_warnings():
-            # --num-workers is the user's word, whatever torch thinks of it on this machine.
-            warnings.filterwarnings("ignore", message="This DataLoader will create")
-            answers = iter(self._loader)
-        for answer in answers:
+        # No name for the loader's iterator: in the traceback of an error it would keep the workers alive.
+        for answer in self._answers():
             if isinstance(answer, _Failure):
                 raise answer.error()
             self.dataset.record(answer.report)
@@ -269,6 +264,14 @@ class BatchReader:
     def close(self) -> None:
         """End the worker processes; a later `read` starts new ones."""
         self._loader = None
+
+    def _answers(self) -> Iterator[Any]:
+        with warnings.catch_warnings():
+            # --num-workers is the user's word, whatever torch thinks of it on this machine.
+            warnings.filterwarnings("ignore", message="This DataLoader will create")
+            if self._loader is None:
+                self._loader = DataLoader(_Answers(self.dataset), **self._options)
+            return iter(self._loader)
 
 
 class _Requests:
