@@ -109,6 +109,8 @@ class InferConfig:
             raise ConfigError(f"--shard-id must be at least 0 and below --num-shards, got {self.shard_id}")
         if self.fp16 and self.bf16:
             raise ConfigError("--fp16 and --bf16 exclude each other; give one of them")
+        if ":" in self.path and not Path(self.path).exists():
+            raise ConfigError(f"--path takes one checkpoint, got {self.path!r}; models cannot be combined")
         SCORERS.get(self.scoring)
 
 

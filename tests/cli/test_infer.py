@@ -232,6 +232,7 @@ def test_clips_of_equal_length_come_in_the_order_of_the_original(program: Progra
         (["--scoring", "wor"], "did you mean 'wer'"),
         (["--dump-emissions", "x.npy"], "w2v-infer has no --dump-emissions"),
         (["--beam", "0"], "--beam must"),
+        (["--path", "a.pt:b.pt"], "--path takes one checkpoint"),
     ],
 )
 def test_bad_flags_are_one_line(
