@@ -66,7 +66,7 @@ PROGRAMS = [
 setup(
     name="w2v",
     version=VERSION[1],
-    description="Self-supervised learning of speech: wav2vec, vq-wav2vec and wav2vec 2.0, from raw audio to transcripts",
+    description="Self-supervised learning of speech: wav2vec, vq-wav2vec and wav2vec 2.0",
     long_description=(HERE / "README.md").read_text(encoding="utf-8"),
     long_description_content_type="text/markdown",
     license="MIT",
