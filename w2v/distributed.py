@@ -1,0 +1,386 @@
+"""Several processes: who we are, sums over all of us, and how the processes are started.
+
+Everything is a no-op for one process. A process learns its place from torchrun's variables, from Slurm's, from
+`--distributed-init-method` and `--distributed-rank`, or is a child of `launch`, which hands torchrun's variables
+to the processes that it spawns: the four ways are the same run.
+"""
+
+from __future__ import annotations
+
+import multiprocessing
+import multiprocessing.connection
+import os
+import re
+import signal
+import socket
+import sys
+import threading
+import traceback
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
+from datetime import timedelta
+from typing import Any
+
+import torch
+import torch.distributed as dist
+from torch import Tensor
+
+from w2v.errors import ConfigError, W2vError
+
+TIMEOUT = timedelta(minutes=30)  # validation and the writing of checkpoints happen between two collectives
+PARENT_VARIABLE = "W2V_SPAWNED"
+Entry = Callable[[list[str]], int]
+
+
+# ------------------------------------------------------------------------------------------- collectives
+
+
+def rank() -> int:
+    """Return the number of this process, 0 for a single one."""
+    return dist.get_rank() if dist.is_available() and dist.is_initialized() else 0
+
+
+def world_size() -> int:
+    """Return the number of processes."""
+    return dist.get_world_size() if dist.is_available() and dist.is_initialized() else 1
+
+
+def is_master() -> bool:
+    """Whether this process writes files and log lines."""
+    return rank() == 0
+
+
+def sum_across_ranks(values: Tensor) -> Tensor:
+    """Add `values` up over all processes, in place, without waiting for the result on the host."""
+    if world_size() > 1:
+        dist.all_reduce(values)
+    return values
+
+
+def gather_objects(value: Any) -> list[Any]:
+    """Return the `value` of every process, by rank; slow, meant for log lines and rare messages."""
+    if world_size() == 1:
+        return [value]
+    gathered: list[Any] = [None] * world_size()
+    dist.all_gather_object(gathered, value)
+    return gathered
+
+
+def sum_dicts_across_ranks(sums: Mapping[str, float]) -> dict[str, float]:
+    """Add up numbers by name; a process may lack a name that others have."""
+    total: dict[str, float] = {}
+    for part in gather_objects(dict(sums)):
+        for name, value in part.items():
+            total[name] = total.get(name, 0.0) + value
+    return total
+
+
+def any_rank(flag: bool) -> bool:
+    """Whether `flag` is true in any process; every process gets the same answer."""
+    return any(gather_objects(flag))
+
+
+def barrier() -> None:
+    """Wait until every process is here."""
+    if world_size() > 1:
+        dist.barrier()
+
+
+# --------------------------------------------------------------------------------------------- our place
+
+
+@dataclass(frozen=True)
+class Place:
+    """Where a process stands.
+
+    Attributes:
+        world_size: processes in all.
+        rank: number of this process, or of the first one that is to be spawned here.
+        local_rank: number of its GPU on this machine.
+        init_method: how the processes meet; None for a single process.
+        spawn: processes to be started on this machine; 0: this process does the work itself.
+    """
+
+    world_size: int = 1
+    rank: int = 0
+    local_rank: int = 0
+    init_method: str | None = None
+    spawn: int = 0
+
+
+def find_place(
+    *,
+    world_size: int | None = None,
+    rank: int = 0,
+    init_method: str | None = None,
+    port: int = -1,
+    no_spawn: bool = False,
+    device_id: int = 0,
+    cpu: bool = False,
+    environ: Mapping[str, str] = os.environ,
+) -> Place:
+    """Work out from flags and environment how this process takes part.
+
+    Arguments are the `--distributed-*` flags without their prefix. Variables of torchrun (or of our own parent)
+    win over Slurm's, and both over flags.
+
+    Raises:
+        ConfigError: the numbers do not fit together, or there are fewer GPUs than processes.
+    """
+    gpus = 0 if cpu or not torch.cuda.is_available() else torch.cuda.device_count()
+    if "RANK" in environ and "WORLD_SIZE" in environ:
+        local = int(environ.get("LOCAL_RANK", device_id))
+        return _checked(Place(int(environ["WORLD_SIZE"]), int(environ["RANK"]), local, "env://"), gpus)
+    if init_method is None and _under_slurm(environ, port):
+        return _checked(_slurm_place(environ, port, gpus), gpus)
+    size = world_size if world_size is not None else max(gpus, 1)
+    if init_method is not None and size > 1:
+        return _checked(_flag_place(size, rank, init_method, no_spawn, device_id, gpus), gpus)
+    if size == 1:
+        return _checked(Place(local_rank=device_id), gpus)
+    if no_spawn:
+        raise ConfigError(
+            f"--distributed-no-spawn with --distributed-world-size {size} needs --distributed-init-method and "
+            "--distributed-rank, or the variables of torchrun or Slurm"
+        )
+    return _checked(Place(size, 0, 0, f"tcp://127.0.0.1:{_port(port)}", spawn=size), gpus)
+
+
+def _checked(place: Place, gpus: int) -> Place:
+    if not 0 <= place.rank < place.world_size:
+        raise ConfigError(f"--distributed-rank must lie in [0, {place.world_size - 1}], got {place.rank}")
+    if gpus and place.spawn > gpus:
+        raise ConfigError(
+            f"--distributed-world-size {place.world_size} asks for {place.spawn} processes on this machine, which has "
+            f"{gpus} GPU{'s' if gpus > 1 else ''}; --distributed-world-size {gpus} --update-freq "
+            f"{-(-place.spawn // gpus)} makes updates of about the same size, or start it with torchrun or Slurm on "
+            "more machines"
+        )
+    if gpus and not place.spawn and place.local_rank >= gpus:
+        raise ConfigError(f"process {place.rank} wants GPU {place.local_rank}, but this machine has {gpus}")
+    return place
+
+
+def _flag_place(size: int, rank: int, init_method: str, no_spawn: bool, device_id: int, gpus: int) -> Place:
+    if no_spawn or gpus <= 1:
+        return Place(size, rank, device_id, init_method)
+    # As in the original: one command per machine, `--distributed-rank` numbers the first of its GPUs.
+    return Place(size, rank, 0, init_method, spawn=min(gpus, size - rank))
+
+
+def _under_slurm(environ: Mapping[str, str], port: int) -> bool:
+    if "SLURM_PROCID" not in environ or _slurm_nodes(environ) is None:
+        return False
+    return port > 0 or int(environ.get("SLURM_NTASKS", "1")) > 1
+
+
+def _slurm_nodes(environ: Mapping[str, str]) -> str | None:
+    return environ.get("SLURM_STEP_NODELIST") or environ.get("SLURM_JOB_NODELIST")
+
+
+def _slurm_place(environ: Mapping[str, str], port: int, gpus: int) -> Place:
+    tasks = int(environ.get("SLURM_NTASKS", "1"))
+    nodes = int(environ.get("SLURM_NNODES", environ.get("SLURM_JOB_NUM_NODES", "1")))
+    host = first_host(_slurm_nodes(environ) or "127.0.0.1")
+    # Without --distributed-port all tasks of a job must come to the same number by themselves.
+    number = port if port > 0 else 20_000 + int(environ.get("SLURM_JOB_ID", "0")) % 20_000
+    method = f"tcp://{host}:{number}"
+    task = int(environ["SLURM_PROCID"])
+    if tasks == nodes and gpus > 1:
+        # One task per machine: it starts one process per GPU.
+        return Place(nodes * gpus, task * gpus, 0, method, spawn=gpus)
+    if tasks == 1:
+        return Place(local_rank=0)
+    return Place(tasks, task, int(environ.get("SLURM_LOCALID", "0")), method)
+
+
+def first_host(nodes: str) -> str:
+    """Return the first name of a Slurm node list such as `node[003-010,12],gpu7`.
+
+    Raises:
+        ConfigError: the list has another form.
+    """
+    found = re.match(r"([^,\[\]]+)(?:\[(\w+)[^\]]*\]([^,\[\]]*))?", nodes)
+    if found is None:
+        raise ConfigError(f"SLURM_JOB_NODELIST: cannot read the first host of {nodes!r}")
+    return found[1] + (found[2] or "") + (found[3] or "")
+
+
+def _port(port: int) -> int:
+    if port > 0:
+        return port
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        number: int = probe.getsockname()[1]
+    return number
+
+
+def setup(place: Place, *, cpu: bool = False, backend: str | None = None) -> torch.device:
+    """Choose the device and join the other processes.
+
+    Args:
+        place: result of `find_place`.
+        cpu: never use CUDA.
+        backend: `nccl` or `gloo`; None: whichever fits the device.
+
+    Returns:
+        the device of this process.
+
+    Raises:
+        ConfigError: the backend does not fit, or the other processes cannot be met.
+    """
+    device = torch.device("cpu")
+    if not cpu and torch.cuda.is_available():
+        device = torch.device("cuda", place.local_rank)
+        torch.cuda.set_device(device)
+    if place.world_size == 1 or dist.is_initialized():
+        return device
+    # A published command says nccl even where --cpu is added; on the CPU only gloo can do it.
+    chosen = "gloo" if device.type == "cpu" else backend or "nccl"
+    try:
+        dist.init_process_group(
+            chosen, init_method=place.init_method, rank=place.rank, world_size=place.world_size, timeout=TIMEOUT
+        )
+    except (RuntimeError, ValueError, OSError) as e:
+        raise ConfigError(f"process {place.rank} cannot meet the others at {place.init_method}: {e}") from e
+    return device
+
+
+def shutdown() -> None:
+    """Leave the other processes."""
+    if dist.is_available() and dist.is_initialized():
+        dist.destroy_process_group()
+
+
+# --------------------------------------------------------------------------------------------- spawning
+
+
+class RankError(W2vError):
+    """A spawned process failed; carries its message and its exit code."""
+
+    def __init__(self, message: str, exit_code: int) -> None:
+        super().__init__(message)
+        self.exit_code = exit_code
+
+
+def launch(entry: Entry, arguments: list[str], place: Place) -> int:
+    """Run `entry(arguments)` here, or once per process that `place` asks for.
+
+    A spawned process finds torchrun's variables in its environment, so `entry` reads its arguments, imports
+    plugins and calls `find_place` as it would anywhere. `entry` must be a function of a module, by name.
+
+    Returns:
+        the exit code: that of `entry`, or 0 if all processes returned 0.
+
+    Raises:
+        RankError: a process failed; the others have been ended.
+    """
+    if not place.spawn:
+        return entry(arguments)
+    context = multiprocessing.get_context("spawn")
+    reader, writer = context.Pipe(duplex=False)
+    children = []
+    for local in range(place.spawn):
+        variables = _child_variables(place, local)
+        child = context.Process(target=_run_child, args=(entry, arguments, variables, writer), name=f"rank{local}")
+        children.append(child)
+    handlers = {number: signal.signal(number, _forward(children)) for number in _forwarded()}
+    try:
+        for child in children:
+            child.start()
+        writer.close()
+        return _wait(children, reader)
+    finally:
+        for child in children:
+            if child.is_alive():
+                child.kill()
+        for number, handler in handlers.items():
+            signal.signal(number, handler)
+
+
+def _child_variables(place: Place, local: int) -> dict[str, str]:
+    host, _, port = (place.init_method or "").removeprefix("tcp://").rpartition(":")
+    variables = {
+        "RANK": str(place.rank + local),
+        "WORLD_SIZE": str(place.world_size),
+        "LOCAL_RANK": str(local),
+        "MASTER_ADDR": host,
+        "MASTER_PORT": port,
+        PARENT_VARIABLE: "1",
+    }
+    if "OMP_NUM_THREADS" not in os.environ:
+        variables["OMP_NUM_THREADS"] = str(max(1, (os.cpu_count() or 1) // place.spawn))
+    return variables
+
+
+def _forwarded() -> Iterable[signal.Signals]:
+    if threading.current_thread() is not threading.main_thread():
+        return ()
+    return (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1)
+
+
+def _forward(children: list[Any]) -> Callable[[int, Any], None]:
+    def handler(number: int, frame: Any) -> None:
+        # On Ctrl-C the terminal has signalled the children already, and a second SIGINT makes them leave at once:
+        # SIGTERM, which asks for the same orderly end, may come twice.
+        for child in children:
+            if child.is_alive() and child.pid is not None:
+                os.kill(child.pid, signal.SIGTERM if number == signal.SIGINT else number)
+
+    return handler
+
+
+def _wait(children: list[Any], reader: Any) -> int:
+    """Return 0 once all children have; end them all and raise as soon as one fails."""
+    running = {child.sentinel: child for child in children}
+    while running:
+        for sentinel in multiprocessing.connection.wait(list(running)):
+            child = running.pop(sentinel)
+            child.join()
+            if child.exitcode == 0:
+                continue
+            for other in running.values():
+                other.kill()
+            message = reader.recv() if reader.poll() else None
+            if message is None:
+                message = f"process {child.name} ended with code {child.exitcode}; see its message above"
+            raise RankError(message, child.exitcode if child.exitcode > 0 else 1)
+    return 0
+
+
+def _run_child(entry: Entry, arguments: list[str], variables: dict[str, str], writer: Any) -> None:
+    os.environ.update(variables)
+    torch.set_num_threads(int(os.environ["OMP_NUM_THREADS"]))
+    _end_with_parent()
+    try:
+        code = entry(arguments)
+    except W2vError as e:
+        # The parent shows it; all children may well have the same complaint.
+        writer.send(str(e))
+        code = e.exit_code
+    except KeyboardInterrupt:
+        code = 130
+    except BaseException:
+        traceback.print_exc()
+        code = 1
+    finally:
+        sys.stdout.flush()
+        sys.stderr.flush()
+    # Not sys.exit: a process that fails would wait for its peers in the destructors of the process group.
+    if code:
+        os._exit(code)
+    shutdown()
+
+
+def _end_with_parent() -> None:
+    """Leave when the parent has been killed: without it nobody would end the others on a failure."""
+    parent = multiprocessing.parent_process()
+    if parent is None:
+        return
+    sentinel = parent.sentinel
+
+    def watch() -> None:
+        multiprocessing.connection.wait([sentinel])
+        os._exit(1)
+
+    threading.Thread(target=watch, daemon=True, name="parent-watch").start()

@@ -1,0 +1,47 @@
+"""Linear warm-up from zero, then a polynomial down to an end value (wav2vec 2.0 pretraining)."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+from w2v.config import arg, check_range
+from w2v.errors import ConfigError
+from w2v.optim.base import Schedule, register_lr_scheduler
+
+
+@dataclass(frozen=True)
+class PolynomialDecayConfig:
+    """Options of the polynomial schedule."""
+
+    warmup_updates: int = arg(0, help="updates of linear warm-up from 0")
+    total_num_update: int = arg(1_000_000, help="update at which the decay ends")
+    power: float = arg(1.0, help="exponent of the decay")
+    end_learning_rate: float = arg(0.0, help="rate at the end of the decay")
+
+    def __post_init__(self) -> None:
+        check_range(self, 0, math.inf, "warmup_updates", "end_learning_rate", "power")
+        check_range(self, 1, math.inf, "total_num_update")
+        if self.total_num_update <= self.warmup_updates:
+            raise ConfigError(
+                f"--total-num-update must be above --warmup-updates, got {self.total_num_update} and "
+                f"{self.warmup_updates}"
+            )
+
+
+@register_lr_scheduler("polynomial_decay", PolynomialDecayConfig)
+class PolynomialDecay(Schedule):
+    """`(lr - end) * (1 - (u - W) / (T - W)) ** power + end`; the first step has rate 0 if there is a warm-up."""
+
+    config: PolynomialDecayConfig
+
+    def lr(self, num_updates: int, epoch: int) -> float:
+        """Return the rate for the next update."""
+        config = self.config
+        peak = self.epoch_lr(epoch)
+        if config.warmup_updates > 0 and num_updates <= config.warmup_updates:
+            return num_updates / config.warmup_updates * peak
+        if num_updates >= config.total_num_update:
+            return config.end_learning_rate
+        left = 1 - (num_updates - config.warmup_updates) / (config.total_num_update - config.warmup_updates)
+        return float((peak - config.end_learning_rate) * left**config.power + config.end_learning_rate)

@@ -1,0 +1,406 @@
+"""The training loop: micro-batches to updates, validation, checkpoints, reasons to stop.
+
+File names are `checkpoint`'s, averages `metrics`', intervals `cadence`'s, log lines `progress`', collectives
+`distributed`'s, learning rates `optim`'s, and what a batch means is the task's. There are no hooks: what a model needs
+to know about progress it is told through `set_num_updates`.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import math
+import time
+from pathlib import Path
+from typing import Any
+
+import torch
+
+import w2v
+from w2v import distributed
+from w2v.cadence import Cadence, Patience
+from w2v.checkpoint import LAST, CheckpointManager, load_checkpoint
+from w2v.criterions.base import Criterion
+from w2v.errors import CheckpointError, ConfigError, DataError, TrainingError
+from w2v.evaluation import Evaluator
+from w2v.interrupt import Interrupt
+from w2v.metrics import TrainingMeter, Window, averaged_counts, rounded, speed
+from w2v.models.base import W2vModel
+from w2v.optim.base import Optimizer, Schedule
+from w2v.optim.gradients import clip_coefficient, gradient_norm, scale_gradients
+from w2v.optim.loss_scaler import build_loss_scaler
+from w2v.parallel import ParallelModel
+from w2v.progress import build_progress
+from w2v.sections import CheckpointConfig, CommonConfig, DatasetConfig, DistributedConfig, OptimizationConfig
+from w2v.tasks.base import Task
+from w2v.types import Batch
+from w2v.update_report import SkipCounter, UpdateReport
+
+logger = logging.getLogger(__name__)
+
+MicroBatches = list[tuple[Batch, bool]]
+
+
+class Trainer:
+    """Trains `model` on `task` until there is a reason to stop.
+
+    Args:
+        task: gives batches and losses.
+        model: moved to `device` here.
+        criterion: the loss.
+        optimizer: over all parameters of `model`.
+        schedule: learning rate.
+        common, dataset, distributed_config, optimization, checkpoint: the root sections.
+        config_plain: configuration by section, as plain data, for the checkpoint.
+        device: where to train, as returned by `distributed.setup`.
+        sample_rate: samples per second, if batches hold audio; then the bar shows audio-seconds per second.
+    """
+
+    def __init__(
+        self,
+        task: Task,
+        model: W2vModel,
+        criterion: Criterion,
+        optimizer: Optimizer,
+        schedule: Schedule,
+        common: CommonConfig,
+        dataset: DatasetConfig,
+        distributed_config: DistributedConfig,
+        optimization: OptimizationConfig,
+        checkpoint: CheckpointConfig,
+        config_plain: dict[str, Any],
+        *,
+        device: torch.device | None = None,
+        sample_rate: int | None = None,
+    ) -> None:
+        self.device = device or torch.device("cpu")
+        self.task, self.optimizer, self.schedule = task, optimizer, schedule
+        self.model, self.criterion = model.to(self.device), criterion.to(self.device)
+        self.common, self.dataset = common, dataset
+        self.optimization, self.checkpoint = optimization, checkpoint
+        self.config_plain, self.sample_rate = config_plain, sample_rate
+        self.batches: Any = task.train_batches(dataset.train_subset, dataset)
+        self.manager = CheckpointManager(checkpoint)
+        self.meter = TrainingMeter(self.device)
+        self.progress = build_progress(common, is_master=distributed.is_master())
+        self.num_updates = 0
+        self.skips = SkipCounter()
+        half = common.fp16 or common.memory_efficient_fp16
+        self._scaler = build_loss_scaler(common, optimization, distributed.world_size()) if half else None
+        number_format = torch.bfloat16 if common.bf16 else torch.float16 if half else None
+        self._evaluator = Evaluator(task, self.criterion, self.device, number_format)
+        self._cadence = Cadence(common, dataset, checkpoint)
+        self._patience = Patience(checkpoint.patience, self.manager.is_better)
+        self._parallel = ParallelModel(self.model, self.device, distributed_config)
+        self._report: UpdateReport | None = None
+        self._interrupt = Interrupt()
+        self._interrupted = self._time_up = False
+
+    def train(self) -> str:
+        """Restore, train, validate and save until there is a reason to stop, which is returned.
+
+        Raises:
+            TrainingError: training cannot go on; the last good checkpoint is left as it was.
+            CheckpointError: a checkpoint cannot be read, or not be written.
+        """
+        begin = time.perf_counter()
+        if distributed.is_master():
+            self.manager.prepare()
+        distributed.barrier()
+        self.restore()
+        logger.info("training on %d devices (%s)", distributed.world_size(), self.device.type)
+        with self._interrupt, contextlib.closing(self.progress), contextlib.closing(self.batches):
+            reason = self.stop_reason(end_of_epoch=False)
+            while not reason:
+                reason = self.train_epoch()
+        logger.info("stopping: %s", reason)
+        logger.info("done training in %.1f seconds", time.perf_counter() - begin)
+        distributed.barrier()
+        return reason
+
+    def train_epoch(self) -> str:
+        """Train to the end of the epoch, from the saved position on; return the reason to stop, or nothing."""
+        if self.batches.end_of_epoch():
+            self.batches.advance_epoch()
+        accumulated = self._update_freq()
+        size = self.batches.num_updates(accumulated)
+        if size == 0:
+            raise DataError(f"--train-subset {self.dataset.train_subset}: there is not a single batch to train on")
+        done = math.ceil(self.batches.position / (accumulated * distributed.world_size()))
+        logger.info("begin training epoch %d", self.batches.epoch)
+        self.progress.begin_epoch(self.batches.epoch, size, done)
+        reason = ""
+        for micro_batches in self.batches.updates(accumulated):
+            self.train_step(micro_batches)
+            self.progress.advance()
+            done += 1
+            due = self._cadence.is_due(self.num_updates) or self.stop_reason(end_of_epoch=False)
+            if due or self.batches.end_of_epoch():
+                reason = self._after_update(done, size)
+            if reason:
+                break
+        self.progress.log_summary("train", self.batches.epoch, self._training_line(self.meter.read("train"), "train_"))
+        self.meter.begin("train")
+        return reason
+
+    def train_step(self, micro_batches: MicroBatches) -> None:
+        """Make one update from the micro-batches of this rank."""
+        begin = time.perf_counter()
+        self.model.train()
+        self.model.set_num_updates(self.num_updates)
+        report = self._backward(micro_batches)
+        # The outcome of the *previous* update is read here, while the device is busy with this one: waiting for the
+        # current one would leave the device without work. Until now it was taken for a good one; a bad one has
+        # changed nothing on the device (`Optimizer.step`), and its count is taken back a moment late.
+        self._settle()
+        self._optimizer_step(report)
+        self.num_updates += 1
+        self._report = report
+        report.seconds = time.perf_counter() - begin
+        if self._scaler is not None or self.device.type == "cpu":
+            self._settle()  # the loss scale decides about the very next update; the CPU has nothing queued
+
+    def _backward(self, micro_batches: MicroBatches) -> UpdateReport:
+        """Add up gradients of summed losses; return the report of the update, summed over ranks."""
+        self.optimizer.zero_grad()
+        report = UpdateReport(self.device)
+        model = self._parallel.current()
+        for i, (batch, counts) in enumerate(micro_batches):
+            with self._parallel.exchange(last=i == len(micro_batches) - 1):
+                loss = self._evaluator.train_loss(model, batch)
+                # A filler keeps ranks in step: it runs through the model and counts for nothing.
+                scaled: Any = loss.value * (self._loss_scale if counts else 0.0)
+                scaled.backward()
+            if counts:
+                report.add(batch, loss)
+        limit = self.optimization.stop_time_hours * 3600
+        report.close(signal=self._interrupt.received is not None, time_up=0 < limit < self.meter.seconds)
+        return report
+
+    def _optimizer_step(self, report: UpdateReport) -> None:
+        """Scale and clip the gradient, and step; all on the device."""
+        gradients = [p.grad for p in self.optimizer.parameters if p.grad is not None]
+        # DistributedDataParallel has averaged over ranks; what is wanted is the gradient per term of the loss.
+        factor = distributed.world_size() / self._loss_scale / report.sample_size.clamp(min=1e-6)
+        scale_gradients(gradients, factor.float())
+        norm = gradient_norm(gradients, self.device)
+        if self.optimization.clip_norm > 0:
+            epsilon = 0.0 if self._scaler else 1e-6
+            scale_gradients(gradients, clip_coefficient(norm, self.optimization.clip_norm, epsilon))
+        self.optimizer.step(self.lr, skip=report.judge(norm))
+
+    def _settle(self) -> None:
+        """Read the outcome of the last update: count it, or take it back."""
+        report, self._report = self._report, None
+        if report is None:
+            return
+        outcome = report.outcome()
+        self._interrupted |= outcome.signal > 0
+        self._time_up |= outcome.time_up > 0
+        if outcome.skipped:
+            self.optimizer.undo_count()
+            self.num_updates -= 1
+        else:
+            clipped = 100.0 * (0 < self.optimization.clip_norm < outcome.norm)
+            self.meter.add_sums(report.sums)
+            self.meter.add_step(
+                updates=1, loss=outcome.loss, sample_size=outcome.sample_size, clips=outcome.clips,
+                tokens=outcome.tokens, gnorm=outcome.norm, clip=clipped, train_wall=report.seconds,
+            )  # fmt: skip
+        self.skips.note(report, outcome, self.num_updates, self._scaler)
+
+    def _after_update(self, done: int, size: int) -> str:
+        """Log, validate and save as due after update `done` of `size` of the epoch; return the reason to stop."""
+        self._settle()
+        end = self.batches.end_of_epoch()
+        reason = self.stop_reason(end_of_epoch=end)
+        plan = self._cadence.plan(self.num_updates, self.batches.epoch, end_of_epoch=end, stopping=bool(reason))
+        if plan.log:
+            self._log_update(done, size)
+        score = None
+        if plan.validate and not self._interrupted:
+            score = self.validate()
+            reason = reason or self._patience.note(score)
+        if plan.save or reason:
+            self.save(end_of_epoch=end, score=score)
+        return reason
+
+    def stop_reason(self, *, end_of_epoch: bool) -> str:
+        """Return why training should end now, or an empty string."""
+        limits, n = self.optimization, self.num_updates
+        if self._interrupted:
+            return "a signal asked for it"
+        if 0 < limits.max_update <= n:
+            return f"--max-update {limits.max_update} is reached"
+        if self._time_up:
+            return f"--stop-time-hours {limits.stop_time_hours:g} are over"
+        if 0 < limits.max_epoch <= self.batches.epoch - (not end_of_epoch):
+            return f"--max-epoch {limits.max_epoch} is reached"
+        # Differs from the original, which looks at the ends of epochs only. Not before the first update: a warm-up
+        # may begin with rate 0.
+        if n > 0 and self.lr <= self.schedule.stop_lr:
+            return f"the learning rate {self.lr:g} has fallen to --min-lr {self.schedule.stop_lr:g}"
+        return ""
+
+    def validate(self) -> float | None:
+        """Validate on every subset; return the score of the first one, None if it is not a finite number.
+
+        Raises:
+            ConfigError: validation does not give the value of `--best-checkpoint-metric`.
+        """
+        score: float | None = None
+        metric = self.checkpoint.best_checkpoint_metric
+        for place, subset in enumerate(name.strip() for name in self.dataset.valid_subset.split(",")):
+            logger.info('begin validation on "%s" subset', subset)
+            window = self._evaluator.evaluate(self.model, subset, self.dataset)
+            rates = speed(window)
+            values = averaged_counts(self.task.summarize_valid(self.criterion, window.sums), window)
+            values = rounded({**values, **{name: rates[name] for name in ("wps", "wpb", "bsz")}})
+            line = {f"{subset}_{name}": value for name, value in values.items()}
+            line[f"{subset}_num_updates"] = self.num_updates
+            if place == 0:
+                if metric not in values:
+                    raise ConfigError(f"--best-checkpoint-metric must be one of {', '.join(values)}, got {metric!r}")
+                score = values[metric] if math.isfinite(values[metric]) else None
+                best = self.manager.best
+                if best is not None:
+                    line[f"{subset}_best_{metric}"] = self.manager.better_of(score, best)
+            self.progress.log_summary(subset, self.batches.epoch, line)
+        return score
+
+    def save(self, *, end_of_epoch: bool, score: float | None) -> None:
+        """Write the checkpoints that are due; every rank must call this.
+
+        Raises:
+            TrainingError: the weights are not finite; nothing is written.
+            CheckpointError: a file cannot be written.
+        """
+        if self.checkpoint.no_save:
+            return
+        begin = time.perf_counter()
+        weights = [tensor for tensor in self.model.state_dict().values() if tensor.is_floating_point()]
+        if not math.isfinite(float(gradient_norm(weights, self.device))):
+            raise TrainingError(f"weights are not finite after update {self.num_updates}; no checkpoint was written")
+        epoch, n = self.batches.epoch, self.num_updates
+        names = self.manager.names(epoch=epoch, num_updates=n, end_of_epoch=end_of_epoch, score=score)
+        names = [LAST] if self._interrupted else names
+        state = self.state_dict()
+        if distributed.is_master() and names:
+            path = self.manager.write(names, state)[0]
+            logger.info(
+                "saved checkpoint %s (epoch %d @ %d updates, score %s) (writing took %.3f seconds)",
+                path, epoch, n, score, time.perf_counter() - begin,
+            )  # fmt: skip
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return everything that a run needs to go on; every rank must call this."""
+        return {
+            "w2v_version": w2v.__version__,
+            "config": self.config_plain,
+            "model": self.model.state_dict(),
+            "optimizer": None if self.checkpoint.no_save_optimizer_state else self.optimizer.state_dict(),
+            "lr_scheduler": {},  # a schedule is a function of the number of updates
+            "scaler": self._scaler.state_dict() if self._scaler else None,
+            "iterator": self.batches.state_dict(),
+            "trainer": {
+                "num_updates": self.num_updates,
+                "skipped": self.skips.total,
+                "best": self.manager.best,
+                "patience": self._patience.state_dict(),
+            },
+            "metrics": self.meter.state_dict(),
+            "task": self.task.state_dict(),
+        }
+
+    def restore(self) -> None:
+        """Go on from a checkpoint, if there is one; every rank reads it."""
+        found = self.manager.find()
+        if found is not None:
+            self.load_state_dict(found[1])
+            logger.info("loaded checkpoint %s (epoch %d @ %d updates)", found[0], self.batches.epoch, self.num_updates)
+        elif self.checkpoint.finetune_from_model:
+            self._load_weights(load_checkpoint(Path(self.checkpoint.finetune_from_model)))
+            logger.info("loaded the weights of %s", self.checkpoint.finetune_from_model)
+        else:
+            logger.info("no existing checkpoint found %s", self.manager.folder / LAST)
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Take over a saved state, less what the `--reset-*` flags leave out.
+
+        Raises:
+            CheckpointError: the state belongs to another model, criterion or optimizer.
+        """
+        flags, trainer = self.checkpoint, state["trainer"]
+        self._load_weights(state)
+        if not flags.reset_optimizer:
+            self._check_component(state, "criterion")
+            self._check_component(state, "optimizer")
+            if state["optimizer"] is None:
+                logger.warning("the checkpoint holds no optimizer state (--no-save-optimizer-state); it starts afresh")
+            else:
+                self.optimizer.load_state_dict(state["optimizer"])
+            if self._scaler is not None and state["scaler"] is not None:
+                self._scaler.load_state_dict(state["scaler"])
+            self.num_updates, self.skips.total = trainer["num_updates"], trainer["skipped"]
+        if not flags.reset_dataloader:
+            self.batches.load_state_dict(state["iterator"])
+        if not flags.reset_meters:
+            self.meter.load_state_dict(state["metrics"], is_master=distributed.is_master())
+            if self.batches.position == 0:
+                self.meter.begin("train")  # it was saved at the end of an epoch
+            if not flags.reset_optimizer:
+                self.manager.best = trainer["best"]
+                self._patience.load_state_dict(trainer["patience"])
+
+    def _load_weights(self, state: dict[str, Any]) -> None:
+        try:
+            self.model.load_state_dict(state["model"])
+        except RuntimeError as e:
+            raise CheckpointError(f"the checkpoint does not fit the model: {' '.join(str(e).split())}") from e
+
+    def _check_component(self, state: dict[str, Any], section: str) -> None:
+        saved, ours = (config.get(section, {}).get("_name") for config in (state["config"], self.config_plain))
+        if saved != ours:
+            raise CheckpointError(
+                f"the checkpoint was trained with --{section} {saved}, this run has {ours}; give --reset-optimizer"
+            )
+
+    @property
+    def lr(self) -> float:
+        """Learning rate of the next update."""
+        return self.schedule.lr(self.num_updates, self.batches.epoch)
+
+    @property
+    def _loss_scale(self) -> float:
+        return self._scaler.scale if self._scaler else 1.0
+
+    def _update_freq(self) -> int:
+        counts, epoch = self.optimization.update_freq, int(self.batches.epoch)
+        return counts[min(epoch, len(counts)) - 1]
+
+    def _log_update(self, done: int, size: int) -> None:
+        """Report on the updates since the last report."""
+        window = self.meter.read("train_inner")
+        extra = {}
+        if self.sample_rate:
+            extra["audio_s"] = window.steps["tokens"] / self.sample_rate / window.steps["seconds"]
+        limits = self.optimization
+        left = [limits.max_update - self.num_updates] if limits.max_update else []
+        left += [(limits.max_epoch - self.batches.epoch) * size + size - done] if limits.max_epoch else []
+        if left and window.steps["updates"]:
+            extra["eta"] = max(min(left), 0) * window.steps["seconds"] / window.steps["updates"]
+        self.progress.log_update(self.batches.epoch, done, size, self._training_line(window), extra)
+        self.meter.begin("train_inner")
+
+    def _training_line(self, window: Window, prefix: str = "") -> dict[str, float]:
+        """Return what a training line shows, in the order of the original."""
+        sums, steps = window.sums, window.steps
+        loss = {"loss": steps.get("loss", 0.0), "sample_size": steps.get("sample_size", 0.0)}
+        values = averaged_counts(self.criterion.summarize({**loss, **sums}), window) if sums else {}
+        values |= {**speed(window), "num_updates": self.num_updates, "lr": self.lr, "gnorm": window.average("gnorm")}
+        if self.optimization.clip_norm > 0:
+            values["clip"] = window.average("clip")
+        if self._scaler is not None:
+            values["loss_scale"] = self._scaler.scale
+        values |= {"train_wall": steps.get("train_wall", 0.0), "wall": self.meter.seconds}
+        return {prefix + name: value for name, value in rounded(values).items()}
