@@ -142,12 +142,12 @@ def test_a_clip_has_the_same_features_alone_and_in_a_batch(variant: str) -> None
 @pytest.mark.parametrize("variant", ["plain", "recipe", "gru", "project_new", "kmeans", "gumbel", "offset"])
 def test_a_padded_batch_has_the_logits_of_its_clips(variant: str) -> None:
     model = build(**VARIANTS[variant]).eval()
-    lengths = torch.tensor([1234, 3000, 240])
+    lengths = torch.tensor([1234, 3000, 240, 50])
     batch = speech(*lengths.tolist())
     with torch.no_grad():
         together = model(batch, lengths, 11)
         width = model.latent_features(batch, lengths).features.shape[1]
-        negatives = model._draw_negatives(model._frames(lengths, torch.zeros(3, 1, width)), width, batch.device, 11)
+        negatives = model._draw_negatives(model._frames(batch, lengths), width, batch.device, 11)
         rows = []
         for row, length in enumerate(lengths.tolist()):
             source = batch[row : row + 1, :length]
@@ -205,11 +205,14 @@ def test_temperature_follows_updates() -> None:
     assert model(batch, None, 0).stats["temp"] == 0.5
 
 
-def test_a_clip_too_short_for_any_prediction_costs_nothing() -> None:
-    model = build().train()
-    source = speech(200)
+@pytest.mark.parametrize("variant", ["plain", "cross", "gumbel", "kmeans", "project_new", "gru"])
+@pytest.mark.parametrize("length", [200, 104, 3])
+def test_a_clip_too_short_for_any_prediction_costs_nothing(length: int, variant: str) -> None:
+    model = build(**VARIANTS[variant]).train()
+    source = speech(length)
     output = model(source, None, 0)
-    assert output.logits.shape == (0, 5)
+    assert output.logits.shape == (0, 1 + model.config.num_negatives + model.config.cross_sample_negatives)
+    assert model.extract_features(source, None).features.shape[1] == max((length - 105) // 40 + 1, 1)
     output.logits.sum().backward()
     assert all(p.grad is not None and p.grad.abs().max() == 0 for p in model.parameters() if p.grad is not None)
 

@@ -103,5 +103,7 @@ def sample_future_negatives(
     rank = (frames.cumsum(0) - frames).unsqueeze(1) + torch.minimum(position, frames.unsqueeze(1) - 1)
     other = draws[..., num_negatives:] % max(total - 1, 1)
     other += other >= rank.to(device, non_blocking=True).unsqueeze(2)
-    any_clip = positions.to(device, non_blocking=True)[other.clamp(max=total - 1)]
+    if total == 0:  # no clip has a frame: nothing is predicted, any position will do
+        positions = torch.zeros(1, dtype=torch.long)
+    any_clip = positions.to(device, non_blocking=True)[other.clamp(max=positions.shape[0] - 1)]
     return torch.cat([own_clip, any_clip], dim=2)

@@ -28,6 +28,7 @@ from w2v.modules.future_predictor import FuturePredictor
 from w2v.modules.kmeans_vector_quantizer import KmeansVectorQuantizer
 from w2v.modules.latent_gumbel_quantizer import LatentGumbelQuantizer
 from w2v.modules.normed_conv import ACTIVATIONS
+from w2v.modules.touch import touch
 from w2v.rng import torch_generator
 from w2v.types import ContrastiveOutput, Features
 
@@ -224,7 +225,7 @@ class Wav2VecModel(W2vModel):
             the perplexity (not divided by G x V, other than in wav2vec 2.0), or `kmeans_loss`.
         """
         latent = self.feature_extractor(source, lengths)
-        frames = self._frames(lengths, latent)
+        frames = self._frames(source, lengths)
         penalties: dict[str, Tensor] = {}
         stats: dict[str, Tensor | float] = {}
         if isinstance(self.vector_quantizer, LatentGumbelQuantizer):
@@ -248,21 +249,23 @@ class Wav2VecModel(W2vModel):
         if negative_indices is None:
             negative_indices = self._draw_negatives(frames, latent.shape[2], source.device, seed)
         logits = self.wav2vec_predictions(context, targets, negative_indices, frames)
+        if logits.shape[0] == 0:  # all clips are too short for a prediction: the step must still have gradients
+            logits = touch(logits, self.parameters())
         return ContrastiveOutput(logits, penalties, stats, self._negative_weight())
 
     def latent_features(self, source: Tensor, lengths: Tensor | None) -> Features:
         """Return the frames z of the encoder, before any quantizer, (B, T, C)."""
         latent = self.feature_extractor(source, lengths)
-        return Features(latent.transpose(1, 2), None if lengths is None else self._frames(lengths, latent))
+        return Features(latent.transpose(1, 2), None if lengths is None else self._frames(source, lengths))
+
+    def quantized_features(self, source: Tensor, lengths: Tensor | None) -> Features:
+        """Return the frames that the aggregator reads, (B, T, C): quantised where the model has a quantizer."""
+        latent, frames = self._quantized(source, lengths)
+        return Features(latent.transpose(1, 2), None if lengths is None else frames)
 
     def extract_features(self, source: Tensor, lengths: Tensor | None) -> Features:
         """Return the context c, (B, T, C): of quantised frames where the model has a quantizer."""
-        latent = self.feature_extractor(source, lengths)
-        frames = self._frames(lengths, latent)
-        if isinstance(self.vector_quantizer, KmeansVectorQuantizer):
-            latent = self.vector_quantizer(latent, frames).x
-        elif self.vector_quantizer is not None:
-            latent, _ = self.vector_quantizer.forward_idx(latent)
+        latent, frames = self._quantized(source, lengths)
         context = self.feature_aggregator(latent, frames)
         return Features(context.transpose(1, 2), None if lengths is None else frames)
 
@@ -273,17 +276,27 @@ class Wav2VecModel(W2vModel):
             ConfigError: the model has no quantizer.
         """
         latent = self.feature_extractor(source, lengths)
-        frames = self._frames(lengths, latent)
+        frames = self._frames(source, lengths)
         if isinstance(self.vector_quantizer, KmeansVectorQuantizer):
             return self.vector_quantizer(latent, frames).codes, frames
         if self.vector_quantizer is None:
             raise ConfigError("the model has no quantizer: it was trained with --vq-type none")
         return self.vector_quantizer.forward_idx(latent)[1], frames
 
-    def _frames(self, lengths: Tensor | None, latent: Tensor) -> Tensor:
-        """Return the true frames per clip, on the CPU."""
+    def _quantized(self, source: Tensor, lengths: Tensor | None) -> tuple[Tensor, Tensor]:
+        """Return (B, C, T) frames, quantised without noise, and the true frames per clip."""
+        latent = self.feature_extractor(source, lengths)
+        frames = self._frames(source, lengths)
+        if isinstance(self.vector_quantizer, KmeansVectorQuantizer):
+            latent = self.vector_quantizer(latent, frames).x
+        elif self.vector_quantizer is not None:
+            latent, _ = self.vector_quantizer.forward_idx(latent)
+        return latent, frames
+
+    def _frames(self, source: Tensor, lengths: Tensor | None) -> Tensor:
+        """Return the true frames per clip, on the CPU; 0 for a clip that is too short for one."""
         if lengths is None:
-            return torch.full((latent.shape[0],), latent.shape[2])
+            lengths = torch.full((source.shape[0],), source.shape[1])
         return frame_lengths(lengths, self.config.conv_feature_layers)
 
     def _draw_negatives(self, frames: Tensor, num_frames: int, device: torch.device, seed: int) -> Tensor:

@@ -10,9 +10,10 @@ import math
 from collections.abc import Sequence
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
-from w2v.functional.conv_spec import ConvLayer, conv_length
+from w2v.functional.conv_spec import ConvLayer, conv_length, receptive_field
 from w2v.modules.normed_conv import ACTIVATIONS, NormedConv
 from w2v.modules.norms import GroupNorm
 
@@ -62,8 +63,13 @@ class ConvEncoder(nn.Module):
             lengths: (B,) int64 true samples per clip, on the CPU; None where no clip is padded.
 
         Returns:
-            (B, C, T). Frames beyond a clip's own length are without meaning.
+            (B, C, T) with T of at least 1. Frames beyond a clip's own length are without meaning.
         """
+        missing = receptive_field(self.layers) - source.shape[1]
+        if missing > 0:
+            # Too short for a single frame: there is one, which belongs to no clip.
+            lengths = torch.full((source.shape[0],), source.shape[1]) if lengths is None else lengths
+            source = F.pad(source, (0, missing))
         features = source.unsqueeze(1)
         for layer, (_, kernel, stride) in zip(self.conv_layers, self.layers, strict=True):
             residual = features

@@ -47,8 +47,7 @@ class FuturePredictor(nn.Module):
         clips, _, num_frames = targets.shape
         rows = prediction_rows(frames, num_frames, self.offset, self.steps).to(targets.device, non_blocking=True)
         if num_frames <= self.offset:
-            # Nothing to predict; keep the graph so that every parameter gets a (zero) gradient.
-            return targets.new_zeros(0, 1 + negatives.shape[2]) + 0 * (context.sum() + targets.sum())
+            return targets.new_zeros(0, 1 + negatives.shape[2])
         own = torch.arange(clips * num_frames, device=targets.device).view(clips, num_frames, 1)
         choice = torch.cat([own, negatives], dim=2)[:, self.offset :]
         # (B, C, T) -> (B * T, C) -> (B, T', 1 + K, C): gathered once, for all steps

@@ -79,7 +79,7 @@ class KmeansVectorQuantizer(nn.Module):
         passed = chosen.detach() + (encoded - encoded.detach())
 
         counted_codes = codes
-        if frames is not None and is_padded(frames, num_frames):
+        if frames is not None and is_padded(frames, num_frames) and frames.any():
             rows = true_frames(frames, num_frames).to(latent.device, non_blocking=True)
             encoded, chosen, counted_codes = (part.index_select(0, rows) for part in (encoded, chosen, codes))
         loss = F.mse_loss(chosen, encoded.detach()) + self.gamma * F.mse_loss(encoded, chosen.detach())

@@ -35,7 +35,7 @@ class LatentGumbelQuantizer(GumbelVectorQuantizer):
         """
         by_time = latent.transpose(1, 2)
         clips, num_frames, channels = by_time.shape
-        if frames is None or not is_padded(frames, num_frames):
+        if frames is None or not is_padded(frames, num_frames) or not frames.any():
             dense = self(by_time, noise=noise, generator=generator)
             return Quantized(dense.x.transpose(1, 2), dense.codes, dense.prob_perplexity, dense.code_perplexity)
         # (B, T, C) -> (1, N, C): only true frames draw noise and count in perplexities.
