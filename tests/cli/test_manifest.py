@@ -1,0 +1,213 @@
+"""`w2v-manifest` against the original's formula, on good, odd and missing files."""
+
+from __future__ import annotations
+
+import csv
+import glob
+import os
+import random
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import soundfile
+
+from w2v.data.manifest import read_manifest
+from w2v_cli import manifest as program
+from w2v_cli.manifest import main
+
+
+def write(path: Path, samples: int = 800, rate: int = 16000, channels: int = 1) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    noise = np.random.default_rng(samples).uniform(-0.5, 0.5, (samples, channels))
+    soundfile.write(str(path), noise, rate)
+
+
+@pytest.fixture
+def folder(tmp_path):
+    for i in range(60):
+        write(tmp_path / "audio" / f"spk{i % 7}" / "ch [1]" / f"{i}.{'wav' if i % 3 else 'flac'}", 500 + i)
+    write(tmp_path / "audio" / ".hidden" / "x.flac")
+    return tmp_path
+
+
+def expected_split(root, extension, seed, share, must=None):
+    """The original's loop, with the names it writes."""
+    root = os.path.realpath(root)
+    draw = random.Random(seed)
+    splits = {"train": [root], "valid": [root]}
+    for path in glob.iglob(os.path.join(root, "**/*." + extension), recursive=True):
+        real = os.path.realpath(path)
+        if must and must not in real:
+            continue
+        frames = soundfile.info(path).frames
+        splits["train" if draw.random() > share else "valid"].append(f"{os.path.relpath(real, root)}\t{frames}")
+    return splits
+
+
+def lines(path):
+    return path.read_text().splitlines()
+
+
+@pytest.mark.parametrize(("extension", "seed", "share", "must"), [
+    ("wav", 42, 0.01, None), ("flac", 7, 0.3, None), ("wav", 1, 0.5, "spk3"), ("wav", 1, 0, None), ("wav", 3, 1, None),
+])  # fmt: skip
+def test_the_originals_files(folder, extension, seed, share, must):
+    dest = folder / "made" / "here"
+    options = [f"--seed={seed}", f"--valid-percent={share}", "--ext", extension, "--dest", str(dest)]
+    assert main([str(folder / "audio"), *options, *(["--path-must-contain", must] if must else [])]) == 0
+    for split, expected in expected_split(folder / "audio", extension, seed, share, must).items():
+        assert lines(dest / f"{split}.tsv") == expected
+    assert (dest / "rejects.tsv").read_text() == ""
+
+
+def test_a_relative_root_with_brackets(folder, monkeypatch):
+    monkeypatch.chdir(folder / "audio" / "spk1")
+    assert main(["ch [1]", "--ext", "wav", "--dest", str(folder)]) == 0
+    assert lines(folder / "train.tsv")[0] == os.path.realpath("ch [1]")
+    assert len(read_manifest(folder / "train.tsv")) > 3
+
+
+def test_several_extensions_and_a_portable_split(folder):
+    options = ["--ext", "flac,.wav,flac", "--dest", str(folder), "--sorted", "--valid-percent", "0.4"]
+    assert main([str(folder / "audio"), *options]) == 0
+    paths = sorted(str(path.relative_to(folder / "audio")) for path in (folder / "audio").glob("spk*/*/*"))
+    draw = random.Random(42)
+    train = [path for path in paths if draw.random() > 0.4]
+    assert [line.split("\t")[0] for line in lines(folder / "train.tsv")[1:]] == train
+    assert len(lines(folder / "valid.tsv")) == 1 + 60 - len(train)
+
+
+def test_rejects_keep_the_split_of_the_others(folder, capsys):
+    audio = folder / "audio"
+    before = expected_split(audio, "wav", 42, 0.3)
+    victims = {name.split("\t")[0]: reason for name, reason in zip(before["train"][2:8], [
+        "not readable as audio: empty file", "not readable as audio: Format not recognised",
+        "sample rate 8000 Hz, need 16000 Hz", "2 channels, need 1", "399 samples, need at least 400",
+        "0 samples, need at least 400",
+    ])}  # fmt: skip
+    empty, noise, slow, stereo, short, nothing = [audio / name for name in victims]
+    empty.write_bytes(b"")
+    noise.write_bytes(b"noise" * 100)
+    write(slow, rate=8000)
+    write(stereo, channels=2)
+    write(short, 399)
+    write(nothing, 0)
+    assert main([str(audio), "--ext", "wav", "--valid-percent", "0.3", "--dest", str(folder)]) == 0
+    rejects = dict(line.split("\t") for line in lines(folder / "rejects.tsv"))
+    assert rejects.keys() == victims.keys()
+    for name, reason in victims.items():
+        assert rejects[name].startswith(reason)
+    assert lines(folder / "valid.tsv") == before["valid"]
+    assert lines(folder / "train.tsv") == [line for line in before["train"] if line.split("\t")[0] not in victims]
+    assert "rejects.tsv: 6 files" in capsys.readouterr().out
+
+
+def test_resampled_files_count_at_the_rate_of_training(tmp_path):
+    write(tmp_path / "a" / "x.wav", 8001, rate=8000, channels=2)
+    assert main([str(tmp_path / "a"), "--ext", "wav", "--dest", str(tmp_path), "--resample", "--valid-percent=0"]) == 0
+    assert lines(tmp_path / "train.tsv")[1] == "x.wav\t16002"
+    assert len(lines(tmp_path / "valid.tsv")) == 1
+    write(tmp_path / "a" / "x.wav", 8001, rate=8000)
+    assert main([str(tmp_path / "a"), "--ext=wav", f"--dest={tmp_path}", "--sample-rate=0", "--valid-percent=0"]) == 0
+    assert lines(tmp_path / "train.tsv")[1] == "x.wav\t8001"
+
+
+def test_probe_finds_damage_behind_a_good_header(tmp_path):
+    for name in ("good", "bad"):
+        write(tmp_path / "a" / f"{name}.flac", 20000)
+    content = (tmp_path / "a" / "bad.flac").read_bytes()
+    (tmp_path / "a" / "bad.flac").write_bytes(content[: len(content) // 2])
+    options = [str(tmp_path / "a"), "--dest", str(tmp_path), "--valid-percent=0"]
+    assert main(options) == 0
+    assert len(lines(tmp_path / "train.tsv")) == 3
+    assert main([*options, "--probe"]) == 0
+    assert lines(tmp_path / "train.tsv")[1:] == ["good.flac\t20000"]
+    assert "bad.flac\tnot readable as audio: Error : flac decoder lost sync" in lines(tmp_path / "rejects.tsv")
+
+
+def test_names(tmp_path):
+    names = ["with space.wav", "ünï.wav", "tab\there.wav", "quote'\".wav", os.fsdecode(b"latin\xe9.wav"), "a..b.wav"]
+    for name in names:
+        write(tmp_path / "a" / "x.wav")
+        os.rename(tmp_path / "a" / "x.wav", tmp_path / "a" / name)
+    os.symlink(os.path.realpath(tmp_path / "a" / names[0]), tmp_path / "a" / "link.wav")
+    os.symlink(tmp_path / "gone", tmp_path / "a" / "dangling.wav")
+    (tmp_path / "a" / "folder.wav").mkdir()
+    assert main([str(tmp_path / "a"), "--ext", "wav", "--dest", str(tmp_path), "--valid-percent", "0"]) == 0
+    manifest = read_manifest(tmp_path / "train.tsv")
+    listed = {manifest.name(row) for row in range(len(manifest))}
+    assert listed == {*names, "link.wav"} - {"tab\there.wav"}
+    assert all(os.path.isfile(manifest.path(row)) for row in range(len(manifest)))
+    assert lines(tmp_path / "rejects.tsv") == ["tab\\there.wav\tits name holds a tab or a line break"]
+
+
+def test_many_processes_give_the_same_files(folder, monkeypatch):
+    found = []
+    for jobs, serial in ((1, 1000), (3, 0)):
+        monkeypatch.setattr(program, "SERIAL", serial)
+        monkeypatch.setattr(program, "CHUNK", 7)
+        assert main([str(folder / "audio"), "--ext=wav,flac", f"--dest={folder}", f"--jobs={jobs}"]) == 0
+        found.append([(folder / name).read_bytes() for name in ("train.tsv", "valid.tsv", "rejects.tsv")])
+    assert found[0] == found[1]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["{root}/none"], "no folder {root}/none"),
+        (["{root}/file"], "{root}/file is not a folder"),
+        (["{root}/void"], "no files *.flac under {root}/void; it holds no files"),
+        (["{root}/a"], "no files *.flac under {root}/a; there are 1 .wav: choose with --ext"),
+        (
+            ["{root}/a", "--ext", "wav", "--path-must-contain", "qq"],
+            "none of the 1 files *.wav under {root}/a has 'qq'",
+        ),
+        (["{root}/a", "--ext", "wav", "--min-samples", "10000"], "none of the 1 files under {root}/a can be used"),
+        (["{root}/a", "--ext", "wav", "--dest", "{root}/file"], "--dest: cannot make the folder {root}/file"),
+        (["{root}/a", "--ext", "wav", "--valid-percent", "5"], "--valid-percent must lie in [0, 1], got 5.0"),
+        (["{root}/a", "--ext", "wav", "--jobs", "0"], "--jobs must be at least 1, got 0"),
+        (["{root}/a", "--exts", "wav"], "unknown flag --exts; did you mean --ext?"),
+        ([], "root"),
+    ],
+)
+def test_one_line_and_exit_code_2(tmp_path, capsys, arguments, message):
+    root = os.path.realpath(tmp_path)
+    write(tmp_path / "a" / "x.wav")
+    (tmp_path / "void").mkdir()
+    (tmp_path / "file").touch()
+    assert main([argument.format(root=root) for argument in arguments]) == 2
+    shown = capsys.readouterr()
+    assert message.format(root=root) in shown.err
+    assert shown.err.count("\n") == 1
+    assert shown.out == ""
+
+
+def test_odd_files(data, tmp_path):
+    """Each odd file ends in a manifest or among the rejects, as soundfile's recorded verdict says."""
+    with open(data / "odd" / "EXPECT.tsv", newline="") as file:
+        rows = {row["path"]: row for row in csv.DictReader(file, delimiter="\t", quoting=csv.QUOTE_NONE)}
+    extensions = "flac,wav,Flac,WAV,mp3,ogg,opus,aiff,au,caf,sph,voc,w64,m4a,mka,raw,webm,aac"
+    options = ["--ext", extensions, "--dest", str(tmp_path), "--resample", "--valid-percent", "0", "--probe"]
+    assert main([str(data / "odd"), *options]) == 0
+    manifest = read_manifest(tmp_path / "train.tsv")
+    used = {manifest.name(row) for row in range(len(manifest))}
+    rejected = dict(line.split("\t") for line in lines(tmp_path / "rejects.tsv"))
+    hidden = {name for name in rows if Path(name).name.startswith(".") or not Path(name).suffix}
+    assert used | rejected.keys() == rows.keys() - hidden
+    assert not used & rejected.keys()
+    for name in used | rejected.keys():
+        verdict = rows[name]["soundfile"]
+        broken = "ERROR" in verdict or "not finite" in verdict
+        short = not broken and int(verdict.rsplit(" ", 1)[1]) < 400
+        assert (name in rejected) == (broken or short), (name, verdict, rejected.get(name))
+
+
+def test_as_a_program(folder):
+    command = [sys.executable, "-m", "w2v_cli.manifest", str(folder / "audio"), f"--dest={folder}", "--valid-percent=0"]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert done.returncode == 0
+    assert done.stdout == "train.tsv: 20 files, 0.00 hours; valid.tsv: 0 files, 0.00 hours; rejects.tsv: 0 files\n"
+    assert done.stderr == ""  # no bar where there is no terminal

@@ -1,0 +1,223 @@
+"""`w2v-manifest`: list the audio files of a folder in train.tsv and valid.tsv.
+
+The same files, the same arguments and, for the same seed, the same split as the original's `wav2vec_manifest.py`;
+in addition headers are read in parallel, and files that training could not use go to rejects.tsv with a reason.
+"""
+
+from __future__ import annotations
+
+import glob
+import math
+import os
+import random
+import signal
+import sys
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
+from dataclasses import dataclass
+from itertools import islice
+from typing import Any
+
+from w2v.config import ArgumentParser, arg, build_config, check_range, str_tuple
+from w2v.data.audio import audio_info, read_audio
+from w2v.data.manifest import is_listable, write_manifest
+from w2v.data.text_file import write_atomically
+from w2v.errors import DataError
+from w2v_cli.main import run
+
+PROGRAM = "w2v-manifest"
+CHUNK = 64  # files per task: small enough for a smooth bar, large enough that sending them costs nothing
+SERIAL = 1000  # below this many files, starting processes takes longer than reading
+
+
+@dataclass(frozen=True)
+class ManifestConfig:
+    """Which files are listed, and where."""
+
+    root: str = arg(
+        help="folder with audio files, searched with all its folders; hidden ones are left out", positional=True
+    )
+    valid_percent: float = arg(0.01, help="share of files that go to valid.tsv, from 0 to 1 (a fraction)")
+    dest: str = arg(".", help="folder to write to; made where it is missing")
+    ext: tuple[str, ...] = arg(
+        ("flac",), help="extensions to look for, separated by commas (flac,wav,ogg,mp3)", parse=str_tuple
+    )
+    seed: int = arg(42, help="seed of the split: one draw per file, in the order in which the folder lists them")
+    path_must_contain: str | None = arg(None, help="leave out files whose full path lacks this text")
+    sorted: bool = arg(
+        False, help="draw in order of the paths, for the same split on every machine; the original does not"
+    )
+    sample_rate: int = arg(16000, help="reject other sample rates, in Hz; 0: take any")
+    resample: bool = arg(
+        False, help="take other rates and several channels, counting samples at --sample-rate; train with --resample"
+    )
+    min_samples: int = arg(400, help="reject shorter files; 400 samples give one frame of wav2vec 2.0")
+    probe: bool = arg(False, help="decode every file to the end instead of reading its header only")
+    jobs: int | None = arg(None, help="processes that read headers (default: one per core)")
+
+    def __post_init__(self) -> None:
+        check_range(self, 0, 1, "valid_percent")
+        check_range(self, 0, math.inf, "sample_rate", "min_samples")
+        check_range(self, 1, math.inf, "jobs")
+
+
+@dataclass(frozen=True)
+class Found:
+    """What was found out about one file.
+
+    Attributes:
+        samples: length at the rate at which the file will be read.
+        seconds: duration.
+        reason: why it cannot be used; empty where it can.
+    """
+
+    samples: int = 0
+    seconds: float = 0.0
+    reason: str = ""
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run `w2v-manifest`."""
+    return run(lambda: _write(_parse(argv)))
+
+
+def _parse(argv: Sequence[str] | None) -> ManifestConfig:
+    parser = ArgumentParser(prog=PROGRAM, description="List the audio files of a folder in train.tsv and valid.tsv.")
+    parser.add_config(ManifestConfig, "options")
+    return build_config(ManifestConfig, parser.parse(sys.argv[1:] if argv is None else argv), PROGRAM)
+
+
+def _write(config: ManifestConfig) -> int:
+    root = os.path.realpath(config.root)
+    files = list_files(config, root)
+    try:
+        os.makedirs(config.dest, exist_ok=True)
+    except OSError as e:
+        raise DataError(f"--dest: cannot make the folder {config.dest}: {e.strerror or e}") from e
+    draw = random.Random(config.seed).random
+    splits: dict[str, list[tuple[str, Found]]] = {"train": [], "valid": []}
+    rejects = []
+    for path, found in zip(files, _examine(config, files), strict=True):
+        # A rejected file takes its draw with it, so the split of the others does not depend on rejects.
+        split = "train" if draw() > config.valid_percent else "valid"
+        name = os.path.relpath(path, root)
+        if found.reason:
+            rejects.append(f"{_one_line(name)}\t{found.reason}\n")
+        else:
+            splits[split].append((name, found))
+    write_atomically(os.path.join(config.dest, "rejects.tsv"), os.fsencode("".join(rejects)))
+    if len(rejects) == len(files):
+        raise DataError(
+            f"none of the {len(files)} files under {root} can be used; "
+            f"{os.path.join(config.dest, 'rejects.tsv')} has the reasons, the first: {rejects[0]}"
+        )
+    for split, rows in splits.items():
+        path = os.path.join(config.dest, f"{split}.tsv")
+        write_manifest(path, root, [name for name, _ in rows], [found.samples for _, found in rows])
+    parts = [f"{split}.tsv: {len(rows)} files, {_hours(rows):.2f} hours" for split, rows in splits.items()]
+    print(f"{'; '.join(parts)}; rejects.tsv: {len(rejects)} files", flush=True)
+    return 0
+
+
+def list_files(config: ManifestConfig, root: str) -> list[str]:
+    """Return the files with the extensions asked for, in the order in which the original lists them.
+
+    Differs from the original: a link is listed under its own name, not under that of the file it points to, which
+    may lie outside of the root.
+
+    Raises:
+        DataError: there is no such folder, or no such file in it.
+    """
+    if not os.path.isdir(root):
+        raise DataError(f"{config.root} is not a folder" if os.path.exists(root) else f"no folder {config.root}")
+    extensions = list(dict.fromkeys(extension.lstrip(".") for extension in config.ext))
+    files: list[str] = []
+    for extension in extensions:
+        pattern = os.path.join(glob.escape(root), "**", "*." + glob.escape(extension))
+        files.extend(path for path in glob.iglob(pattern, recursive=True) if os.path.isfile(path))
+    found = len(files)
+    if config.path_must_contain:
+        files = [path for path in files if config.path_must_contain in os.path.realpath(path)]
+    if not files:
+        wanted = ", ".join(f"*.{extension}" for extension in extensions) or "no extension"
+        if found:
+            raise DataError(f"none of the {found} files {wanted} under {root} has {config.path_must_contain!r} in it")
+        raise DataError(f"no files {wanted} under {root}; {_what_is_there(root)}")
+    return sorted(files) if config.sorted else files
+
+
+def examine(config: ManifestConfig, path: str) -> Found:
+    """Find out whether a file can be used, and how long it is."""
+    if not is_listable(path):
+        return Found(reason="its name holds a tab or a line break")
+    try:
+        info = audio_info(path)
+        rate = config.sample_rate or info.sample_rate
+        samples = info.frames_at(rate)
+        if info.sample_rate != rate and not config.resample:
+            return Found(reason=f"sample rate {info.sample_rate} Hz, need {rate} Hz; --resample takes it")
+        if info.channels != 1 and not config.resample:
+            return Found(reason=f"{info.channels} channels, need 1; --resample takes it")
+        if config.probe:
+            samples = len(read_audio(path, rate, resample=config.resample))
+    except DataError as e:
+        return Found(reason=_one_line(str(e).removeprefix(f"{path}: ")))
+    if samples < max(config.min_samples, 1):
+        return Found(reason=f"{samples} samples, need at least {max(config.min_samples, 1)}")
+    return Found(samples, samples / rate)
+
+
+def _examine(config: ManifestConfig, files: list[str]) -> Iterator[Found]:
+    """Yield what was found out about each file, in order, with a bar on a terminal."""
+    from tqdm import tqdm
+
+    jobs = config.jobs or os.cpu_count() or 1
+    # disable=None: no bar where stderr is not a terminal.
+    bar: Any = tqdm(total=len(files), unit=" files", disable=None, leave=False)
+    with bar:
+        if jobs == 1 or len(files) < SERIAL:
+            for path in files:
+                yield examine(config, path)
+                bar.update()
+            return
+        # Processes, not threads: a header takes 50 microseconds, most of them under the interpreter's lock.
+        with ProcessPoolExecutor(jobs, initializer=signal.signal, initargs=(signal.SIGINT, signal.SIG_IGN)) as pool:
+            try:
+                for answers in pool.map(_examine_chunk, *zip(*_chunks(config, files))):
+                    yield from answers
+                    bar.update(len(answers))
+            except BrokenProcessPool as e:
+                raise DataError("a process that reads audio files died; --jobs 1 shows at which file") from e
+            finally:
+                pool.shutdown(cancel_futures=True)
+
+
+def _examine_chunk(config: ManifestConfig, paths: list[str]) -> list[Found]:
+    return [examine(config, path) for path in paths]
+
+
+def _chunks(config: ManifestConfig, files: list[str]) -> Iterator[tuple[ManifestConfig, list[str]]]:
+    for start in range(0, len(files), CHUNK):
+        yield config, files[start : start + CHUNK]
+
+
+def _what_is_there(root: str) -> str:
+    """Return what a user who gave the wrong --ext needs to know."""
+    names = (name for _, _, files in os.walk(root) for name in files)
+    counts = Counter(os.path.splitext(name)[1] for name in islice(names, 100_000))
+    common = [f"{count} {extension}" for extension, count in counts.most_common(4) if extension]
+    return f"there are {', '.join(common)}: choose with --ext" if common else "it holds no files"
+
+
+def _hours(rows: list[tuple[str, Found]]) -> float:
+    return sum(found.seconds for _, found in rows) / 3600
+
+
+def _one_line(text: str) -> str:
+    return text.replace("\t", "\\t").replace("\n", "\\n").replace("\r", "\\r")
+
+
+if __name__ == "__main__":
+    sys.exit(main())
