@@ -153,7 +153,9 @@ def _separate_starts(
     free = [(0, size)]
     starts, placed = [], []
     for length in sorted(lengths.tolist(), reverse=True):
-        room = np.array([end - start if end - start >= length + min_space else 0 for start, end in free], np.int64)
+        # At least one frame more than the span, or the original's draw of a start has nothing to choose from.
+        least = length + max(min_space, 1)
+        room = np.array([end - start if end - start >= least else 0 for start, end in free], np.int64)
         if room.sum() == 0:
             break
         start, end = free.pop(int(rng.choice(len(free), p=room / room.sum())))

@@ -44,13 +44,14 @@ def group_norm(
     """
     size = x.shape[2]
     if lengths is None or not is_padded(lengths, size):
-        return F.group_norm(x, num_groups, weight, bias, eps)
+        return torch.group_norm(x, num_groups, weight, bias, eps)
     clips = []
     # One call per clip: the same kernel on the same numbers as for the clip alone, and none of the passes over
     # (B, C, T) that masked sums would take. unbind, because its gradient is one stack and not B full tensors.
     for clip, length in zip(x.unbind(0), lengths.tolist(), strict=True):
         if length > 0:
-            valid = F.group_norm(clip[None, :, :length], num_groups, weight, bias, eps)[0]
+            # Not F.group_norm, which refuses a single value per channel.
+            valid = torch.group_norm(clip[None, :, :length], num_groups, weight, bias, eps)[0]
             clips.append(F.pad(valid, (0, size - length)))
         else:
             clips.append(torch.zeros_like(clip))
