@@ -131,8 +131,9 @@ def _clips_that_fit(costs: Ints, start: int, max_tokens: int | None, batch_size:
     window = len(costs) - start if batch_size is None else min(batch_size, len(costs) - start)
     if max_tokens is None:
         return window
-    # The first clip alone bounds how many can follow, so a window is looked at, never all that is left.
-    window = min(window, max_tokens // max(1, int(costs[start])))
+    # The first clip bounds how many can follow, so a window is looked at, never all that is left.
+    first = int(costs[start])
+    window = min(window, max_tokens // first) if first else window
     longest = np.maximum.accumulate(costs[start : start + window])
     padded = np.arange(1, len(longest) + 1) * longest
     return int(np.searchsorted(padded, max_tokens, side="right"))
