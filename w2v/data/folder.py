@@ -1,0 +1,61 @@
+"""The audio files of a folder, as a manifest that was never written."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+from w2v.data.audio import audio_info
+from w2v.data.manifest import Manifest, make_manifest
+from w2v.errors import DataError
+
+
+def list_folder(
+    folder: Path, extensions: Sequence[str], sample_rate: int, *, recursive: bool, num_threads: int = 4
+) -> Manifest:
+    """Find the audio files of a folder, in the order of their names, and read their headers.
+
+    Args:
+        folder: where to look; hidden folders are left out.
+        extensions: what a name may end in, without the dot; case does not matter.
+        sample_rate: sizes are given at this rate, in Hz.
+        recursive: look into folders inside the folder.
+        num_threads: headers read at once.
+
+    Returns:
+        A manifest whose root is `folder`. A file whose header cannot be read has size 0: who reads it learns why.
+
+    Raises:
+        DataError: the folder does not exist or holds no such file.
+    """
+    if not folder.is_dir():
+        raise DataError(f"no folder {folder}")
+    endings = tuple(f".{extension.lower().lstrip('.')}" for extension in extensions)
+    names = sorted(name for name in _names(folder, recursive) if name.lower().endswith(endings))
+    if not names:
+        raise DataError(f"{folder}: holds no file with the ending {' or '.join(endings)}")
+
+    def size(name: str) -> int:
+        try:
+            return max(audio_info(os.path.join(folder, name)).frames_at(sample_rate), 0)
+        except DataError:
+            return 0
+
+    with ThreadPoolExecutor(num_threads) as pool:
+        sizes = list(pool.map(size, names))
+    return make_manifest(str(folder), names, sizes, str(folder))
+
+
+def _names(folder: Path, recursive: bool) -> Iterator[str]:
+    seen: set[str] = set()
+    for where, folders, files in os.walk(folder, followlinks=True):
+        real = os.path.realpath(where)
+        if real in seen:  # a link that leads back up would never end
+            folders.clear()
+            continue
+        seen.add(real)
+        folders[:] = [name for name in folders if recursive and not name.startswith(".")]
+        prefix = os.path.relpath(where, folder)
+        yield from files if prefix == "." else (os.path.join(prefix, name) for name in files)
