@@ -6,6 +6,9 @@ negatives is never built.
 
 from __future__ import annotations
 
+from contextlib import AbstractContextManager, nullcontext
+from typing import Any
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor
@@ -61,8 +64,7 @@ def similarities(
         negatives: (B, M, K) flat indices into (B * P).
         cross_sample: as in `contrastive_logits`.
     """
-    # Autocast would turn the product back to half precision; the cosine is taken in float32.
-    with torch.autocast(context.device.type, enabled=False):
+    with without_autocast(context.device):
         query = F.normalize(context.float(), dim=-1, eps=COSINE_EPSILON)
         own = F.normalize(targets.float(), dim=-1, eps=COSINE_EPSILON)
         keys = own if candidates is targets else F.normalize(candidates.float(), dim=-1, eps=COSINE_EPSILON)
@@ -77,6 +79,13 @@ def similarities(
             first = torch.arange(keys.shape[0], device=negatives.device)[:, None, None] * keys.shape[1]
             chosen = table.gather(2, negatives - first)
     return positive, chosen
+
+
+def without_autocast(device: torch.device) -> AbstractContextManager[Any]:
+    """Return a context in which products of float32 stay in float32; autocast would turn them to half precision."""
+    if torch.amp.is_autocast_available(device.type):
+        return torch.autocast(device.type, enabled=False)
+    return nullcontext()
 
 
 def assemble_logits(positive: Tensor, others: Tensor, temperature: float) -> Tensor:
@@ -103,4 +112,4 @@ def _mix(numbers: Tensor) -> Tensor:
     # Fixed odd 64-bit multipliers, one per column; sums wrap around.
     generator = torch.Generator().manual_seed(0x77A2)
     multipliers = torch.randint(-(2**62), 2**62, (width,), generator=generator) * 2 + 1
-    return (numbers * multipliers.to(numbers.device)).sum(dim=-1)
+    return (numbers * multipliers.to(numbers.device, non_blocking=True)).sum(dim=-1)

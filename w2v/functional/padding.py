@@ -49,13 +49,11 @@ def group_norm(
     # One call per clip: the same kernel on the same numbers as for the clip alone, and none of the passes over
     # (B, C, T) that masked sums would take. unbind, because its gradient is one stack and not B full tensors.
     for clip, length in zip(x.unbind(0), lengths.tolist(), strict=True):
-        if length > 0:
-            # Not F.group_norm, which refuses a single value per channel.
-            valid = torch.group_norm(clip[None, :, :length], num_groups, weight, bias, eps)[0]
-            clips.append(F.pad(valid, (0, size - length)))
-        else:
-            clips.append(torch.zeros_like(clip))
-    return torch.stack([clip.to(clips[0].dtype) for clip in clips])
+        # Not F.group_norm, which refuses a single value per channel. A clip without frames lends one, so that the
+        # gains keep their place in the graph; nothing of it is kept.
+        valid = torch.group_norm(clip[None, :, : max(length, 1)], num_groups, weight, bias, eps)[0]
+        clips.append(F.pad(valid[:, :length], (0, size - length)))
+    return torch.stack(clips)
 
 
 def mean_square(x: Tensor, lengths: Tensor | None) -> Tensor:

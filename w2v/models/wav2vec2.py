@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from w2v.config import arg, check_range
 from w2v.errors import ConfigError
 from w2v.functional.codebook import codebook_index, codes_of_index, look_up
-from w2v.functional.contrastive import assemble_logits, code_identity, similarities, vector_identity
+from w2v.functional.contrastive import assemble_logits, code_identity, similarities, vector_identity, without_autocast
 from w2v.functional.conv_spec import conv_layers
 from w2v.functional.masking import BoolArray, equal_rows, masked_positions
 from w2v.functional.negatives import sample_negatives, sample_negatives_everywhere
@@ -254,7 +254,7 @@ class Wav2Vec2Model(W2vModel, Wav2Vec2Encoder):
         drawn = codes_of_index(indices.flatten(), num_vars, groups)
         vectors = look_up(drawn, self.quantizer.entries()).flatten(1)
         vectors = self._project_targets(vectors).view(*indices.shape, -1)
-        with torch.autocast(context.device.type, enabled=False):
+        with without_autocast(context.device):
             cosines = F.cosine_similarity(context.float()[:, :, None], vectors.float(), dim=-1)
         same = indices == codebook_index(codes, num_vars)[:, :, None]
         return cosines.masked_fill(same, -torch.inf)

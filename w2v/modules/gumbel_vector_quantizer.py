@@ -111,7 +111,7 @@ class GumbelVectorQuantizer(nn.Module):
         """
         num_clips, num_frames, _ = x.shape
         # (B, T, C) -> (B * T, G, V)
-        logits = self.weight_proj(x.reshape(num_clips * num_frames, -1)).float()
+        logits = self.weight_proj(x.flatten(0, 1)).float()
         logits = logits.view(num_clips * num_frames, self.groups, self.vars_per_group)
         hard_codes = logits.argmax(dim=-1)
         codes = hard_codes
@@ -126,7 +126,7 @@ class GumbelVectorQuantizer(nn.Module):
         else:
             quantized = look_up(codes, self.entries())
         return Quantized(
-            x=quantized.reshape(num_clips, num_frames, -1).type_as(x),
+            x=quantized.view(num_clips, num_frames, self.groups * self.vars.shape[-1]).type_as(x),
             codes=codes.view(num_clips, num_frames, self.groups),
             prob_perplexity=prob_perplexity(logits),
             code_perplexity=code_perplexity(hard_codes, self.vars_per_group),
