@@ -15,6 +15,8 @@ from w2v.decoders.kenlm import silence_index
 from w2v.scoring import WerScorer
 from w2v.types import Hypothesis
 
+pytest.importorskip("flashlight.lib.text")
+
 RUNS = "runs_head_silence_is_bar.pt"
 RECORDED_NBEST = ("viterbi", "kenlm")
 
