@@ -35,6 +35,10 @@ class Cadence:
         # A skipped update leaves the number as it was, and what was due at that number must not be done twice.
         self._handled = -1
 
+    def resume(self, num_updates: int) -> None:
+        """Go on from a checkpoint, which was written after everything due at `num_updates` had been done."""
+        self._handled = num_updates
+
     def is_due(self, num_updates: int) -> bool:
         """Whether something is to be done after `num_updates` in the middle of an epoch."""
         every = (self._log_every, self._dataset.validate_interval_updates, self._checkpoint.save_interval_updates)

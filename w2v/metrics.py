@@ -121,6 +121,17 @@ def averaged_counts(values: Mapping[str, float], window: Window) -> dict[str, fl
     }
 
 
+def outlook(window: Window, *, updates_left: int | None, sample_rate: int | None) -> dict[str, float]:
+    """Return what the original does not log: `audio_s`, seconds of audio per second, and `eta`, seconds left."""
+    steps = window.steps
+    seconds, values = max(steps["seconds"], 1e-9), {}
+    if sample_rate:
+        values["audio_s"] = steps.get("tokens", 0.0) / sample_rate / seconds
+    if updates_left is not None and steps["updates"]:
+        values["eta"] = max(updates_left, 0) * seconds / steps["updates"]
+    return values
+
+
 class TrainingMeter:
     """Running totals of a run, and the beginnings of its two windows.
 
@@ -156,13 +167,11 @@ class TrainingMeter:
         sums = sum_dicts_across_ranks(self._totals.values())
         return Window(sums, {**self._steps, "seconds": self.seconds})
 
-    def read(self, name: str) -> Window:
-        """Return what has been added since the window `name` was last begun; every process must call this."""
-        return self._windows[name].since(self.collect())
-
-    def begin(self, name: str) -> None:
-        """Begin the window `name` anew; every process must call this."""
-        self._windows[name] = self.collect()
+    def turn(self, name: str) -> Window:
+        """Return what has been added since `name` began, and begin it anew; every process must call this."""
+        now = self.collect()
+        window, self._windows[name] = self._windows[name].since(now), now
+        return window
 
     def state_dict(self) -> dict[str, Any]:
         """Return totals and windows; every process must call this."""

@@ -24,7 +24,7 @@ from w2v.criterions.base import Criterion
 from w2v.errors import CheckpointError, ConfigError, DataError, TrainingError
 from w2v.evaluation import Evaluator
 from w2v.interrupt import Interrupt
-from w2v.metrics import TrainingMeter, Window, averaged_counts, rounded, speed
+from w2v.metrics import TrainingMeter, Window, averaged_counts, outlook, rounded, speed
 from w2v.models.base import W2vModel
 from w2v.optim.base import Optimizer, Schedule
 from w2v.optim.gradients import clip_coefficient, gradient_norm, scale_gradients
@@ -139,8 +139,8 @@ class Trainer:
                 reason = self._after_update(done, size)
             if reason:
                 break
-        self.progress.log_summary("train", self.batches.epoch, self._training_line(self.meter.read("train"), "train_"))
-        self.meter.begin("train")
+        line = self._training_line(self.meter.turn("train"), "train_")
+        self.progress.log_summary("train", self.batches.epoch, line)
         return reason
 
     def train_step(self, micro_batches: MicroBatches) -> None:
@@ -342,12 +342,13 @@ class Trainer:
             if self._scaler is not None and state["scaler"] is not None:
                 self._scaler.load_state_dict(state["scaler"])
             self.num_updates, self.skips.total = trainer["num_updates"], trainer["skipped"]
+            self._cadence.resume(self.num_updates)
         if not flags.reset_dataloader:
             self.batches.load_state_dict(state["iterator"])
         if not flags.reset_meters:
             self.meter.load_state_dict(state["metrics"], is_master=distributed.is_master())
             if self.batches.position == 0:
-                self.meter.begin("train")  # it was saved at the end of an epoch
+                self.meter.turn("train")  # it was saved at the end of an epoch
             if not flags.reset_optimizer:
                 self.manager.best = trainer["best"]
                 self._patience.load_state_dict(trainer["patience"])
@@ -380,23 +381,18 @@ class Trainer:
 
     def _log_update(self, done: int, size: int) -> None:
         """Report on the updates since the last report."""
-        window = self.meter.read("train_inner")
-        extra = {}
-        if self.sample_rate:
-            extra["audio_s"] = window.steps["tokens"] / self.sample_rate / window.steps["seconds"]
+        window = self.meter.turn("train_inner")
         limits = self.optimization
         left = [limits.max_update - self.num_updates] if limits.max_update else []
         left += [(limits.max_epoch - self.batches.epoch) * size + size - done] if limits.max_epoch else []
-        if left and window.steps["updates"]:
-            extra["eta"] = max(min(left), 0) * window.steps["seconds"] / window.steps["updates"]
+        extra = outlook(window, updates_left=min(left, default=None), sample_rate=self.sample_rate)
         self.progress.log_update(self.batches.epoch, done, size, self._training_line(window), extra)
-        self.meter.begin("train_inner")
 
     def _training_line(self, window: Window, prefix: str = "") -> dict[str, float]:
         """Return what a training line shows, in the order of the original."""
         sums, steps = window.sums, window.steps
         loss = {"loss": steps.get("loss", 0.0), "sample_size": steps.get("sample_size", 0.0)}
-        values = averaged_counts(self.criterion.summarize({**loss, **sums}), window) if sums else {}
+        values = averaged_counts(self.criterion.summarize({**loss, **sums}), window) if steps["updates"] else {}
         values |= {**speed(window), "num_updates": self.num_updates, "lr": self.lr, "gnorm": window.average("gnorm")}
         if self.optimization.clip_norm > 0:
             values["clip"] = window.average("clip")

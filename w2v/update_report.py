@@ -14,7 +14,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from w2v.distributed import gather_objects, sum_across_ranks
+from w2v.distributed import gather_objects, is_master, sum_across_ranks
 from w2v.errors import TrainingError
 from w2v.metrics import Totals
 from w2v.optim.gradients import DelayedRead
@@ -110,7 +110,7 @@ class UpdateReport:
         chosen = [rows for rows, is_bad in every if is_bad] or [rows for rows, _ in every]
         numbers = sorted(itertools.chain.from_iterable(chosen))
         more = f" and {len(numbers) - MAX_NAMED_CLIPS} more" if len(numbers) > MAX_NAMED_CLIPS else ""
-        return ", ".join(map(str, numbers[:MAX_NAMED_CLIPS])) + more + " (rows of the manifest, from 0)"
+        return ", ".join(map(str, numbers[:MAX_NAMED_CLIPS])) + more + " (numbers in the training set, from 0)"
 
 
 class SkipCounter:
@@ -153,9 +153,10 @@ class SkipCounter:
         self._in_a_row += 1
         what = f"loss {outcome.loss:g}, gradient norm {outcome.norm:g}" if outcome.sample_size else "no targets"
         where = f"after update {num_updates}: {what} in clips {report.named_clips()}"
-        logger.warning("update skipped %s; skipped so far: %d", where, self.total)
+        if is_master():
+            logger.warning("update skipped %s; skipped so far: %d", where, self.total)
         if self._in_a_row >= MAX_SKIPS_IN_A_ROW:
             raise TrainingError(
                 f"{self._in_a_row} updates in a row were skipped, the last one {where}; look at these clips, or lower "
-                "--lr, lengthen the warm-up or set --clip-norm; no checkpoint was overwritten"
+                "--lr, lengthen the warm-up or set --clip-norm; the checkpoints hold good weights"
             )
