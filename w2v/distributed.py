@@ -15,6 +15,7 @@ import signal
 import socket
 import sys
 import threading
+import time
 import traceback
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
@@ -28,7 +29,7 @@ from torch import Tensor
 from w2v.errors import ConfigError, W2vError
 
 TIMEOUT = timedelta(minutes=30)  # validation and the writing of checkpoints happen between two collectives
-PARENT_VARIABLE = "W2V_SPAWNED"
+GRACE = 10.0  # seconds that a failed process waits to be ended by its parent
 Entry = Callable[[list[str]], int]
 
 
@@ -133,7 +134,7 @@ def find_place(
         return _checked(Place(int(environ["WORLD_SIZE"]), int(environ["RANK"]), local, "env://"), gpus)
     if init_method is None and _under_slurm(environ, port):
         return _checked(_slurm_place(environ, port, gpus), gpus)
-    size = world_size if world_size is not None else max(gpus, 1)
+    size = world_size if world_size is not None else 1 if no_spawn else max(gpus, 1)
     if init_method is not None and size > 1:
         return _checked(_flag_place(size, rank, init_method, no_spawn, device_id, gpus), gpus)
     if size == 1:
@@ -306,10 +307,11 @@ def _child_variables(place: Place, local: int) -> dict[str, str]:
         "LOCAL_RANK": str(local),
         "MASTER_ADDR": host,
         "MASTER_PORT": port,
-        PARENT_VARIABLE: "1",
     }
     if "OMP_NUM_THREADS" not in os.environ:
         variables["OMP_NUM_THREADS"] = str(max(1, (os.cpu_count() or 1) // place.spawn))
+    if host == "127.0.0.1" and sys.platform == "linux" and "GLOO_SOCKET_IFNAME" not in os.environ:
+        variables["GLOO_SOCKET_IFNAME"] = "lo"  # gloo would look up the machine's name, which may lead nowhere
     return variables
 
 
@@ -334,42 +336,50 @@ def _wait(children: list[Any], reader: Any) -> int:
     """Return 0 once all children have; end them all and raise as soon as one fails."""
     running = {child.sentinel: child for child in children}
     while running:
-        for sentinel in multiprocessing.connection.wait(list(running)):
-            child = running.pop(sentinel)
+        ready = multiprocessing.connection.wait([reader, *running])
+        if reader in ready:
+            _report(reader)
+        for child in [running.pop(sentinel) for sentinel in ready if sentinel in running]:
             child.join()
-            if child.exitcode == 0:
-                continue
-            for other in running.values():
-                other.kill()
-            message = reader.recv() if reader.poll() else None
-            if message is None:
-                message = f"process {child.name} ended with code {child.exitcode}; see its message above"
-            raise RankError(message, child.exitcode if child.exitcode > 0 else 1)
+            if child.exitcode:
+                why = " (killed; perhaps the machine ran out of memory)" if child.exitcode == -signal.SIGKILL else ""
+                raise RankError(f"process {child.name} ended with code {child.exitcode}{why}", 1)
     return 0
+
+
+def _report(reader: Any) -> None:
+    try:
+        message, code = reader.recv()
+    except EOFError:  # every child has closed its end
+        return
+    raise RankError(message, code)
 
 
 def _run_child(entry: Entry, arguments: list[str], variables: dict[str, str], writer: Any) -> None:
     os.environ.update(variables)
-    torch.set_num_threads(int(os.environ["OMP_NUM_THREADS"]))
+    if "OMP_NUM_THREADS" in variables:
+        torch.set_num_threads(int(variables["OMP_NUM_THREADS"]))
     _end_with_parent()
     try:
         code = entry(arguments)
+        message = f"process {variables['RANK']} ended with code {code}"
     except W2vError as e:
         # The parent shows it; all children may well have the same complaint.
-        writer.send(str(e))
-        code = e.exit_code
+        code, message = e.exit_code, str(e)
     except KeyboardInterrupt:
-        code = 130
-    except BaseException:
+        code, message = 130, "interrupted"
+    except BaseException as e:
         traceback.print_exc()
-        code = 1
-    finally:
-        sys.stdout.flush()
-        sys.stderr.flush()
-    # Not sys.exit: a process that fails would wait for its peers in the destructors of the process group.
-    if code:
-        os._exit(code)
-    shutdown()
+        code, message = 1, f"process {variables['RANK']} failed with {type(e).__name__}; its traceback is above"
+    if code == 0:
+        shutdown()
+        return
+    sys.stdout.flush()
+    sys.stderr.flush()
+    writer.send((message, code))
+    # The parent ends all processes now, this one too: were it gone before the others, they would complain in turn.
+    time.sleep(GRACE)
+    os._exit(code)
 
 
 def _end_with_parent() -> None:

@@ -93,6 +93,8 @@ class Trainer:
         self._patience = Patience(checkpoint.patience, self.manager.is_better)
         self._parallel = ParallelModel(self.model, self.device, distributed_config)
         self._report: UpdateReport | None = None
+        # The loss scale decides about the very next update; and the CPU has nothing queued that could wait.
+        self._settle_at_once = self._scaler is not None or self.device.type == "cpu"
         self._interrupt = Interrupt()
         self._interrupted = self._time_up = False
 
@@ -157,8 +159,8 @@ class Trainer:
         self.num_updates += 1
         self._report = report
         report.seconds = time.perf_counter() - begin
-        if self._scaler is not None or self.device.type == "cpu":
-            self._settle()  # the loss scale decides about the very next update; the CPU has nothing queued
+        if self._settle_at_once:
+            self._settle()
 
     def _backward(self, micro_batches: MicroBatches) -> UpdateReport:
         """Add up gradients of summed losses; return the report of the update, summed over ranks."""
@@ -275,18 +277,17 @@ class Trainer:
             TrainingError: the weights are not finite; nothing is written.
             CheckpointError: a file cannot be written.
         """
-        if self.checkpoint.no_save:
-            return
         begin = time.perf_counter()
-        weights = [tensor for tensor in self.model.state_dict().values() if tensor.is_floating_point()]
-        if not math.isfinite(float(gradient_norm(weights, self.device))):
-            raise TrainingError(f"weights are not finite after update {self.num_updates}; no checkpoint was written")
         epoch, n = self.batches.epoch, self.num_updates
         names = self.manager.names(epoch=epoch, num_updates=n, end_of_epoch=end_of_epoch, score=score)
-        names = [LAST] if self._interrupted else names
+        if self.checkpoint.no_save or not names:
+            return
+        weights = [tensor for tensor in self.model.state_dict().values() if tensor.is_floating_point()]
+        if not math.isfinite(float(gradient_norm(weights, self.device))):
+            raise TrainingError(f"weights are not finite after update {n}; no checkpoint was written")
         state = self.state_dict()
-        if distributed.is_master() and names:
-            path = self.manager.write(names, state)[0]
+        if distributed.is_master():
+            path = self.manager.write([LAST] if self._interrupted else names, state)[0]
             logger.info(
                 "saved checkpoint %s (epoch %d @ %d updates, score %s) (writing took %.3f seconds)",
                 path, epoch, n, score, time.perf_counter() - begin,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import logging
 import math
 from pathlib import Path
@@ -90,6 +91,24 @@ def test_a_skipped_update_changes_nothing(tmp_path: Path) -> None:
         if 4 not in micro_batches[0][0].indices.tolist():
             without.train_step(micro_batches)
     assert torch.equal(weights(with_bad), weights(without))
+
+
+def test_reading_outcomes_one_update_late_changes_nothing(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    """As on a GPU: an update is taken for a good one until the next one is under way."""
+    caplog.set_level(logging.INFO)
+    limits = {"max_update": 0, "max_epoch": 2}
+    options = {"task": {"bad_clips": [4, 20]}, "optimization": limits, "common": {"log_interval": 3}}
+    at_once = make_trainer(tmp_path / "a", options)
+    at_once.train()
+    late = make_trainer(tmp_path / "b", options)
+    late._settle_at_once = False
+    late.train()
+    assert torch.equal(weights(at_once), weights(late))
+    assert (at_once.num_updates, at_once.skips.total) == (late.num_updates, late.skips.total) == (18, 4)
+    assert [entry["step"] for entry in late.optimizer.state.values()] == [18] * 4
+    assert at_once.meter.collect().sums == pytest.approx(late.meter.collect().sums)
+    logged = [json.loads(r.message)["num_updates"] for r in caplog.records if r.name == "train_inner"]
+    assert logged == ["3", "6", "9", "12", "15", "18"] * 2
 
 
 def test_endless_skips_end_training_and_keep_the_checkpoint(tmp_path: Path) -> None:
