@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import itertools
 import time
 
 import torch
@@ -12,7 +11,7 @@ from w2v.criterions.base import Criterion
 from w2v.errors import DataError
 from w2v.metrics import Totals, Window
 from w2v.rng import seed_from
-from w2v.sections import DatasetConfig
+from w2v.sections import CommonConfig, DatasetConfig
 from w2v.tasks.base import Task
 from w2v.types import Batch, Loss
 
@@ -24,14 +23,18 @@ class Evaluator:
         task: its steps are called.
         criterion: the loss.
         device: batches are copied there.
-        half: number format of autocast; None: float32 throughout.
+        common: `--fp16` or `--bf16` choose the number format of autocast; weights stay in float32.
     """
 
-    def __init__(self, task: Task, criterion: Criterion, device: torch.device, half: torch.dtype | None) -> None:
+    def __init__(self, task: Task, criterion: Criterion, device: torch.device, common: CommonConfig) -> None:
         self.task = task
         self.criterion = criterion
         self.device = device
-        self.half = half
+        self.half: torch.dtype | None = None
+        if common.bf16:
+            self.half = torch.bfloat16
+        elif common.fp16 or common.memory_efficient_fp16:
+            self.half = torch.float16
 
     def train_loss(self, model: torch.nn.Module, batch: Batch) -> Loss:
         """Return the loss that is trained on."""
@@ -49,7 +52,7 @@ class Evaluator:
 
     @torch.no_grad()
     def evaluate(self, model: torch.nn.Module, subset: str, dataset: DatasetConfig) -> Window:
-        """Return totals over a validation subset and over all ranks; every rank takes its share of the batches.
+        """Return totals over a validation subset and all ranks; the task gives each rank its share of the batches.
 
         Raises:
             DataError: the subset is empty.
@@ -57,8 +60,7 @@ class Evaluator:
         begin = time.perf_counter()
         model.eval()
         sums, clips, count = Totals(self.device), 0, 0
-        batches = self.task.valid_batches(subset, dataset)
-        for batch in itertools.islice(batches, distributed.rank(), None, distributed.world_size()):
+        for batch in self.task.valid_batches(subset, dataset):
             loss = self.valid_loss(model, batch)
             sums.add({"loss": loss.value, "sample_size": loss.sample_size, **loss.sums})
             clips, count = clips + batch.num_items, count + 1

@@ -18,8 +18,8 @@ import numpy as np
 import numpy.typing as npt
 import torch
 import torch.nn.functional as F
-from w2v.build import LoadedModel, load_model
 
+from w2v.build import LoadedModel, load_model
 from w2v.config import ArgumentParser, arg, build_config, check_range, parse_literal
 from w2v.data.batch_sampler import batch_by_size, length_order
 from w2v.data.dataset import AudioDataset, ReadReport

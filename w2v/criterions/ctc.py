@@ -18,15 +18,18 @@ from w2v.types import AudioBatch, CtcOutput, Loss
 
 BLANK = 0
 
+WerArgs = tuple[str, str | None, float, float]
+"""Language model, lexicon or None to derive it, LM weight, word score."""
 
-def _wer_args(value: Any) -> tuple[str, str, float, float]:
+
+def _wer_args(value: Any) -> WerArgs:
     """Parse `'("lm.bin", "lexicon.lst", 2, -1)'`."""
     items = parse_literal(value) if isinstance(value, str) else value
     if not isinstance(items, (list, tuple)) or len(items) != 4:
         raise ValueError(f"must be (language model, lexicon, LM weight, word score), got {value!r}")
     model, lexicon, weight, score = items
-    if not isinstance(model, str) or not isinstance(lexicon, str):
-        raise ValueError(f"must begin with two file names, got {value!r}")
+    if not isinstance(model, str) or not isinstance(lexicon, (str, type(None))):
+        raise ValueError(f"must begin with two file names (the second may be None), got {value!r}")
     return model, lexicon, float(weight), float(score)
 
 
@@ -39,7 +42,7 @@ class CtcCriterionConfig:
     post_process: str = arg(
         "letter", help="how symbols become words: letter, sentencepiece, wordpiece, ...", aliases=("--remove-bpe",)
     )
-    wer_args: tuple[str, str, float, float] | None = arg(
+    wer_args: WerArgs | None = arg(
         None,
         help='decode validation with a language model: \'("LM", "LEXICON", LM weight, word score)\'',
         parse=_wer_args,

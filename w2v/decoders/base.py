@@ -10,7 +10,7 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
-from w2v.config import arg, build_config, check_range, parse_literal
+from w2v.config import arg, build_config, check_range
 from w2v.data.dictionary import Dictionary
 from w2v.data.post_process import post_process
 from w2v.errors import ConfigError
@@ -49,24 +49,17 @@ class DecoderConfig:
                 raise ConfigError(f"--{name.replace('_', '-')} must be a finite number, got {getattr(self, name)}")
 
 
-def wer_args_config(wer_args: str, num_symbols: int) -> DecoderConfig:
-    """Read `--wer-args "('LM', 'LEXICON', LM_WEIGHT, WORD_SCORE)"`: beam search during validation, as the original.
+def wer_args_config(wer_args: tuple[str, str | None, float, float], num_symbols: int) -> DecoderConfig:
+    """Return the options of `--wer-args`, beam search during validation, as in the original.
 
     Args:
-        wer_args: four values; the lexicon may be None.
+        wer_args: language model, lexicon or None, LM weight, word score.
         num_symbols: size of the label dictionary.
 
     Raises:
-        ConfigError: not four values, or a weight that is no number.
+        ConfigError: a weight that is no number.
     """
-    form = f"--wer-args must be (language model, lexicon or None, LM weight, word score), got {wer_args!r}"
-    try:
-        parts = parse_literal(wer_args)
-    except ValueError as e:
-        raise ConfigError(form) from e
-    if not isinstance(parts, (list, tuple)) or len(parts) != 4 or not isinstance(parts[0], str):
-        raise ConfigError(form)
-    model, lexicon, lm_weight, word_score = parts
+    model, lexicon, lm_weight, word_score = wer_args
     return build_config(
         DecoderConfig,
         dict(

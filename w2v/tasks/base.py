@@ -39,7 +39,7 @@ class Task:
         raise NotImplementedError
 
     def valid_batches(self, split: str, dataset: DatasetConfig) -> Iterable[Any]:
-        """Return the batches of a validation split: the same ones, with the same seeds, at every call."""
+        """Return this rank's batches of a validation split: the same ones, with the same seeds, at every call."""
         raise NotImplementedError
 
     def build_model(self, entry: Entry[W2vModel], config: Any) -> W2vModel:
@@ -61,6 +61,9 @@ class Task:
     def state_dict(self) -> dict[str, Any]:
         """Return what a checkpoint must hold to use the model without the data folder (the dictionary)."""
         return {}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Take over what `state_dict` returned."""
 
 
 TASKS: Registry[Task] = Registry("task", "--task", Task)

@@ -1,0 +1,258 @@
+"""Pretraining on raw audio, and fine-tuning where there are labels (`--labels ltr`).
+
+DATA holds `train.tsv`, `valid.tsv`, ...; for fine-tuning also `train.ltr`, ... and `dict.ltr.txt`.
+"""
+
+from __future__ import annotations
+
+import logging
+import math
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from w2v import distributed
+from w2v.checkpoint import load_checkpoint
+from w2v.config import arg, build_config, check_range
+from w2v.criterions.base import Criterion
+from w2v.data.batch_sampler import plan_batches
+from w2v.data.dataset import AudioDataset
+from w2v.data.dictionary import Dictionary
+from w2v.data.iterator import EpochIterator, iterate
+from w2v.data.labels import Labels, read_labels
+from w2v.data.manifest import read_manifest
+from w2v.decoders import Decoder, build_decoder, wer_args_config
+from w2v.errors import ConfigError
+from w2v.models.base import MODELS, W2vModel
+from w2v.registry import Entry
+from w2v.rng import seed_from
+from w2v.scoring.ctc_errors import count_errors
+from w2v.sections import DatasetConfig
+from w2v.tasks.base import Task, register_task
+from w2v.types import AudioBatch, CtcOutput, Loss
+
+logger = logging.getLogger(__name__)
+
+SHORTEST_CLIP = 400
+"""Samples of the shortest clip to train on: the receptive field of one frame in the published models."""
+
+
+@dataclass(frozen=True)
+class AudioPretrainingConfig:
+    """Where the audio is, and how it is read."""
+
+    data: str = arg(help="folder with manifests, and with labels and dictionary for fine-tuning", positional=True)
+    sample_rate: int = arg(16000, help="samples per second; files of another rate are refused, or see --resample")
+    resample: bool = arg(False, help="convert files of another rate, and mix channels down (needs soxr)")
+    normalize: bool = arg(False, help="give every clip zero mean and unit variance; must be as in pretraining")
+    max_sample_size: int | None = arg(None, help="crop clips to this many samples; with labels: leave longer ones out")
+    min_sample_size: int | None = arg(None, help="leave out clips shorter than this many samples")
+    enable_padding: bool = arg(False, help="pad clips to the longest of the batch instead of cropping to the shortest")
+    labels: str | None = arg(None, help="extension of label files, such as ltr: fine-tune on them")
+
+    def __post_init__(self) -> None:
+        check_range(self, 1, math.inf, "sample_rate", "max_sample_size", "min_sample_size")
+
+
+@register_task("audio_pretraining", AudioPretrainingConfig)
+class AudioPretrainingTask(Task):
+    """Batches of audio; with `--labels` also a dictionary, error rates and the pretrained encoder.
+
+    Attributes:
+        config: the options.
+    """
+
+    config: AudioPretrainingConfig
+
+    def __init__(self, config: AudioPretrainingConfig, seed: int = 1) -> None:
+        super().__init__(config, seed)
+        self._datasets: dict[str, AudioDataset] = {}
+        self._decoders: dict[Any, Decoder] = {}
+        self._dictionary: Dictionary | None = None
+
+    @property
+    def dictionary(self) -> Dictionary | None:
+        """The label symbols, read from `dict.LABELS.txt` at the first use; None without `--labels`."""
+        if self._dictionary is None and self.config.labels is not None:
+            self._dictionary = Dictionary.from_file(Path(self.config.data) / f"dict.{self.config.labels}.txt")
+        return self._dictionary
+
+    # ------------------------------------------------------------------------------------------ data
+
+    def load_dataset(self, split: str) -> AudioDataset:
+        if split not in self._datasets:
+            self._datasets[split] = self._open(split)
+        return self._datasets[split]
+
+    def _open(self, split: str) -> AudioDataset:
+        config = self.config
+        folder = Path(config.data)
+        manifest = read_manifest(folder / f"{split}.tsv")
+        labels: Labels | None = None
+        if config.labels is not None:
+            if self.dictionary is None:
+                raise ConfigError("--labels: there is no dictionary")
+            labels = read_labels(folder / f"{split}.{config.labels}", len(manifest), self.dictionary)
+            if labels.num_unknown:
+                logger.warning(labels.unknown_warning())
+        dataset = AudioDataset(
+            manifest,
+            labels,
+            sample_rate=config.sample_rate,
+            max_sample_size=config.max_sample_size,
+            min_sample_size=max(config.min_sample_size or 0, SHORTEST_CLIP),
+            pad=config.enable_padding or labels is not None,
+            normalize=config.normalize,
+            resample=config.resample,
+        )
+        logger.info("%s: %d clips, %.2f hours", split, len(dataset), dataset.sizes.sum() / config.sample_rate / 3600)
+        if dataset.num_skipped:
+            logger.info(
+                "%s: left out %d clips as too short and %d as too long", split, dataset.num_too_short,
+                dataset.num_too_long,
+            )  # fmt: skip
+        return dataset
+
+    def train_batches(self, split: str, dataset: DatasetConfig) -> EpochIterator:
+        clips = self.load_dataset(split)
+        plan = plan_batches(
+            clips.sizes,
+            clips.lengths,
+            seed=self.seed,
+            max_tokens=dataset.max_tokens,
+            batch_size=dataset.batch_size,
+            multiple=dataset.required_batch_size_multiple,
+            name_of=clips.name,
+        )
+        if plan.num_skipped:
+            logger.warning("%s: left out %d clips longer than --max-tokens", split, plan.num_skipped)
+        return EpochIterator(
+            clips,
+            plan.batches,
+            seed=self.seed,
+            num_workers=dataset.num_workers,
+            data_buffer_size=dataset.data_buffer_size,
+            curriculum=dataset.curriculum,
+            rank=distributed.rank(),
+            world_size=distributed.world_size(),
+            name=split,
+            pin_memory=torch.cuda.is_available(),
+        )
+
+    def valid_batches(self, split: str, dataset: DatasetConfig) -> Iterator[AudioBatch]:
+        clips = self.load_dataset(split)
+        plan = plan_batches(
+            clips.sizes,
+            clips.lengths,
+            seed=self.seed,
+            max_tokens=dataset.max_tokens_valid or dataset.max_tokens,
+            batch_size=dataset.batch_size_valid or dataset.batch_size,
+            multiple=dataset.required_batch_size_multiple,
+            name_of=clips.name,
+            refuse_long=not dataset.skip_invalid_size_inputs_valid_test,
+        )
+        if plan.num_skipped:
+            logger.warning("%s: left out %d clips longer than --max-tokens", split, plan.num_skipped)
+        seed = self.seed if dataset.fixed_validation_seed is None else dataset.fixed_validation_seed
+        seeds = [seed_from(seed, split, number) for number in range(len(plan.batches))]
+        mine = slice(distributed.rank(), None, distributed.world_size())
+        return iterate(clips, plan.batches[mine], seeds[mine], num_workers=dataset.num_workers)
+
+    # ------------------------------------------------------------------------------------------ model
+
+    def build_model(self, entry: Entry[W2vModel], config: Any) -> W2vModel:
+        """Build the model; for fine-tuning with the pretrained encoder of `--w2v-path`.
+
+        Raises:
+            ConfigError: `--normalize` differs from pretraining.
+            CheckpointError: the pretrained file cannot be read or does not fit.
+        """
+        if self.dictionary is None:
+            return entry.cls.build(config)
+        context: dict[str, Any] = {"num_classes": len(self.dictionary)}
+        path = getattr(config, "w2v_path", None)
+        if path is not None and config.w2v_args is None:
+            context["pretrained_config"], state = self._read_pretrained(path)
+            context["pretrained_state"] = None if config.no_pretrained_weights else state
+        return entry.cls.build(config, **context)
+
+    def _read_pretrained(self, path: str) -> tuple[Any, Mapping[str, torch.Tensor]]:
+        checkpoint = load_checkpoint(Path(path))
+        plain = checkpoint["config"]
+        normalize = bool(plain["task"].get("normalize", False))
+        if normalize != self.config.normalize:
+            raise ConfigError(
+                f"--w2v-path {path} was pretrained {'with' if normalize else 'without'} --normalize; fine-tune it "
+                f"{'with' if normalize else 'without'} --normalize, too"
+            )
+        entry = MODELS.get(plain["model"]["_name"])
+        return build_config(entry.config, {**entry.overrides, **plain["model"]}, f"--w2v-path {path}"), checkpoint[
+            "model"
+        ]
+
+    # ------------------------------------------------------------------------------------------ steps
+
+    def train_step(self, model: torch.nn.Module, criterion: Criterion, batch: AudioBatch) -> Loss:
+        loss: Loss = criterion(_forward(model, batch), batch)
+        return loss
+
+    def valid_step(self, model: torch.nn.Module, criterion: Criterion, batch: AudioBatch) -> Loss:
+        """Return the loss and, for CTC, the counts behind uer, wer and raw_wer."""
+        output = _forward(model, batch)
+        loss: Loss = criterion(output, batch)
+        if not isinstance(output, CtcOutput) or batch.targets is None or batch.target_lengths is None:
+            return loss
+        assert self.dictionary is not None
+        options: Any = criterion.config
+        decoder = self._decoder(options.wer_args, options.post_process) if options.wer_args else None
+        targets, lengths = batch.targets, batch.target_lengths
+        errors = count_errors(
+            output.logits, output.lengths, targets, lengths, self.dictionary, options.post_process, decoder
+        )
+        return Loss(loss.value, loss.sample_size, {**loss.sums, **errors})
+
+    def _decoder(self, wer_args: Any, symbol: str) -> Decoder:
+        if wer_args not in self._decoders:
+            assert self.dictionary is not None
+            config = wer_args_config(wer_args, len(self.dictionary))
+            self._decoders[wer_args] = build_decoder(config, self.dictionary, symbol)
+        return self._decoders[wer_args]
+
+    def summarize_valid(self, criterion: Criterion, sums: Mapping[str, float]) -> dict[str, float]:
+        """Add uer, wer and raw_wer, in percent, to what the criterion logs."""
+        values = criterion.summarize(sums)
+        if "c_total" in sums:
+            values["uer"] = 100 * sums["c_errors"] / max(sums["c_total"], 1)
+            values["wer"] = 100 * sums["w_errors"] / max(sums["w_total"], 1)
+            values["raw_wer"] = 100 * sums["wv_errors"] / max(sums["w_total"], 1)
+        return values
+
+    # ------------------------------------------------------------------------------------------ state
+
+    def state_dict(self) -> dict[str, Any]:
+        return {} if self.dictionary is None else {"dictionary": list(self.dictionary.symbols)}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        if "dictionary" in state:
+            self._dictionary = Dictionary.from_symbols(state["dictionary"])
+
+
+@register_task("audio_finetuning", AudioPretrainingConfig)
+class AudioFinetuningTask(AudioPretrainingTask):
+    """The newer name of the same task where there are labels.
+
+    Raises:
+        ConfigError: `--labels` is missing.
+    """
+
+    def __init__(self, config: AudioPretrainingConfig, seed: int = 1) -> None:
+        if config.labels is None:
+            raise ConfigError("--task audio_finetuning needs --labels, such as --labels ltr")
+        super().__init__(config, seed)
+
+
+def _forward(model: torch.nn.Module, batch: AudioBatch) -> Any:
+    return model(batch.source, batch.lengths if batch.is_padded else None, batch.seed)

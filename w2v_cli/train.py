@@ -1,0 +1,79 @@
+"""`w2v-train`: pretrain or fine-tune. The same command again goes on where the last one stopped."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+from w2v_cli.main import run
+
+if TYPE_CHECKING:
+    from w2v.distributed import Place
+    from w2v.options import TrainConfig
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the program and return its exit code."""
+    arguments = list(sys.argv[1:] if argv is None else argv)
+    return run(lambda: train(arguments))
+
+
+def train(argv: list[str]) -> int:
+    """Train what the flags describe, here or in the processes that they ask for.
+
+    Raises:
+        W2vError: a flag or a file breaks a rule, or training cannot go on.
+    """
+    from w2v import distributed
+    from w2v.options import parse_train_command
+
+    command = parse_train_command(argv)
+    if command.print_config:
+        print(_as_yaml(command.config.to_plain()), end="")
+        return 0
+    return distributed.launch(train_rank, argv, _place(command.config))
+
+
+def train_rank(argv: list[str]) -> int:
+    """Do the work of one process; spawned processes begin here."""
+    from w2v import distributed
+    from w2v.build import build_trainer
+    from w2v.options import parse_train_command
+    from w2v.progress import set_up_logging
+
+    config = parse_train_command(argv).config
+    options, common = config.distributed_training, config.common
+    device = distributed.setup(_place(config), cpu=common.cpu, backend=options.distributed_backend)
+    try:
+        set_up_logging(is_master=distributed.is_master())
+        build_trainer(config, device).train()
+    finally:
+        distributed.shutdown()
+    return 0
+
+
+def _place(config: TrainConfig) -> Place:
+    from w2v.distributed import find_place
+
+    options = config.distributed_training
+    return find_place(
+        world_size=options.distributed_world_size,
+        rank=options.distributed_rank,
+        init_method=options.distributed_init_method,
+        port=options.distributed_port,
+        no_spawn=options.distributed_no_spawn,
+        device_id=options.device_id,
+        cpu=config.common.cpu,
+    )
+
+
+def _as_yaml(plain: dict[str, dict[str, object]]) -> str:
+    import yaml
+
+    text: str = yaml.safe_dump(plain, sort_keys=False, allow_unicode=True, default_flow_style=None, width=110)
+    return text
+
+
+if __name__ == "__main__":
+    sys.exit(main())
