@@ -85,10 +85,8 @@ class Trainer:
         self.progress = build_progress(common, is_master=distributed.is_master())
         self.num_updates = 0
         self.skips = SkipCounter()
-        half = common.fp16 or common.memory_efficient_fp16
-        self._scaler = build_loss_scaler(common, optimization, distributed.world_size()) if half else None
-        number_format = torch.bfloat16 if common.bf16 else torch.float16 if half else None
-        self._evaluator = Evaluator(task, self.criterion, self.device, number_format)
+        self._scaler = build_loss_scaler(common, optimization, distributed.world_size())
+        self._evaluator = Evaluator(task, self.criterion, self.device, common)
         self._cadence = Cadence(common, dataset, checkpoint)
         self._patience = Patience(checkpoint.patience, self.manager.is_better)
         self._parallel = ParallelModel(self.model, self.device, distributed_config)
@@ -124,7 +122,8 @@ class Trainer:
         """Train to the end of the epoch, from the saved position on; return the reason to stop, or nothing."""
         if self.batches.end_of_epoch():
             self.batches.advance_epoch()
-        accumulated = self._update_freq()
+        counts = self.optimization.update_freq
+        accumulated = counts[min(self.batches.epoch, len(counts)) - 1]
         size = self.batches.num_updates(accumulated)
         if size == 0:
             raise DataError(f"--train-subset {self.dataset.train_subset}: there is not a single batch to train on")
@@ -375,10 +374,6 @@ class Trainer:
     @property
     def _loss_scale(self) -> float:
         return self._scaler.scale if self._scaler else 1.0
-
-    def _update_freq(self) -> int:
-        counts, epoch = self.optimization.update_freq, int(self.batches.epoch)
-        return counts[min(epoch, len(counts)) - 1]
 
     def _log_update(self, done: int, size: int) -> None:
         """Report on the updates since the last report."""

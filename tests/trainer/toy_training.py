@@ -130,8 +130,8 @@ class ToyTask(Task):
         )
 
     def valid_batches(self, split: str, dataset: DatasetConfig) -> Iterable[ToyBatch]:
-        batches = [[100, 101], [102, 103], [104]]
-        return iterate(ToyDataset(), batches, [1, 2, 3])  # type: ignore[arg-type]
+        mine = slice(distributed.rank(), None, distributed.world_size())
+        return iterate(ToyDataset(), [[100, 101], [102, 103], [104]][mine], [1, 2, 3][mine])  # type: ignore[arg-type]
 
     def train_step(self, model: nn.Module, criterion: Criterion, batch: ToyBatch) -> Loss:
         self.calls += 1

@@ -89,8 +89,10 @@ class LossScaler:
         self._overflows = int(state["overflows"])
 
 
-def build_loss_scaler(common: CommonConfig, optimization: OptimizationConfig, world_size: int) -> LossScaler:
-    """Build the scaler that the flags ask for; the window counts about the same amount of data at any batch size."""
+def build_loss_scaler(common: CommonConfig, optimization: OptimizationConfig, world_size: int) -> LossScaler | None:
+    """Build the scaler for `--fp16`; its window counts about the same amount of data at any batch size."""
+    if not (common.fp16 or common.memory_efficient_fp16):
+        return None
     window = common.fp16_scale_window or int(2**14 / world_size / optimization.update_freq[0])
     return LossScaler(
         common.fp16_init_scale,
