@@ -72,10 +72,10 @@ class ConvEncoder(nn.Module):
             source = F.pad(source, (0, missing))
         features = source.unsqueeze(1)
         for layer, (_, kernel, stride) in zip(self.conv_layers, self.layers, strict=True):
-            residual = features
+            residual = features if self.skip_connections else None
             lengths = None if lengths is None else conv_length(lengths, kernel, stride)
             features = layer(features, lengths)
-            if self.skip_connections and features.shape[1] == residual.shape[1]:
+            if residual is not None and features.shape[1] == residual.shape[1]:
                 # Differs from the original, which thins by the ratio of the two lengths, rounded down: the same for
                 # all but very short inputs, where it depends on the padding.
                 residual = residual[..., ::stride][..., : features.shape[2]]
