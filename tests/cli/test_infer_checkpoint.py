@@ -1,0 +1,139 @@
+"""`w2v-infer` on a real checkpoint, against the model called on one clip after another."""
+
+from __future__ import annotations
+
+import itertools
+import logging
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from w2v.checkpoint import save_checkpoint
+from w2v.config import to_plain
+from w2v.data.audio import normalize
+from w2v.data.dictionary import Dictionary
+from w2v.models.wav2vec_ctc import Wav2VecCtc, Wav2VecCtcConfig
+from w2v.modules.wav2vec2_encoder import Wav2Vec2EncoderConfig
+from w2v_cli import infer
+
+soundfile = pytest.importorskip("soundfile")
+
+RATE = 16000
+LENGTHS = [9000, 16000, 200, 12345, 5]
+SYMBOLS = ["|", "A", "B", "C"]
+
+
+@pytest.fixture(autouse=True)
+def _keep_logging() -> Iterator[None]:
+    root = logging.getLogger()
+    before = root.handlers, root.level
+    yield
+    root.handlers, level = before
+    root.setLevel(level)
+
+
+@pytest.fixture
+def clips(tmp_path: Path) -> list[np.ndarray]:
+    rng = np.random.default_rng(0)
+    lines = [str(tmp_path)]
+    waves = []
+    for row, length in enumerate(LENGTHS):
+        wave = (rng.normal(size=length) * 0.1 + 0.05).astype(np.float32)
+        soundfile.write(tmp_path / f"{row}.wav", wave, RATE, subtype="FLOAT")
+        lines.append(f"{row}.wav\t{length}")
+        waves.append(wave)
+    (tmp_path / "test.tsv").write_text("\n".join(lines) + "\n")
+    (tmp_path / "test.ltr").write_text("A B |\n" * len(LENGTHS))
+    return waves
+
+
+@pytest.fixture
+def model(tmp_path: Path) -> Wav2VecCtc:
+    torch.manual_seed(3)
+    encoder = Wav2Vec2EncoderConfig(
+        encoder_layers=2, encoder_embed_dim=16, encoder_ffn_embed_dim=32, encoder_attention_heads=2, conv_pos=8,
+        conv_pos_groups=4, conv_feature_layers=((8, 10, 5), (8, 3, 4), (8, 3, 4)), extractor_mode="layer_norm",
+    )  # fmt: skip
+    model = Wav2VecCtc.build(Wav2VecCtcConfig(), num_classes=4 + len(SYMBOLS), pretrained_config=encoder).eval()
+    # Large random weights: the output follows the input, and both change from frame to frame.
+    for name, parameter in model.named_parameters():
+        if name.endswith("proj.weight"):
+            torch.nn.init.normal_(parameter, std=1.0)
+    # Marks that no text holds are never the answer.
+    model.w2v_encoder.proj.bias.data[1:4] = -100.0
+    config = {
+        "common": {}, "dataset": {}, "distributed_training": {}, "optimization": {}, "checkpoint": {},
+        "task": {"_name": "audio_pretraining", "data": "gone", "labels": "ltr", "normalize": True},
+        "model": {"_name": "wav2vec_ctc", **to_plain(model.config)},
+        "criterion": {"_name": "ctc"}, "optimizer": {"_name": "adam"}, "lr_scheduler": {"_name": "fixed"},
+    }  # fmt: skip
+    symbols = Dictionary.from_symbols(SYMBOLS).symbols
+    state = {"config": config, "model": model.state_dict(), "task": {"dictionary": symbols}}
+    save_checkpoint(tmp_path / "checkpoint_best.pt", state)
+    return model
+
+
+@torch.no_grad()
+def greedy(model: Wav2VecCtc, wave: np.ndarray) -> list[str]:
+    if len(wave) < 200:
+        return []
+    symbols = Dictionary.from_symbols(SYMBOLS).symbols
+    scores = model(torch.from_numpy(normalize(wave))[None], None, 0).logits[0]
+    return [symbols[label] for label, _ in itertools.groupby(scores.argmax(-1).tolist()) if label]
+
+
+def test_published_command_on_a_checkpoint(
+    tmp_path: Path, clips: list[np.ndarray], model: Wav2VecCtc, capsys: pytest.CaptureFixture[str]
+) -> None:
+    command = (
+        f"{tmp_path} --task audio_pretraining --nbest 1 --path {tmp_path}/checkpoint_best.pt --gen-subset test "
+        f"--results-path {tmp_path}/out --w2l-decoder viterbi --criterion ctc --labels ltr --max-tokens 4000000 "
+        "--post-process letter --cpu"
+    )
+    assert infer.main(command.split()) == 0
+    order = sorted(range(len(LENGTHS)), key=lambda row: -LENGTHS[row])
+    expected = {row: greedy(model, wave) for row, wave in enumerate(clips)}
+    assert len({tuple(units) for units in expected.values()}) == len(LENGTHS)  # or the test would show nothing
+    units = (tmp_path / "out" / "hypo.units-checkpoint_best.pt-test.txt").read_text().splitlines()
+    assert units == [f"{' '.join(expected[row])} (None-{row})" for row in order]
+    words = (tmp_path / "out" / "hypo.word-checkpoint_best.pt-test.txt").read_text().splitlines()
+    assert words == [f"{''.join(expected[row]).replace('|', ' ').strip()} (None-{row})" for row in order]
+    assert "WER: " in capsys.readouterr().out
+
+
+def test_normalize_must_be_as_in_training(
+    tmp_path: Path, clips: list[np.ndarray], model: Wav2VecCtc, capsys: pytest.CaptureFixture[str]
+) -> None:
+    command = [str(tmp_path), "--path", f"{tmp_path}/checkpoint_best.pt", "--num-workers", "0", "--cpu", "--quiet"]
+    assert infer.main([*command, "--normalize"]) == 0
+    capsys.readouterr()
+    assert infer.main([*command, "--no-normalize"]) == 2
+    assert "--no-normalize: " in capsys.readouterr().err
+
+
+def test_published_kenlm_command_without_a_lexicon(
+    tmp_path: Path, clips: list[np.ndarray], model: Wav2VecCtc, capsys: pytest.CaptureFixture[str]
+) -> None:
+    pytest.importorskip("flashlight.lib.text")
+    binary = Path(__file__).resolve().parent.parent / "assets" / "lm" / "words.probing.bin"
+    command = (
+        f"{tmp_path} --task audio_pretraining --nbest 1 --path {tmp_path}/checkpoint_best.pt --gen-subset test "
+        f"--results-path {tmp_path}/out --w2l-decoder kenlm --lm-model {binary} --lm-weight 2 --word-score -1 "
+        "--sil-weight 0 --criterion ctc --labels ltr --max-tokens 4000000 --post-process letter"
+    )
+    assert infer.main(command.split()) == 0
+    lines = (tmp_path / "out" / "hypo.word-checkpoint_best.pt-test.txt").read_text().splitlines()
+    words = {word for line in lines for word in line.split()[:-1]}
+    assert words
+    assert words <= {"A", "B", "AB"}
+    assert "spelled 3 words" in capsys.readouterr().out
+
+
+def test_a_missing_checkpoint_is_one_line(
+    tmp_path: Path, clips: list[np.ndarray], capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert infer.main([str(tmp_path), "--path", "none.pt"]) == 2
+    assert "none.pt: there is no such checkpoint" in capsys.readouterr().err
