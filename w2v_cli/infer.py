@@ -89,7 +89,7 @@ class InferConfig:
     cpu: bool = arg(False, help="never use CUDA")
     fp16: bool = arg(False, help="compute in half precision")
     bf16: bool = arg(False, help="compute in bfloat16")
-    model_overrides: dict[str, Any] | None = arg(  # noqa: RUF009 - a field, not a shared dict
+    model_overrides: dict[str, Any] | None = arg(
         None, help="options of the checkpoint to change: \"{'name': value}\"", parse=read_overrides
     )
     user_dir: str | None = arg(None, help="python file, folder or package with your own models or decoders")
@@ -277,3 +277,7 @@ def _forward(model: torch.nn.Module, batch: AudioBatch, sample_rate: int, device
         source = F.pad(source, (0, sample_rate - source.shape[1]))
     is_padded = bool((batch.lengths < source.shape[1]).any())
     return model(source.to(device), batch.lengths if is_padded else None, batch.seed)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
