@@ -17,6 +17,7 @@ FLOORS = {
     "w2v.registry": 0,
     "w2v.config": 0,
     "w2v.plugins": 0,
+    "w2v.retired": 0,
     "w2v.rng": 0,
     "w2v.distributed": 0,
     "w2v.interrupt": 0,
