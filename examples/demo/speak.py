@@ -1,4 +1,4 @@
-"""Speak a small corpus with espeak-ng: unlabelled and labelled training clips, and clips of other voices for testing.
+"""Speak a small corpus with espeak-ng: clips to train on, three in four transcribed, and clips of other voices to test.
 
     python examples/demo/speak.py FOLDER
 
@@ -42,7 +42,9 @@ TRAIN_VARIANTS = (
 )
 TEST_VARIANTS = ("m5", "f5", "m8", "belinda", "Reed", "Annie", "robert", "grandpa", "marcelo", "zac")
 
-CLIPS = {"unlabelled": 600, "labelled": 600, "valid": 80}
+# Numbers of clips; one in four of `train` has no transcript and serves pretraining alone.
+CLIPS = {"train": 2000, "test": 100}
+UNTRANSCRIBED_EVERY = 4
 
 # speak_lib.h of espeak-ng 1.52
 AUDIO_OUTPUT_RETRIEVAL = 1
@@ -154,12 +156,12 @@ def sentences(num: int, rng: np.random.Generator) -> list[str]:
 
 
 def plan(clips: Mapping[str, int], seed: int) -> dict[str, list[Utterance]]:
-    """Return what is spoken, by set; no sentence comes twice, so those of `valid` are new as well as its voices."""
+    """Return what is spoken, by set; no sentence comes twice, so those of `test` are new as well as its voices."""
     rng = numpy_generator("demo", seed)
     texts = iter(sentences(sum(clips.values()), rng))
     planned: dict[str, list[Utterance]] = {}
     for name, num_clips in clips.items():
-        variants = TEST_VARIANTS if name == "valid" else TRAIN_VARIANTS
+        variants = TEST_VARIANTS if name == "test" else TRAIN_VARIANTS
         # Numbers of accents and of variants are walked through together, shifted by one accent at each round.
         voices = (
             (ACCENTS[(i + i // len(variants)) % len(ACCENTS)], variants[i % len(variants)]) for i in range(num_clips)
@@ -170,8 +172,8 @@ def plan(clips: Mapping[str, int], seed: int) -> dict[str, list[Utterance]]:
                 accent,
                 variant,
                 rate=int(rng.integers(130, 211)),
-                pitch=int(rng.integers(35, 66)),
-                liveliness=int(rng.integers(30, 71)),
+                pitch=int(rng.integers(25, 76)),
+                liveliness=int(rng.integers(20, 81)),
                 gain=float(10 ** rng.uniform(-1.6, -1.0)),
                 noise=float(rng.uniform(-40, -25)),
             )
@@ -195,12 +197,11 @@ def record(samples: Samples, sample_rate: int, utterance: Utterance, rng: np.ran
 def speak(folder: Path, clips: Mapping[str, int] = CLIPS, seed: int = 1) -> Iterator[Path]:
     """Speak the corpus and yield each file once it is written; call this once per process.
 
-    Writes `SET/VOICE/NUMBER.flac` and `SET/transcripts.tsv` (path TAB UPPER-CASE WORDS) for each set; the
-    transcripts of `unlabelled` are written too, for nobody to look at in training.
+    Writes `SET/VOICE/NUMBER.flac` and `SET/transcripts.tsv` (path TAB UPPER-CASE WORDS) for each set.
 
     Args:
         folder: where to write.
-        clips: number of clips by set; the set called `valid` is spoken by the test voices.
+        clips: number of clips by set; the set called `test` is spoken by the test voices.
         seed: other seeds give other sentences, rates, pitches and noise.
 
     Raises:
@@ -220,7 +221,8 @@ def speak(folder: Path, clips: Mapping[str, int] = CLIPS, seed: int = 1) -> Iter
             path = folder / name / f"{utterance.accent}_{utterance.variant}" / f"{i:04d}.flac"
             path.parent.mkdir(parents=True, exist_ok=True)
             soundfile.write(path, audio, SAMPLE_RATE, subtype="PCM_16")
-            lines.append(f"{path.relative_to(folder / name).as_posix()}\t{utterance.text}\n")
+            if name == "test" or i % UNTRANSCRIBED_EVERY:
+                lines.append(f"{path.relative_to(folder / name).as_posix()}\t{utterance.text}\n")
             yield path
         (folder / name / "transcripts.tsv").write_text("".join(lines), encoding="utf-8")
 
