@@ -248,8 +248,12 @@ def setup(place: Place, *, cpu: bool = False, backend: str | None = None) -> tor
 
 
 def shutdown() -> None:
-    """Leave the other processes."""
-    if dist.is_available() and dist.is_initialized():
+    """Leave the other processes.
+
+    In a `finally` that an error runs through, this does nothing: peers that lose a connection would complain before
+    the error itself is heard of, and the process ends anyway.
+    """
+    if sys.exc_info()[0] is None and dist.is_available() and dist.is_initialized():
         dist.destroy_process_group()
 
 

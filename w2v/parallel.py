@@ -7,6 +7,7 @@ themselves, so that nothing has to be searched for unused ones.
 from __future__ import annotations
 
 import contextlib
+import warnings
 from collections.abc import Sequence
 
 import torch
@@ -42,14 +43,20 @@ class ParallelModel:
         if self._wrapped is None or trainable != self._trainable:
             self._wrapped = None  # lets go of the old wrapper, and of its hooks, before the new one is made
             self._trainable = trainable
-            self._wrapped = DistributedDataParallel(
+            self._wrapped = self._wrap()
+        return self._wrapped
+
+    def _wrap(self) -> DistributedDataParallel:
+        with warnings.catch_warnings():
+            # Its successor, `forward_sync_buffers`, is too young for the oldest torch that we support.
+            warnings.filterwarnings("ignore", message="`broadcast_buffers` is deprecated")
+            return DistributedDataParallel(
                 self._model,
                 device_ids=[self._device.index] if self._device.type == "cuda" else None,
                 broadcast_buffers=self._config.broadcast_buffers,
                 bucket_cap_mb=self._config.bucket_cap_mb,
                 find_unused_parameters=self._config.find_unused_parameters,
             )
-        return self._wrapped
 
     def exchange(self, *, last: bool) -> contextlib.AbstractContextManager[None]:
         """Return the context of one micro-batch: ranks average gradients with the last one of an update only."""
