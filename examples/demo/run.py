@@ -200,7 +200,8 @@ def train_models(demo: Demo, manifests: Path, labels: Path, pretrain_updates: in
     pretrained, finetuned = demo.folder / "pretrained", demo.folder / "finetuned"
     common = (*DATA, *LOGGING, "--resample", "--num-workers", "1")
     with demo.stage("pretraining: which of 51 pieces of speech is behind the mask?"):
-        schedule = _counts({"--max-update": pretrain_updates, "--warmup-updates": pretrain_updates // 10})
+        steps = {"--warmup-updates": pretrain_updates // 10, "--total-num-update": pretrain_updates}
+        schedule = _counts({"--max-update": pretrain_updates, **steps})
         # Validation draws masks too and decides nothing here, so it is left to the end.
         rarely = ("--validate-interval", "1000")
         demo.call("w2v-train", manifests, "--save-dir", pretrained, *PRETRAINING, *common, *rarely, *schedule)

@@ -1,0 +1,140 @@
+"""The demo's own parts, and the whole of it in seconds on a folder of noise with made-up transcripts."""
+
+from __future__ import annotations
+
+import importlib.util
+import math
+import os
+import subprocess
+import sys
+from collections import defaultdict
+from pathlib import Path
+from types import ModuleType
+
+import numpy as np
+import pytest
+
+from w2v.errors import ConfigError
+
+REPOSITORY = Path(__file__).resolve().parents[2]
+FOLDER = REPOSITORY / "examples" / "demo"
+ENVIRONMENT = {**os.environ, "PYTHONPATH": str(REPOSITORY), "OMP_NUM_THREADS": "1"}
+SENTENCES = ["UP UP DOWN", "DOWN UP", "LEFT", "UP LEFT DOWN DOWN"]
+
+
+def _load(name: str) -> ModuleType:
+    spec = importlib.util.spec_from_file_location(name, FOLDER / f"{name}.py")
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[spec.name] = module
+    spec.loader.exec_module(module)
+    return module
+
+
+@pytest.fixture(scope="module")
+def bigram() -> ModuleType:
+    return _load("bigram")
+
+
+@pytest.fixture
+def run(bigram: ModuleType) -> ModuleType:
+    return _load("run")
+
+
+def _read_arpa(path: Path) -> tuple[dict[str, float], dict[str, float], dict[str, dict[str, float]]]:
+    """Return probabilities, backoff weights and probabilities of pairs by history."""
+    unigrams: dict[str, float] = {}
+    backoffs: dict[str, float] = {}
+    pairs: dict[str, dict[str, float]] = defaultdict(dict)
+    for line in path.read_text(encoding="utf-8").splitlines():
+        columns = line.split("\t")
+        words = columns[1].split() if len(columns) > 1 else []
+        if len(words) == 1:
+            unigrams[words[0]] = 10 ** float(columns[0])
+            backoffs[words[0]] = 10 ** float(columns[2]) if len(columns) > 2 else 1.0
+        elif len(words) == 2:
+            pairs[words[0]][words[1]] = 10 ** float(columns[0])
+    return unigrams, backoffs, pairs
+
+
+def test_bigrams_of_every_history_add_up_to_1(bigram: ModuleType, tmp_path: Path) -> None:
+    bigram.write_bigrams(SENTENCES, tmp_path / "lm.arpa")
+    unigrams, backoffs, pairs = _read_arpa(tmp_path / "lm.arpa")
+    words = {"UP", "DOWN", "LEFT", "</s>", "<unk>"}
+    assert set(unigrams) == words | {"<s>"}
+    assert math.isclose(sum(unigrams[w] for w in words), 1, abs_tol=1e-4)
+    for history in ("<s>", "UP", "DOWN", "LEFT"):
+        seen = pairs[history]
+        total = sum(seen.get(w, backoffs[history] * unigrams[w]) for w in words)
+        assert math.isclose(total, 1, abs_tol=1e-4)
+
+
+def test_kenlm_scores_the_bigrams_as_the_formula_does(bigram: ModuleType, tmp_path: Path) -> None:
+    kenlm = pytest.importorskip("kenlm")
+    bigram.write_bigrams(SENTENCES, tmp_path / "lm.arpa")
+    model = kenlm.Model(str(tmp_path / "lm.arpa"))
+    k = bigram.PRIOR
+    # 10 words, 4 ends and one count for the unknown make 15. UP begins 2 of 4 sentences, ends 1, and comes 4 times.
+    p_up, p_end = 4 / 15, 4 / 15
+    expected = math.log10((2 + k * p_up) / (4 + k)) + math.log10((1 + k * p_end) / (4 + k))
+    assert model.score("UP") == pytest.approx(expected, abs=1e-4)
+
+
+def test_a_folder_with_other_files_is_left_alone(run: ModuleType, tmp_path: Path) -> None:
+    (tmp_path / "thesis.txt").write_text("years of work", encoding="utf-8")
+    with pytest.raises(ConfigError, match=r"--folder .* not from this demo"):
+        run.make_folder(tmp_path)
+    assert (tmp_path / "thesis.txt").is_file()
+
+
+def test_a_folder_of_an_earlier_demo_is_emptied(run: ModuleType, tmp_path: Path) -> None:
+    folder = run.make_folder(tmp_path / "run")
+    (folder / "old").mkdir()
+    assert not list(run.make_folder(folder).glob("old"))
+
+
+def test_a_shown_command_is_the_one_that_runs(run: ModuleType) -> None:
+    import shlex
+
+    words = ["w2v-train", "a folder", *(f"--flag-{i} ('{i}', 2)" for i in range(40))]
+    assert shlex.split(run._shown(words).replace("\\\n", " ")) == words
+
+
+@pytest.fixture
+def noise(tmp_path: Path) -> Path:
+    """Twelve clips of noise whose transcripts mean nothing."""
+    soundfile = pytest.importorskip("soundfile")
+    pytest.importorskip("soxr")
+    folder, rng = tmp_path / "noise", np.random.default_rng(1)
+    folder.mkdir()
+    lines = []
+    for i in range(12):
+        soundfile.write(folder / f"{i}.flac", 0.1 * rng.standard_normal(16000), 16000)
+        lines.append(f"{i}.flac\t{SENTENCES[i % len(SENTENCES)]}\n")
+    (folder / "transcripts.tsv").write_text("".join(lines), encoding="utf-8")
+    return folder
+
+
+def _demo(*arguments: str | Path) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, FOLDER / "run.py", "--threads", "1", *arguments]
+    return subprocess.run(command, capture_output=True, text=True, env=ENVIRONMENT, timeout=280)
+
+
+@pytest.mark.timeout(300)
+def test_the_whole_line_on_a_folder_of_ones_own(noise: Path, tmp_path: Path) -> None:
+    updates = ("--pretrain-updates", "2", "--finetune-updates", "2")
+    done = _demo("--data", noise, "--folder", tmp_path / "run", *updates)
+    assert done.returncode == 0, done.stderr
+    assert "$ w2v-train" in done.stdout
+    assert "said: " in done.stdout
+    assert "heard: " in done.stdout
+    assert "WER with viterbi: " in done.stdout
+
+
+def test_a_folder_without_transcripts_is_one_line(tmp_path: Path) -> None:
+    (tmp_path / "empty").mkdir()
+    done = _demo("--data", tmp_path / "empty", "--folder", tmp_path / "run")
+    assert done.returncode == 2
+    assert len(done.stderr.splitlines()) == 1
+    assert "transcripts.tsv" in done.stderr
