@@ -189,6 +189,28 @@ def loss_of(model: Wav2Vec2Model, source: torch.Tensor, lengths: torch.Tensor | 
     return criterion(model(source, lengths, seed), batch).value
 
 
+@pytest.mark.parametrize("mode", MODES)
+def test_matrix_products_change_rounding_only(mode: str) -> None:
+    """The fast arrangement for CPUs, padded: features, loss and gradients of the slow one."""
+    model = make(**MODES[mode])
+    source, lengths = padded([8000, 399, 5000])
+    losses, gradients, features = [], [], []
+    for precision in ("highest", "high"):
+        torch.set_float32_matmul_precision(precision)
+        try:
+            features.append(model.extract_features(source, lengths).features)
+            losses.append(loss_of(model, source, lengths))
+        finally:
+            torch.set_float32_matmul_precision("highest")
+        gradients.append(torch.autograd.grad(losses[-1], list(model.parameters())))
+    for i, frames in enumerate([24, 0, 15]):
+        torch.testing.assert_close(features[1][i, :frames], features[0][i, :frames], rtol=1e-5, atol=1e-5)
+    torch.testing.assert_close(losses[1], losses[0], rtol=1e-5, atol=0)
+    for (name, _), mine, theirs in zip(model.named_parameters(), gradients[1], gradients[0], strict=True):
+        if not name.endswith("k_proj.bias"):  # whose true gradient is 0
+            assert (mine - theirs).norm() <= 1e-4 * theirs.norm() + 1e-6, name
+
+
 # ---------------------------------------------------------------------------------------------- randomness
 
 

