@@ -28,8 +28,9 @@ def build_trainer(config: TrainConfig, device: torch.device) -> Trainer:
     """
     torch.manual_seed(config.common.seed)
     task: Task = config.task.entry.cls(config.task.config, config.common.seed)
-    task.load_dataset(config.dataset.train_subset)
+    # The model first: it says how short a clip may be.
     model = task.build_model(config.model.entry, config.model.config)
+    task.load_dataset(config.dataset.train_subset)
     plain = config.to_plain()
     # The model completes its options while it is built (a fine-tuned one takes in its encoder's).
     completed = getattr(model, "config", config.model.config)

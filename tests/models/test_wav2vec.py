@@ -217,6 +217,14 @@ def test_a_clip_too_short_for_any_prediction_costs_nothing(length: int, variant:
     assert all(p.grad is not None and p.grad.abs().max() == 0 for p in model.parameters() if p.grad is not None)
 
 
+@pytest.mark.parametrize("variant", VARIANTS)
+def test_the_shortest_clip_is_the_first_that_has_a_prediction(variant: str) -> None:
+    model = build(**VARIANTS[variant]).eval()
+    with torch.no_grad():
+        assert len(model(speech(model.shortest_clip), None, 0).logits) == 1
+        assert len(model(speech(model.shortest_clip - 1), None, 0).logits) == 0
+
+
 @pytest.mark.parametrize("vq_type", ["gumbel", "kmeans"])
 def test_library_use_as_in_the_original_readme(vq_type: str) -> None:
     """The layers are the recipe's, their widths are not."""

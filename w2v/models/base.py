@@ -15,7 +15,12 @@ class W2vModel(nn.Module):
 
     `forward(source, lengths, seed)` returns a typed output (`ContrastiveOutput`, `CtcOutput`, ...). Every random
     draw in it follows from `seed`, save dropout, which uses torch's global generator.
+
+    Attributes:
+        shortest_clip: samples of the shortest clip that training gets anything out of; shorter ones are left out.
     """
+
+    shortest_clip: int = 1
 
     @classmethod
     def build(cls, config: Any, **context: Any) -> W2vModel:

@@ -162,6 +162,9 @@ class Wav2VecModel(W2vModel):
     def __init__(self, config: Wav2VecConfig) -> None:
         super().__init__()
         self.config = config
+        # The first prediction is that of frame `offset` from frame 0.
+        step = total_stride(config.conv_feature_layers)
+        self.shortest_clip = receptive_field(config.conv_feature_layers) + config.offset_frames * step
         affine = not config.non_affine_group_norm
         self.feature_extractor = ConvEncoder(
             config.conv_feature_layers,

@@ -36,9 +36,6 @@ from w2v.types import AudioBatch, CtcOutput, Loss
 
 logger = logging.getLogger(__name__)
 
-SHORTEST_CLIP = 400
-"""Samples of the shortest clip to train on: the receptive field of one frame in the published models."""
-
 
 @dataclass(frozen=True)
 class AudioPretrainingConfig:
@@ -72,6 +69,7 @@ class AudioPretrainingTask(Task):
         self._datasets: dict[str, AudioDataset] = {}
         self._decoders: dict[Any, Decoder] = {}
         self._dictionary: Dictionary | None = None
+        self._shortest_clip = W2vModel.shortest_clip
 
     @property
     def dictionary(self) -> Dictionary | None:
@@ -90,6 +88,11 @@ class AudioPretrainingTask(Task):
     def _open(self, split: str) -> AudioDataset:
         config = self.config
         folder = Path(config.data)
+        if config.max_sample_size is not None and config.max_sample_size < self._shortest_clip:
+            raise ConfigError(
+                f"--max-sample-size must be at least {self._shortest_clip}, what the model needs to learn from a clip, "
+                f"got {config.max_sample_size}"
+            )
         manifest = read_manifest(folder / f"{split}.tsv")
         labels: Labels | None = None
         if config.labels is not None:
@@ -103,7 +106,7 @@ class AudioPretrainingTask(Task):
             labels,
             sample_rate=config.sample_rate,
             max_sample_size=config.max_sample_size,
-            min_sample_size=max(config.min_sample_size or 0, SHORTEST_CLIP),
+            min_sample_size=max(config.min_sample_size or 0, self._shortest_clip),
             pad=config.enable_padding or labels is not None,
             normalize=config.normalize,
             resample=config.resample,
@@ -170,6 +173,11 @@ class AudioPretrainingTask(Task):
             ConfigError: `--normalize` differs from pretraining.
             CheckpointError: the pretrained file cannot be read or does not fit.
         """
+        model = self._build_model(entry, config)
+        self._shortest_clip = model.shortest_clip
+        return model
+
+    def _build_model(self, entry: Entry[W2vModel], config: Any) -> W2vModel:
         if self.dictionary is None:
             return entry.cls.build(config)
         context: dict[str, Any] = {"num_classes": len(self.dictionary)}
