@@ -327,5 +327,7 @@ def _as_it_is(answer: Any) -> Any:
 def _start_worker(worker: int) -> None:
     """One thread per worker: with more, they take the cores from each other and from the training process."""
     torch.set_num_threads(1)
-    # Ctrl-C belongs to the main process, which ends the workers.
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    # Ctrl-C, and the signals that a scheduler sends to a whole process group, belong to the main process: it finishes
+    # its update, saves, and ends the workers. A worker whose parent is gone notices by itself.
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1):
+        signal.signal(number, signal.SIG_IGN)
