@@ -8,6 +8,7 @@ Order and size of batches are decided in `batch_sampler`, epochs in `iterator`.
 
 from __future__ import annotations
 
+import copy
 import logging
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
@@ -19,6 +20,7 @@ import torch
 from torch import Tensor
 
 from w2v.data.audio import normalize, read_audio
+from w2v.data.augment import Augmentation
 from w2v.data.labels import Labels
 from w2v.data.manifest import Manifest
 from w2v.errors import DataError
@@ -88,6 +90,7 @@ class AudioDataset(BatchDataset):
         lengths: (N,) cost of each clip in a batch, in samples: its size, or where it is cropped its cropped size.
         rows: (N,) line of each clip in the manifest, from 0.
         num_skipped: clips dropped for their length.
+        augmentation: random changes of each batch; None: none. Set by `augmented`.
         bad: index -> reason, of clips found unreadable so far.
 
     Raises:
@@ -127,6 +130,7 @@ class AudioDataset(BatchDataset):
         self.lengths: Ints = self.sizes
         if max_sample_size is not None and not self.pad:
             self.lengths = np.minimum(self.sizes, max_sample_size)
+        self.augmentation: Augmentation | None = None
         self.bad: dict[int, str] = {}
         self.num_read = 0
         self._length_warned = False
@@ -153,6 +157,12 @@ class AudioDataset(BatchDataset):
     @property
     def num_skipped(self) -> int:
         return self.num_too_short + self.num_too_long
+
+    def augmented(self, augmentation: Augmentation) -> AudioDataset:
+        """Return the same clips with random changes in every batch; this one stays as it is."""
+        changed = copy.copy(self)
+        changed.augmentation = augmentation if augmentation.is_on else None
+        return changed
 
     def name(self, index: int) -> str:
         """Return the path of a clip relative to the manifest's root."""
@@ -208,7 +218,10 @@ class AudioDataset(BatchDataset):
         rng = numpy_generator(seed, "crop")
         starts = crop_starts([len(e.source) for e in examples], width, lambda high: int(rng.integers(high)))
         pad = 1 if self.labels is None else self.labels.pad
-        return collate(examples, starts, width, seed, pad), report
+        batch = collate(examples, starts, width, seed, pad)
+        if self.augmentation is not None:
+            batch = replace(batch, source=self.augmentation.apply(batch.source, batch.lengths, seed))
+        return batch, report
 
     def record(self, report: ReadReport) -> None:
         """Log each unreadable file once, and stop when there are too many.

@@ -18,6 +18,7 @@ from w2v import distributed
 from w2v.checkpoint import load_checkpoint
 from w2v.config import arg, build_config, check_range
 from w2v.criterions.base import Criterion
+from w2v.data.augment import Augmentation, decibel_range
 from w2v.data.batch_sampler import plan_batches
 from w2v.data.dataset import AudioDataset
 from w2v.data.dictionary import Dictionary
@@ -48,10 +49,29 @@ class AudioPretrainingConfig:
     max_sample_size: int | None = arg(None, help="crop clips to this many samples; with labels: leave longer ones out")
     min_sample_size: int | None = arg(None, help="leave out clips shorter than this many samples")
     enable_padding: bool = arg(False, help="pad clips to the longest of the batch instead of cropping to the shortest")
+    augment_snr_db: tuple[float, float] | None = arg(
+        None,
+        help="pretraining: add Gaussian noise at a signal-to-noise ratio in dB, drawn from '(low, high)' per clip; "
+        "a single number: always that",
+        parse=decibel_range,
+    )
+    augment_shift_ms: float = arg(
+        0.0, help="pretraining: move each clip by up to so many milliseconds to either side, zeros come in"
+    )
+    augment_gain_db: float = arg(0.0, help="pretraining: make each clip louder or softer by up to so many dB")
     labels: str | None = arg(None, help="extension of label files, such as ltr: fine-tune on them")
 
     def __post_init__(self) -> None:
         check_range(self, 1, math.inf, "sample_rate", "max_sample_size", "min_sample_size")
+        check_range(self, 0, math.inf, "augment_shift_ms", "augment_gain_db")
+        if self.labels is not None and self.augmentation.is_on:
+            raise ConfigError("--augment-snr-db, --augment-shift-ms and --augment-gain-db do not go with --labels")
+
+    @property
+    def augmentation(self) -> Augmentation:
+        """What the `augment` flags ask for."""
+        shift = round(self.augment_shift_ms * self.sample_rate / 1000)
+        return Augmentation(shift, self.augment_snr_db, self.augment_gain_db)
 
 
 @register_task("audio_pretraining", AudioPretrainingConfig)
@@ -120,7 +140,7 @@ class AudioPretrainingTask(Task):
         return dataset
 
     def train_batches(self, split: str, dataset: DatasetConfig) -> EpochIterator:
-        clips = self.load_dataset(split)
+        clips = self.load_dataset(split).augmented(self.config.augmentation)
         plan = plan_batches(
             clips.sizes,
             clips.lengths,

@@ -1,0 +1,100 @@
+"""Random changes of the audio that pretraining sees: a shift in time, Gaussian noise, another loudness.
+
+All draws follow from the batch's own seed, each kind from its own generator: turning one on leaves the others as they
+were. Not in the original. Crops are `dataset`'s, masks the models'.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from w2v.config import float_tuple
+from w2v.rng import numpy_generator
+
+
+@dataclass(frozen=True)
+class Augmentation:
+    """What is changed, in this order; every clip of a batch has draws of its own.
+
+    Attributes:
+        shift: the clip moves by a whole number of samples, uniform in [-shift, shift]: what leaves at one end is lost,
+            at the other end zeros come in.
+        snr: Gaussian noise is added at a signal-to-noise ratio in dB, uniform in [low, high]: the noise's power is
+            that much below the mean power of the clip. None: no noise.
+        gain: the clip becomes louder by a number of dB, uniform in [-gain, gain]. Nothing is clipped.
+    """
+
+    shift: int = 0
+    snr: tuple[float, float] | None = None
+    gain: float = 0.0
+
+    @property
+    def is_on(self) -> bool:
+        """Whether anything is changed at all."""
+        return self.shift > 0 or self.snr is not None or self.gain > 0
+
+    def apply(self, source: Tensor, lengths: Tensor, seed: int) -> Tensor:
+        """Return changed clips; padding stays zero.
+
+        Args:
+            source: (B, S) float32 samples.
+            lengths: (B,) int64 true samples per clip.
+            seed: the batch's.
+        """
+        shifts = numpy_generator(seed, "time shift")
+        ratios = numpy_generator(seed, "noise ratio")
+        gains = numpy_generator(seed, "gain")
+        changed = torch.zeros_like(source)
+        for row, length in enumerate(lengths.tolist()):
+            clip = source[row, :length]
+            if self.shift > 0:
+                clip = shifted(clip, int(shifts.integers(-self.shift, self.shift + 1)))
+            if self.snr is not None:
+                noise = numpy_generator(seed, "noise", row).standard_normal(length, dtype=np.float32)
+                clip = with_noise(clip, torch.from_numpy(noise), ratios.uniform(*self.snr))
+            if self.gain > 0:
+                clip = clip * amplitude(gains.uniform(-self.gain, self.gain))
+            changed[row, :length] = clip
+        return changed
+
+
+def shifted(clip: Tensor, samples: int) -> Tensor:
+    """Return a clip (S,) that starts `samples` later, or sooner where negative; zeros come in."""
+    moved = torch.zeros_like(clip)
+    if abs(samples) >= len(clip):
+        return moved
+    if samples >= 0:
+        moved[samples:] = clip[: len(clip) - samples]
+    else:
+        moved[:samples] = clip[-samples:]
+    return moved
+
+
+def with_noise(clip: Tensor, noise: Tensor, snr: float) -> Tensor:
+    """Return a clip (S,) plus noise (S,) of unit variance, brought `snr` dB below the clip's mean power.
+
+    Silence has no power, and stays silence.
+    """
+    return clip + noise * (clip.square().mean().sqrt() * amplitude(-snr))
+
+
+def amplitude(decibels: float) -> float:
+    """Return the factor on samples that a change of level means: 20 dB are 10, -20 dB are 1/10."""
+    return float(10.0 ** (decibels / 20))
+
+
+def decibel_range(value: Any) -> tuple[float, float]:
+    """Parse `'(10, 30)'`, or a single number that is both ends.
+
+    Raises:
+        ValueError: neither one nor two numbers, or the first is larger than the second.
+    """
+    items = (float(value),) if isinstance(value, (int, float)) else float_tuple(value)
+    if len(items) not in (1, 2) or items[0] > items[-1]:
+        raise ValueError(f"must be '(low, high)' or a single number, got {value!r}")
+    return items[0], items[-1]
