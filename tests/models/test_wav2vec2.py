@@ -241,6 +241,19 @@ def test_without_masks_all_frames_are_predicted() -> None:
     assert not model.mask_emb.grad.any()
 
 
+def test_the_diversity_penalty_is_divided_by_the_size_of_the_codebook() -> None:
+    # wav2vec 1 does not divide; both count it once per prediction.
+    model = make()
+    output = model(padded([8000])[0], None, seed=1)
+    size = 6 * 2
+    expected = (size - float(output.stats["prob_perplexity"])) / size
+    assert output.penalties["diversity"].item() == pytest.approx(expected)
+    assert list(output.penalties) == ["diversity", "features_pen"]
+    assert output.stats["temp"] == 2.0
+    model.set_num_updates(1000)
+    assert model(padded([8000])[0], None, seed=1).stats["temp"] == pytest.approx(2 * 0.999995**1000)
+
+
 # ---------------------------------------------------------------------------------------------- options
 
 OPTIONS: list[dict[str, Any]] = [
@@ -351,6 +364,7 @@ def test_a_step_never_waits_for_the_gpu(mode: str, lengths: list[int]) -> None:
         (dict(latent_temp="(0.5, 2, 0.9)"), "--latent-temp must hold"),
         (dict(latent_temp="(2, 0.5)"), "--latent-temp: must be three numbers"),
         (dict(logit_temp=0.0), "--logit-temp must be greater than 0"),
+        (dict(num_negatives=0), "--num-negatives must be at least 1"),
         (dict(codebook_negatives=2, quantize_targets=False), "--codebook-negatives needs --quantize-targets"),
         (dict(conv_feature_layers="[(512, 10)]"), "--conv-feature-layers: each layer must be"),
         (dict(extractor_mode="layernorm"), "--extractor-mode must be one of"),

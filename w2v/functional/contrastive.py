@@ -7,6 +7,7 @@ negatives is never built.
 from __future__ import annotations
 
 from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -16,69 +17,70 @@ from torch import Tensor
 COSINE_EPSILON = 1e-8
 
 
+@dataclass(frozen=True)
+class Candidates:
+    """Vectors that negatives are chosen from.
+
+    Attributes:
+        vectors: (B, P, C).
+        identity: (B, P) int64, equal where vectors count as equal (`code_identity`, `vector_identity`).
+    """
+
+    vectors: Tensor
+    identity: Tensor
+
+
 def contrastive_logits(
     context: Tensor,
-    targets: Tensor,
+    targets: Candidates,
     negatives: Tensor,
     temperature: float,
-    codes: Tensor | None = None,
     *,
+    candidates: Candidates | None = None,
     cross_sample: bool = True,
+    further: Tensor | None = None,
 ) -> Tensor:
     """Return similarities, the positive in column 0, and -inf where a negative equals its positive.
 
-    Differs from the original in what "equal" means: with `codes`, the same codes. The original compares projected
-    vectors, in which the rounding of its straight-through estimator lets some equal codes pass for different.
+    Differs from the original in what "equal" means where targets are quantised: the same codes. The original compares
+    projected vectors, in which the rounding of its straight-through estimator could let equal codes pass for
+    different.
 
     Args:
         context: (B, M, C) predictions.
         targets: (B, M, C).
-        negatives: (B, M, K) int64 flat indices into the (B * M) targets.
+        negatives: (B, M, K) int64 flat indices into the (B * P) candidates.
         temperature: divides the cosine.
-        codes: (B, M) or (B, M, G) int64 that are equal where targets are equal; None: targets are compared bit for bit.
+        candidates: what negatives are chosen from; None: the targets.
         cross_sample: whether negatives may lie in other clips; if not, only products within clips are computed.
+        further: (B, M, K') cosines of further negatives, to be put behind the others.
 
     Returns:
-        (B * M, 1 + K) float32.
+        (B * M, 1 + K + K') float32.
     """
-    identity = vector_identity(targets) if codes is None else code_identity(codes)
-    positive, others = similarities(context, targets, targets, negatives, cross_sample=cross_sample)
-    same = identity.flatten()[negatives] == identity[:, :, None]
-    return assemble_logits(positive, others.masked_fill(same, -torch.inf), temperature)
-
-
-def similarities(
-    context: Tensor,
-    targets: Tensor,
-    candidates: Tensor,
-    negatives: Tensor,
-    *,
-    cross_sample: bool,
-) -> tuple[Tensor, Tensor]:
-    """Return the cosines with the targets, (B, M), and with the chosen candidates, (B, M, K), in float32.
-
-    Args:
-        context: (B, M, C).
-        targets: (B, M, C).
-        candidates: (B, P, C); the targets themselves, or all frames.
-        negatives: (B, M, K) flat indices into (B * P).
-        cross_sample: as in `contrastive_logits`.
-    """
+    chosen_from = targets if candidates is None else candidates
     with without_autocast(context.device):
-        query = F.normalize(context.float(), dim=-1, eps=COSINE_EPSILON)
-        own = F.normalize(targets.float(), dim=-1, eps=COSINE_EPSILON)
-        keys = own if candidates is targets else F.normalize(candidates.float(), dim=-1, eps=COSINE_EPSILON)
-        positive = (query * own).sum(dim=-1)
+        query, own = _normalised(context), _normalised(targets.vectors)
+        keys = own if candidates is None else _normalised(candidates.vectors)
+        positive = (query * own).sum(dim=-1, keepdim=True)
         if cross_sample:
             # (B * M, C) x (C, B * P)
             table = query.flatten(0, 1) @ keys.flatten(0, 1).T
-            chosen = table.gather(1, negatives.flatten(0, 1)).view_as(negatives)
+            others = table.gather(1, negatives.flatten(0, 1)).view_as(negatives)
         else:
             # (B, M, C) x (B, C, P)
             table = torch.bmm(query, keys.transpose(1, 2))
             first = torch.arange(keys.shape[0], device=negatives.device)[:, None, None] * keys.shape[1]
-            chosen = table.gather(2, negatives - first)
-    return positive, chosen
+            others = table.gather(2, negatives - first)
+    same = chosen_from.identity.flatten()[negatives] == targets.identity[:, :, None]
+    columns = [positive, others.masked_fill(same, -torch.inf)]
+    if further is not None:
+        columns.append(further)
+    return (torch.cat(columns, dim=2) / temperature).flatten(0, 1)
+
+
+def _normalised(vectors: Tensor) -> Tensor:
+    return F.normalize(vectors.float(), dim=-1, eps=COSINE_EPSILON)
 
 
 def without_autocast(device: torch.device) -> AbstractContextManager[Any]:
@@ -88,15 +90,8 @@ def without_autocast(device: torch.device) -> AbstractContextManager[Any]:
     return nullcontext()
 
 
-def assemble_logits(positive: Tensor, others: Tensor, temperature: float) -> Tensor:
-    """Return (B * M, 1 + K) logits from (B, M) and (B, M, K) cosines."""
-    return (torch.cat([positive[:, :, None], others], dim=2) / temperature).flatten(0, 1)
-
-
 def code_identity(codes: Tensor) -> Tensor:
-    """Return (B, M) int64 that differ where (B, M, G) codes differ; (B, M) input is returned as it is."""
-    if codes.dim() == 2:
-        return codes
+    """Return (B, M) int64 that are equal where (B, M, G) codes are; others collide once in 2**64 pairs."""
     return _mix(codes)
 
 

@@ -16,7 +16,13 @@ from torch import Tensor, nn
 from w2v.config import arg, check_range
 from w2v.errors import ConfigError
 from w2v.functional.codebook import codebook_index, codes_of_index, look_up
-from w2v.functional.contrastive import assemble_logits, code_identity, similarities, vector_identity, without_autocast
+from w2v.functional.contrastive import (
+    Candidates,
+    code_identity,
+    contrastive_logits,
+    vector_identity,
+    without_autocast,
+)
 from w2v.functional.conv_spec import conv_layers, receptive_field
 from w2v.functional.masking import BoolArray, equal_rows, masked_positions
 from w2v.functional.negatives import sample_negatives, sample_negatives_everywhere
@@ -43,6 +49,8 @@ class Wav2Vec2Config(Wav2Vec2EncoderConfig):
         super().__post_init__()
         check_range(self, 0, 1, "dropout_features")
         check_range(self, 0, math.inf, "num_negatives", "cross_sample_negatives", "codebook_negatives")
+        if self.num_negatives + self.cross_sample_negatives + self.codebook_negatives == 0:
+            raise ConfigError("--num-negatives must be at least 1 without negatives of another kind, got 0")
         if not self.logit_temp > 0:
             raise ConfigError(f"--logit-temp must be greater than 0, got {self.logit_temp}")
         if self.codebook_negatives and not self.quantize_targets:
@@ -69,25 +77,6 @@ class _Targets:
         """Return (B', M, C) of (B, T, C)."""
         chosen = frames.flatten(0, 1).index_select(0, self.flat)
         return chosen.view(*self.positions.shape, frames.shape[-1])
-
-
-@dataclass(frozen=True)
-class _Candidates:
-    """Vectors that targets and negatives are chosen from.
-
-    Attributes:
-        targets: (B', M, C).
-        vectors: (B', P, C): the targets, or all frames.
-        target_identity: (B', M) int64, equal where targets are.
-        identity: (B', P) int64.
-        quantized: the quantised targets, if they are.
-    """
-
-    targets: Tensor
-    vectors: Tensor
-    target_identity: Tensor
-    identity: Tensor
-    quantized: Quantized | None
 
 
 @register_model("wav2vec2", Wav2Vec2Config)
@@ -151,13 +140,24 @@ class Wav2Vec2Model(W2vModel, Wav2Vec2Encoder):
             masks = Masks(mask_indices.cpu().numpy(), masks.channel)
         encoded = self.encode(source, lengths, frames, masks, seed)
         targets = self._plan_targets(num_clips, frames, masks.time, seed, source.device)
-        candidates = self._candidates(encoded, targets, seed, gumbel_noise)
         if negative_indices is None:
             negative_indices = self._draw_negatives(targets, frames, seed)
+        positives, quantized = self._to_targets(targets.gather(encoded.features), gumbel_noise, seed, "gumbel")
         # Only masked frames go through the heads. (B', M, C)
         context = self.final_proj(targets.gather(encoded.context))
-        logits = self._logits(context, candidates, negative_indices, codebook_indices, seed)
-        return self._output(logits, encoded, candidates.quantized)
+        further = None
+        if self.config.codebook_negatives and quantized is not None:
+            further = self._codebook_similarities(context, quantized.codes, codebook_indices, seed)
+        logits = contrastive_logits(
+            context,
+            positives,
+            negative_indices,
+            self.config.logit_temp,
+            candidates=self._all_frames(encoded, targets, seed) if self.config.negatives_from_everywhere else None,
+            cross_sample=self.config.cross_sample_negatives > 0,
+            further=further,
+        )
+        return self._output(logits, encoded, quantized)
 
     def extract_features(self, source: Tensor, lengths: Tensor | None, *, with_layers: bool = False) -> Features:
         """Return contexts of (B, S) samples, without masks.
@@ -184,28 +184,22 @@ class Wav2Vec2Model(W2vModel, Wav2Vec2Encoder):
             flat.to(device, non_blocking=True),
         )
 
-    def _candidates(self, encoded: Encoded, targets: _Targets, seed: int, noise: Tensor | None) -> _Candidates:
-        raw = targets.gather(encoded.features)
-        raw = F.dropout(raw, self.config.dropout_features, self.training)
-        vectors, identity, quantized = self._to_targets(raw, noise, seed, "gumbel")
-        if not self.config.negatives_from_everywhere:
-            return _Candidates(vectors, vectors, identity, identity, quantized)
-        rows = targets.clips.to(encoded.features.device, non_blocking=True)
-        everywhere = encoded.features.index_select(0, rows)
-        everywhere = F.dropout(everywhere, self.config.dropout_features, self.training)
-        others, other_identity, _ = self._to_targets(everywhere, None, seed, "gumbel_everywhere")
-        return _Candidates(vectors, others, identity, other_identity, quantized)
-
     def _to_targets(
         self, raw: Tensor, noise: Tensor | None, seed: int, key: str
-    ) -> tuple[Tensor, Tensor, Quantized | None]:
-        """Return (B, M, C) targets of (B, M, F) features, what tells them apart, and how they were quantised."""
+    ) -> tuple[Candidates, Quantized | None]:
+        """Return (B', M, C) targets of (B', M, F) features, and how they were quantised."""
+        raw = F.dropout(raw, self.config.dropout_features, self.training)
         if self.quantizer is None:
             vectors = self._project_targets(raw)
-            return vectors, vector_identity(vectors), None
+            return Candidates(vectors, vector_identity(vectors)), None
         generator = torch_generator(raw.device, seed, key) if self.training and noise is None else None
         quantized: Quantized = self.quantizer(raw, noise=noise, generator=generator)
-        return self._project_targets(quantized.x), code_identity(quantized.codes), quantized
+        return Candidates(self._project_targets(quantized.x), code_identity(quantized.codes)), quantized
+
+    def _all_frames(self, encoded: Encoded, targets: _Targets, seed: int) -> Candidates:
+        """Return all frames of the clips that hold targets, as candidates for negatives."""
+        rows = targets.clips.to(encoded.features.device, non_blocking=True)
+        return self._to_targets(encoded.features.index_select(0, rows), None, seed, "gumbel_everywhere")[0]
 
     def _project_targets(self, x: Tensor) -> Tensor:
         x = self.project_q(x)
@@ -228,20 +222,6 @@ class Wav2Vec2Model(W2vModel, Wav2Vec2Encoder):
             config.cross_sample_negatives,
             generator=generator,
         )
-
-    def _logits(
-        self, context: Tensor, candidates: _Candidates, negatives: Tensor, codebook_indices: Tensor | None, seed: int
-    ) -> Tensor:
-        cross_sample = self.config.cross_sample_negatives > 0
-        positive, others = similarities(
-            context, candidates.targets, candidates.vectors, negatives, cross_sample=cross_sample
-        )
-        same = candidates.identity.flatten()[negatives] == candidates.target_identity[:, :, None]
-        others = others.masked_fill(same, -torch.inf)
-        if self.config.codebook_negatives and candidates.quantized is not None:
-            from_codebook = self._codebook_similarities(context, candidates.quantized.codes, codebook_indices, seed)
-            others = torch.cat([others, from_codebook], dim=2)
-        return assemble_logits(positive, others, self.config.logit_temp)
 
     def _codebook_similarities(self, context: Tensor, codes: Tensor, indices: Tensor | None, seed: int) -> Tensor:
         """Return (B, M, K') cosines with combinations of codebook entries, -inf where one is the target's own."""
@@ -268,7 +248,7 @@ class Wav2Vec2Model(W2vModel, Wav2Vec2Encoder):
         if quantized is not None and quantizer is not None:
             num_vars = quantizer.num_vars
             penalties["diversity"] = (num_vars - quantized.prob_perplexity) / num_vars
-            stats["prob_perplexity"] = quantized.prob_perplexity
+            stats["prob_perplexity"] = quantized.prob_perplexity.detach()
             stats["code_perplexity"] = quantized.code_perplexity
             stats["temp"] = quantizer.current_temperature
         penalties["features_pen"] = encoded.features_pen
