@@ -30,6 +30,8 @@ REQUIRED = [
 
 EXTRAS = {
     "audio": ["soxr>=0.3.7"],
+    # `w2v-featurize --format h5`, the original's layout.
+    "h5": ["h5py>=3.8"],
     # kenlm is published as source only: pip compiles it (1-2 minutes) and needs a C++ compiler, so it cannot be
     # required of everybody. flashlight-text has wheels up to Python 3.12.
     "kenlm": ["kenlm>=0.2.0", "flashlight-text>=0.0.7"],
@@ -49,12 +51,13 @@ EXTRAS = {
         "types-PyYAML",
         "types-tqdm",
         "soxr>=0.3.7",
+        "h5py>=3.8",
         "espeakng-loader>=0.2.4",
         'flashlight-text>=0.0.7; python_version < "3.13"',
     ],
 }
 EXTRAS["dev"] = [*EXTRAS["test"], *EXTRAS["kenlm"]]
-EXTRAS["all"] = sorted({*EXTRAS["audio"], *EXTRAS["kenlm"], *EXTRAS["demo"]})
+EXTRAS["all"] = sorted({*EXTRAS["audio"], *EXTRAS["h5"], *EXTRAS["kenlm"], *EXTRAS["demo"]})
 
 # Each program is `main() -> int` of a module in w2v_cli; what it returns is the exit code.
 PROGRAMS = [
