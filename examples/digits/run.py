@@ -1,0 +1,377 @@
+"""Connected digits, spoken by real people: pretrain, fine-tune on 20 minutes and on 5, transcribe, compare.
+
+    python examples/digits/run.py --data FOLDER [--folder digits-run] [--threads 2]
+
+FOLDER holds the packs `fsdd16k`, `digits_train`, `digits_valid_seen` and `digits_valid_unseen`, and
+`tools/make_digits.py`. Every stage calls the programs as a user would and shows the command; one that is done is not
+done again, and a training that was stopped goes on. Results go to `results.json`, curves to `curves.csv` and
+`curves.png` (see plot.py).
+"""
+
+from __future__ import annotations
+
+import argparse
+import importlib.util
+import json
+import math
+import os
+import random
+import resource
+import shlex
+import subprocess
+import sys
+import time
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from w2v.errors import ConfigError, DataError, TrainingError, W2vError
+from w2v.functional.edit_distance import edit_distance
+
+REPOSITORY = Path(__file__).resolve().parents[2]
+SAMPLE_RATE = 16000
+SPEAKERS = ("george", "jackson", "lucas", "nicolas")
+TRAIN, FEW, SEEN, UNSEEN = "digits_train", "digits_train_few", "digits_valid_seen", "digits_valid_unseen"
+DECODERS = {
+    "viterbi": ("--w2l-decoder", "viterbi"),
+    "kenlm": ("--w2l-decoder", "kenlm", "--lm-weight", "1", "--word-score", "0", "--beam", "50"),
+}
+
+# Four convolutions with strides 5 * 4 * 4 * 4 = 320: a frame every 20 ms, as in the paper, for a tenth of its cost.
+PRETRAINING = (
+    *("--task", "audio_pretraining", "--arch", "wav2vec2"),
+    *("--conv-feature-layers", "[(64, 10, 5), (64, 8, 4)] + [(128, 4, 4)] * 2", "--encoder-layers", "4"),
+    *("--encoder-embed-dim", "192", "--encoder-ffn-embed-dim", "768", "--encoder-attention-heads", "4"),
+    *("--conv-pos", "32", "--conv-pos-groups", "8", "--dropout", "0.05", "--attention-dropout", "0.05"),
+    *("--quantize-targets", "--latent-vars", "80", "--latent-groups", "2", "--final-dim", "96"),
+    *("--latent-temp", "(2.0, 0.5, 0.998)", "--num-negatives", "100", "--mask-prob", "0.6", "--mask-length", "8"),
+    *("--criterion", "wav2vec", "--infonce", "--loss-weights", "[0.1, 10]"),
+    *("--log-keys", '["prob_perplexity", "code_perplexity", "temp"]'),
+    *("--optimizer", "adam", "--adam-betas", "(0.9, 0.98)", "--adam-eps", "1e-06", "--weight-decay", "0.01"),
+    *("--lr-scheduler", "polynomial_decay", "--lr", "0.001"),
+    # 40 seconds a batch, in crops of 6 seconds.
+    *("--max-tokens", "640000", "--max-sample-size", "96000", "--min-sample-size", "32000"),
+)
+FINETUNING = (
+    *("--task", "audio_pretraining", "--arch", "wav2vec_ctc", "--labels", "ltr", "--post-process", "letter"),
+    *("--apply-mask", "--mask-prob", "0.3", "--mask-length", "5"),
+    *("--mask-channel-prob", "0.1", "--mask-channel-length", "16", "--feature-grad-mult", "1.0"),
+    *("--dropout", "0.1", "--attention-dropout", "0.1", "--final-dropout", "0.1"),
+    *("--criterion", "ctc", "--zero-infinity"),
+    *("--optimizer", "adam", "--adam-betas", "(0.9, 0.98)", "--adam-eps", "1e-08", "--clip-norm", "5"),
+    *("--lr-scheduler", "tri_stage", "--lr", "0.001", "--final-lr-scale", "0.05"),
+    *("--max-tokens", "320000", "--required-batch-size-multiple", "1"),
+    *("--valid-subset", f"{SEEN},{UNSEEN}", "--best-checkpoint-metric", "wer"),
+)
+LOGGING = ("--num-workers", "0", "--no-epoch-checkpoints", "--log-format", "json", "--log-interval", "25")
+
+
+class Run:
+    """The folder of one run, and what its finished stages took.
+
+    Args:
+        folder: where everything is written.
+        threads: of each program.
+    """
+
+    def __init__(self, folder: Path, threads: int) -> None:
+        self.folder = folder
+        self.threads = threads
+        folder.mkdir(parents=True, exist_ok=True)
+        self._file = folder / "stages.json"
+        self.stages: dict[str, dict[str, float]] = {}
+        if self._file.is_file():
+            self.stages = json.loads(self._file.read_text(encoding="utf-8"))
+
+    @contextmanager
+    def stage(self, name: str) -> Iterator[None]:
+        """Print a headline, and write down the wall and processor seconds of the block, if it ends well."""
+        print(f"\n== {name}", flush=True)
+        begin, used = time.monotonic(), _processor_seconds()
+        yield
+        self.stages[name] = {"wall": time.monotonic() - begin, "cpu": _processor_seconds() - used}
+        temporary = self._file.with_suffix(".tmp")
+        temporary.write_text(json.dumps(self.stages, indent=1), encoding="utf-8")
+        temporary.replace(self._file)
+
+    def is_done(self, name: str) -> bool:
+        """Whether an earlier run ended this stage."""
+        if name in self.stages:
+            print(f"\n== {name}: done before")
+        return name in self.stages
+
+    def call(self, program: str, *arguments: str | Path, log: Path | None = None) -> None:
+        """Show and run a program: `w2v-train` is `python -m w2v_cli.train`, a script is run as it is.
+
+        Args:
+            program: its name, or the path of a script.
+            arguments: its arguments.
+            log: file to append its output to, instead of showing it.
+
+        Raises:
+            TrainingError: the program failed.
+        """
+        words = [str(argument) for argument in arguments]
+        print(f"$ {_shown([program, *words])}" + (f"  # output in {log}" if log else ""), flush=True)
+        how = ["-m", f"w2v_cli.{program.removeprefix('w2v-')}"] if program.startswith("w2v-") else [program]
+        search = os.pathsep.join(filter(None, (str(REPOSITORY), os.environ.get("PYTHONPATH"))))
+        environment = {**os.environ, "OMP_NUM_THREADS": str(self.threads), "PYTHONPATH": search}
+        command = [sys.executable, *how, *words]
+        if log is None:
+            code = subprocess.run(command, env=environment, stdin=subprocess.DEVNULL, check=False).returncode
+        else:
+            with open(log, "ab") as file:
+                code = subprocess.run(
+                    command, env=environment, stdin=subprocess.DEVNULL, stdout=file, stderr=file, check=False
+                ).returncode
+        if code:
+            last = log.read_text(encoding="utf-8", errors="replace").strip().rpartition("\n")[2] if log else ""
+            raise TrainingError(f"{program} left with exit code {code}" + (f": {last}" if last else ""))
+
+
+def _processor_seconds() -> float:
+    """Return user and system time of all programs that were called and have ended."""
+    used = resource.getrusage(resource.RUSAGE_CHILDREN)
+    return used.ru_utime + used.ru_stime
+
+
+def _shown(words: Sequence[str]) -> str:
+    """Return a command line that can be pasted into a shell, a new line before a flag where it would grow too long."""
+    lines, line = [], ""
+    for word in map(shlex.quote, words):
+        if line and word.startswith("--") and len(line) > 90:
+            lines.append(f"{line} \\")
+            line = "   "
+        line += f" {word}" if line else word
+    return "\n".join([*lines, line])
+
+
+def main() -> int:
+    """Run what is not done yet, print the results and return the exit code."""
+    arguments = _arguments()
+    try:
+        data = _packs(arguments.data)
+        run = Run(arguments.folder, arguments.threads)
+        prepare(run, data, arguments.minutes, arguments.few_minutes)
+        pretrain(run, arguments.pretrain_updates)
+        finetune(run, "ft20", TRAIN, arguments.finetune_updates)
+        transcribe(run, "ft20")
+        if arguments.few_updates:
+            finetune(run, "ft5", FEW, arguments.few_updates)
+            finetune(run, "scratch5", FEW, arguments.few_updates, "--no-pretrained-weights")
+            transcribe(run, "ft5")
+            transcribe(run, "scratch5")
+        report(run)
+        if importlib.util.find_spec("matplotlib") is None:
+            print("\nno curves: they need matplotlib")
+        else:
+            run.call(str(Path(__file__).with_name("plot.py")), run.folder)
+    except W2vError as e:
+        print(f"digits: {e}", file=sys.stderr)
+        return e.exit_code
+    except KeyboardInterrupt:
+        return 130
+    return 0
+
+
+def _arguments() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description="From real speech to digits.", allow_abbrev=False)
+    default = os.environ.get("W2V_DATA") or REPOSITORY.parent / "shared" / "data"
+    option = parser.add_argument
+    option("--data", type=Path, default=Path(default), help="folder with the packs of speech (default: $W2V_DATA)")
+    option("--folder", type=Path, default=Path("digits-run"), help="where to write (default: digits-run)")
+    option("--threads", type=int, default=min(2, os.cpu_count() or 1), help="of each program (default: 2)")
+    option("--minutes", type=float, default=150, help="of unlabelled speech to make (default: 150)")
+    option("--few-minutes", type=float, default=5, help="of labelled speech in the comparison (default: 5)")
+    option("--pretrain-updates", type=int, default=1500, metavar="N", help="default: 1500")
+    option("--finetune-updates", type=int, default=1500, metavar="N", help="on all labelled speech (default: 1500)")
+    option("--few-updates", type=int, default=1000, metavar="N", help="in the comparison; 0: none (default: 1000)")
+    return parser.parse_args()
+
+
+def _packs(data: Path) -> Path:
+    """Return the folder of speech.
+
+    Raises:
+        ConfigError: a pack is missing there.
+    """
+    missing = [name for name in ("fsdd16k", TRAIN, SEEN, UNSEEN, "tools/make_digits.py") if not (data / name).exists()]
+    if missing:
+        raise ConfigError(f"--data {data}: there is no {missing[0]}")
+    return data
+
+
+def prepare(run: Run, data: Path, minutes: float, few_minutes: float) -> None:
+    """Make unlabelled speech; write manifests, labels, and a language model of the training texts."""
+    unlabelled, manifests, labels = run.folder / "unlabelled", run.folder / "manifests", run.folder / "labels"
+    if not run.is_done("speech"):
+        with run.stage("speech"):
+            # Recordings 10 to 49 only: 0 to 9 of the same speakers are what `digits_valid_seen` is made of.
+            how = ("--speakers", *SPEAKERS, "--index", "10", "49", "--minutes", f"{minutes:g}", "--seed", "7")
+            digits = ("--min-digits", "8", "--max-digits", "20", "--format", "wav")
+            run.call(str(data / "tools" / "make_digits.py"), data / "fsdd16k", unlabelled, *how, *digits)
+    if run.is_done("lists"):
+        return
+    with run.stage("lists"):
+        listed = ("--ext", "flac,wav,ogg", "--sorted")
+        run.call("w2v-manifest", unlabelled, "--dest", manifests, "--valid-percent", "0.02", *listed)
+        if (manifests / "valid.tsv").read_bytes().count(b"\n") < 2:  # of a handful of clips none is held back
+            (manifests / "valid.tsv").write_bytes((manifests / "train.tsv").read_bytes())
+        for name in (TRAIN, SEEN, UNSEEN):
+            run.call("w2v-manifest", data / name, "--dest", manifests / name, "--valid-percent", "0", *listed)
+            _label(run, data, name, manifests / name / "train.tsv", *(["--dict"] if name == TRAIN else []))
+        few = manifests / "few.tsv"
+        write_subset(labels / f"{TRAIN}.tsv", few, few_minutes * 60)
+        _label(run, data, FEW, few)
+        write_bigrams((labels / f"{TRAIN}.wrd").read_text(encoding="utf-8").splitlines(), run.folder / "bigrams.arpa")
+
+
+def _label(run: Run, data: Path, name: str, manifest: Path, *flags: str) -> None:
+    texts = data / name.removesuffix("_few") / "transcripts.tsv"
+    listed = ("--output-dir", run.folder / "labels", "--output-name", name, "--drop-missing")
+    run.call("w2v-labels", manifest, *listed, "--transcripts", texts, *flags)
+
+
+def write_subset(manifest: Path, path: Path, seconds: float) -> None:
+    """Write the first clips of a shuffled manifest that last `seconds` together.
+
+    Raises:
+        DataError: they do not last that long.
+    """
+    root, *lines = manifest.read_text(encoding="utf-8").splitlines()
+    random.Random(1).shuffle(lines)
+    left, taken = seconds * SAMPLE_RATE, 0
+    while left > 0:
+        if taken == len(lines):
+            raise DataError(f"{manifest} holds less than {seconds:g} seconds")
+        left -= int(lines[taken].rpartition("\t")[2])
+        taken += 1
+    path.write_text("\n".join([root, *lines[:taken], ""]), encoding="utf-8")
+
+
+def write_bigrams(sentences: Sequence[str], path: Path) -> None:
+    """Write a language model of pairs of words in ARPA form, each pair counted once more than it was seen.
+
+    Args:
+        sentences: space-separated words; few different ones, as the file holds all pairs.
+        path: file to write.
+    """
+    pairs: Counter[tuple[str, str]] = Counter()
+    for sentence in sentences:
+        words = sentence.split()
+        pairs.update(zip(["<s>", *words], [*words, "</s>"], strict=True))
+    singles: Counter[str] = Counter()
+    for (_, word), count in pairs.items():
+        singles[word] += count
+    total = sum(singles.values()) + 1  # one for the words that are not there
+    histories = ["<s>", *sorted(singles.keys() - {"</s>"})]
+    lines = ["\\data\\", f"ngram 1={len(singles) + 2}", f"ngram 2={len(histories) * len(singles)}", "", "\\1-grams:"]
+    lines += [f"{math.log10(1 / total):.6f}\t<unk>", "-99\t<s>\t0"]
+    for word, count in sorted(singles.items()):
+        lines.append(f"{math.log10(count / total):.6f}\t{word}" + ("" if word == "</s>" else "\t0"))
+    lines += ["", "\\2-grams:"]
+    for history in histories:
+        seen = sum(pairs[history, word] for word in singles) + len(singles)
+        lines += [f"{math.log10((pairs[history, word] + 1) / seen):.6f}\t{history} {word}" for word in sorted(singles)]
+    path.write_text("\n".join([*lines, "", "\\end\\", ""]), encoding="utf-8")
+
+
+def pretrain(run: Run, num_updates: int) -> None:
+    """Pretrain on the unlabelled speech."""
+    if run.is_done("pretrain"):
+        return
+    schedule = _counts({"--max-update": num_updates, "--warmup-updates": max(1, num_updates * 2 // 25)})
+    with run.stage("pretrain"):
+        places = (run.folder / "manifests", "--save-dir", run.folder / "pretrain")
+        rarely = ("--validate-interval", "1000", "--validate-interval-updates", "250", "--save-interval-updates", "250")
+        thrifty = ("--keep-interval-updates", "1")
+        run.call(
+            "w2v-train", *places, *PRETRAINING, *schedule, *LOGGING, *rarely, *thrifty, log=run.folder / "pretrain.log"
+        )
+
+
+def finetune(run: Run, name: str, subset: str, num_updates: int, *flags: str) -> None:
+    """Fine-tune the pretrained model, or with `--no-pretrained-weights` train the same network from scratch."""
+    if run.is_done(name):
+        return
+    warm, hold = max(1, num_updates // 10), num_updates * 2 // 5
+    steps = {"--warmup-steps": warm, "--hold-steps": hold, "--decay-steps": num_updates - warm - hold}
+    schedule = _counts({"--max-update": num_updates, **steps})
+    with run.stage(name):
+        places = (run.folder / "labels", "--train-subset", subset, "--save-dir", run.folder / name)
+        start = ("--w2v-path", run.folder / "pretrain" / "checkpoint_last.pt", *flags)
+        rarely = ("--validate-interval", "1000", "--validate-interval-updates", "250")
+        run.call(
+            "w2v-train", *places, *start, *FINETUNING, *schedule, *LOGGING, *rarely, log=run.folder / f"{name}.log"
+        )
+
+
+def _counts(flags: dict[str, int]) -> list[str]:
+    return [word for flag, number in flags.items() for word in (flag, str(number))]
+
+
+def transcribe(run: Run, model: str) -> None:
+    """Transcribe both test sets with both decoders, with the last checkpoint: none is chosen by its test score."""
+    beam = ("--lm-model", run.folder / "bigrams.arpa")  # the lexicon is derived from its words
+    for decoder, flags in DECODERS.items():
+        name = f"{model}, {decoder}"
+        if run.is_done(name):
+            continue
+        if decoder == "kenlm" and (importlib.util.find_spec("kenlm") is None or _lacks_flashlight()):
+            print(f"\n== {name}: left out; it needs: pip install 'w2v[kenlm]'")
+            continue
+        with run.stage(name):
+            for subset in (SEEN, UNSEEN):
+                places = (run.folder / "labels", "--path", run.folder / model / "checkpoint_last.pt")
+                results = ("--gen-subset", subset, "--results-path", run.folder / "results" / f"{model}-{decoder}")
+                more = beam if decoder == "kenlm" else ()
+                run.call("w2v-infer", *places, *results, "--post-process", "letter", "--quiet", *flags, *more)
+
+
+def _lacks_flashlight() -> bool:
+    return importlib.util.find_spec("flashlight") is None
+
+
+def report(run: Run) -> None:
+    """Print and write error rates and durations."""
+    rows: list[dict[str, Any]] = []
+    for model in ("ft20", "ft5", "scratch5"):
+        for decoder in DECODERS:
+            folder = run.folder / "results" / f"{model}-{decoder}"
+            if f"{model}, {decoder}" in run.stages:
+                rows += [{"model": model, "decoder": decoder, "set": s, **score(folder, s)} for s in (SEEN, UNSEEN)]
+    total = {kind: sum(stage[kind] for stage in run.stages.values()) for kind in ("wall", "cpu")}
+    content = {"results": rows, "seconds": {**run.stages, "all": total}}
+    (run.folder / "results.json").write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
+    print()
+    for row in rows:
+        print(
+            f"{row['model']:9} {row['decoder']:8} {row['set']:20} WER {row['wer']:6.2f} %"
+            f"  ({row['errors']} errors in {row['words']} words)"
+        )
+    print("\n   wall s    cpu s")
+    for name, seconds in content["seconds"].items():
+        print(f"{seconds['wall']:9.1f}{seconds['cpu']:9.1f}  {name}")
+    print(f"\nEverything is in {run.folder}.")
+
+
+def score(folder: Path, subset: str) -> dict[str, Any]:
+    """Return errors, words and word error rate of a folder of results."""
+    name = f"checkpoint_last.pt-{subset}.txt"
+    readings, references = _read(folder / f"hypo.word-{name}"), _read(folder / f"ref.word-{name}")
+    errors = sum(edit_distance(text.split(), readings[clip].split()) for clip, text in references.items())
+    words = sum(len(text.split()) for text in references.values())
+    return {"errors": errors, "words": words, "wer": round(100 * errors / max(words, 1), 2)}
+
+
+def _read(path: Path) -> dict[int, str]:
+    """Return text by clip from lines `text (None-ID)`."""
+    lines = path.read_text(encoding="utf-8").splitlines()
+    pairs = (line.rpartition("(None-") for line in lines)
+    return {int(number.rstrip(")")): text.strip() for text, _, number in pairs}
+
+
+if __name__ == "__main__":
+    sys.exit(main())
