@@ -10,6 +10,10 @@ from torch import Tensor, nn
 
 from w2v.functional.strided_conv import prefers_products
 
+FEWEST_CHANNELS_IN_BF16 = 16
+"""Below so many channels per group, torch 2.13's bfloat16 convolution on the CPU is wrong by over 100 % for kernels of
+16 and more; such (tiny) models convolve in float32."""
+
 
 class PositionalConv(nn.Module):
     """Grouped convolution over time with weight norm, and GELU.
@@ -37,7 +41,10 @@ class PositionalConv(nn.Module):
         """Return (B, T, C) positions for (B, T, C) frames, zero where padded."""
         weight = torch._weight_norm(self.weight_v, self.weight_g, 2)
         x = x.transpose(1, 2)
-        if prefers_products(x):
+        if x.device.type == "cpu" and weight.shape[1] < FEWEST_CHANNELS_IN_BF16:
+            with torch.autocast("cpu", enabled=False):
+                x = F.conv1d(x.float(), weight.float(), self.bias, padding=self.kernel // 2, groups=self.groups)
+        elif prefers_products(x):
             # (B, C, 1, T), channels last, as a view: about 1.4 x as fast as conv1d.
             image = F.conv2d(
                 x.unsqueeze(2), weight.unsqueeze(2), self.bias, padding=(0, self.kernel // 2), groups=self.groups
