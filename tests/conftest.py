@@ -20,7 +20,7 @@ def _folder(variable: str, default: str) -> Path:
 
 
 class GoldenFolder:
-    """The folder of recorded tensors, `W2V_GOLDEN`; where it is absent, the small part of it in `tests/assets/golden`."""
+    """The recorded tensors, `W2V_GOLDEN`; where that folder is absent, the part of it in `tests/assets/golden`."""
 
     recorded = Path(os.environ.get("W2V_GOLDEN") or REPOSITORY / "../shared/golden")
     committed = REPOSITORY / "tests" / "assets" / "golden"
