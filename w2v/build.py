@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import logging
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -9,15 +11,17 @@ from typing import Any
 
 import torch
 
-from w2v.checkpoint import load_checkpoint
-from w2v.config import to_plain
+from w2v.config import build_config, to_plain
+from w2v.convert import ModelFile, read_model_file
 from w2v.errors import CheckpointError, ConfigError
-from w2v.models.base import W2vModel
+from w2v.models.base import MODELS, W2vModel
 from w2v.optim import build_optimizer, build_schedule
-from w2v.options import TrainConfig, config_from_plain
-from w2v.plugins import import_user_dir
-from w2v.tasks.base import Task
+from w2v.options import TrainConfig
+from w2v.plugins import import_installed, import_user_dir
+from w2v.tasks.base import TASKS, Task
 from w2v.trainer import Trainer
+
+logger = logging.getLogger(__name__)
 
 
 def build_trainer(config: TrainConfig, device: torch.device) -> Trainer:
@@ -35,6 +39,9 @@ def build_trainer(config: TrainConfig, device: torch.device) -> Trainer:
     # The model completes its options while it is built (a fine-tuned one takes in its encoder's).
     completed = getattr(model, "config", config.model.config)
     plain["model"] = {"_name": config.model.entry.name, **to_plain(completed)}
+    if config.common.user_dir is not None:
+        # The checkpoint must lead to the plugin from any folder.
+        plain["common"]["user_dir"] = str(Path(config.common.user_dir).expanduser().resolve())
     return Trainer(
         task,
         model,
@@ -70,36 +77,69 @@ class LoadedModel:
 
 
 def load_model(
-    path: str | Path, *, overrides: Mapping[str, Any] | None = None, user_dir: str | None = None
+    path: str | Path,
+    *,
+    overrides: Mapping[str, Any] | None = None,
+    user_dir: str | None = None,
+    dictionary: str | None = None,
 ) -> LoadedModel:
-    """Read a model with all that is needed to use it; no other file is opened.
+    """Read a model with all that is needed to use it.
 
     Args:
-        path: checkpoint written by `w2v-train`.
+        path: checkpoint of `w2v-train` or of the original, `.safetensors` file, or folder of Hugging Face.
         overrides: options of the model or the task to change, by name.
-        user_dir: the plugin it was trained with, if that has moved.
+        user_dir: the plugin it was trained with. It is never taken from the file: that would let a file run code.
+        dictionary: dictionary file of a CTC model that comes without one (`dict.ltr.txt`).
 
     Raises:
         CheckpointError: the file cannot be read, or its tensors do not fit its configuration.
         ConfigError: an override names no option.
     """
-    checkpoint = load_checkpoint(Path(path))
-    plain = {section: dict(values) for section, values in checkpoint["config"].items()}
-    trained_with = plain.get("common", {}).get("user_dir")
+    overrides = dict(overrides or {})
+    import_installed()
     if user_dir:
         import_user_dir(user_dir)
-    elif trained_with and Path(trained_with).exists():
-        import_user_dir(trained_with)
-    _override(plain, overrides or {})
+    file = read_model_file(path, dictionary=dictionary, pretrained=overrides.get("w2v_path"))
+    for note in file.notes:
+        logger.info("%s: %s", path, note)
+    if file.symbols_from not in ("", "the checkpoint"):
+        logger.warning("%s: its %d symbols come from %s", path, len(file.symbols or ()), file.symbols_from)
+    plain = {section: dict(values) for section, values in file.config.items()}
+    _override(plain, overrides)
+    trained_with = plain.get("common", {}).get("user_dir")
     hint = f"; the checkpoint was trained with --user-dir {trained_with}" if trained_with else ""
-    config = config_from_plain(plain, str(path), hint)
-    task: Task = config.task.entry.cls(config.task.config, config.common.seed)
-    task.load_state_dict(checkpoint["task"])
-    model = task.build_model(config.model.entry, config.model.config)
-    load_tensors(model, checkpoint["model"], str(path))
-    num_updates = int(checkpoint.get("trainer", {}).get("num_updates", 0))
-    model.set_num_updates(num_updates)
-    return LoadedModel(model.eval(), task, plain, num_updates)
+    task = _build_task(plain, str(path), hint)
+    if file.symbols is not None:
+        task.load_state_dict({"dictionary": file.symbols})
+    model = _build_around(task, plain, file, hint)
+    model.set_num_updates(file.num_updates)
+    return LoadedModel(model.eval(), task, plain, file.num_updates)
+
+
+def _build_task(plain: Mapping[str, Mapping[str, Any]], where: str, hint: str) -> Task:
+    entry = TASKS.get(_component_name(plain, "task", where), hint)
+    values = {**entry.overrides, **plain["task"]}
+    seed = plain.get("common", {}).get("seed", 1)
+    return entry.cls(build_config(entry.config, values, f"{where}: section task"), seed if type(seed) is int else 1)
+
+
+def _build_around(task: Task, plain: Mapping[str, Mapping[str, Any]], file: ModelFile, hint: str) -> W2vModel:
+    """Build a model whose parameters are the tensors of the file, neither initialised nor copied."""
+    entry = MODELS.get(_component_name(plain, "model", file.path), hint)
+    config: Any = build_config(entry.config, {**entry.overrides, **plain["model"]}, f"{file.path}: section model")
+    # A model of somebody else may compute with its parameters while it is built; ours do not.
+    is_ours = entry.cls.__module__.startswith("w2v.models.")
+    with torch.device("meta") if is_ours else contextlib.nullcontext():
+        model = task.build_model(entry, config)
+    load_tensors(model, file.state, file.path)
+    return model
+
+
+def _component_name(plain: Mapping[str, Mapping[str, Any]], section: str, where: str) -> str:
+    name = plain.get(section, {}).get("_name")
+    if not isinstance(name, str):
+        raise CheckpointError(f"{where}: section {section!r} of its configuration names none (_name)")
+    return name
 
 
 def load_tensors(model: torch.nn.Module, state: Mapping[str, torch.Tensor], where: str) -> None:
@@ -119,7 +159,11 @@ def load_tensors(model: torch.nn.Module, state: Mapping[str, torch.Tensor], wher
     if problems:
         more = f" and {len(problems) - 5} more" if len(problems) > 5 else ""
         raise CheckpointError(f"{where}: the tensors do not fit the configuration: {', '.join(problems[:5])}{more}")
-    model.load_state_dict(dict(state))
+    if any(tensor.is_meta for tensor in wanted.values()):
+        # Taken over as they are; only half-precision ones of the original are turned into float32.
+        model.load_state_dict({name: state[name].to(wanted[name].dtype) for name in wanted}, assign=True)
+    else:
+        model.load_state_dict(dict(state))
 
 
 def _override(plain: dict[str, dict[str, Any]], overrides: Mapping[str, Any]) -> None:

@@ -9,12 +9,10 @@ from __future__ import annotations
 import contextlib
 import logging
 import os
-import pickle
 import re
 import shutil
 import time
-import zipfile
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import IO, Any
 
@@ -22,6 +20,7 @@ import torch
 
 from w2v.errors import CheckpointError, ConfigError
 from w2v.sections import CheckpointConfig
+from w2v.torch_file import read_torch_file
 
 logger = logging.getLogger(__name__)
 
@@ -74,21 +73,26 @@ def load_checkpoint(path: Path) -> dict[str, Any]:
     Raises:
         CheckpointError: the file is missing, damaged, or of another kind or a later version.
     """
-    if not path.is_file():
-        raise CheckpointError(f"{path}: there is no such checkpoint")
-    try:
-        # mmap: weights that nobody asks for (the optimizer's, in inference) are never read. Safe here, because a
-        # checkpoint is only ever replaced by a rename, never changed in place.
-        state = torch.load(path, map_location="cpu", weights_only=True, mmap=zipfile.is_zipfile(path))
-    except (RuntimeError, pickle.UnpicklingError, EOFError, ValueError, KeyError, OSError, zipfile.BadZipFile) as e:
-        reason = str(e).strip().splitlines()[0] if str(e).strip() else type(e).__name__
-        raise CheckpointError(f"{path}: cannot be read, it is damaged or no checkpoint of w2v ({reason})") from e
+    # Mapped: weights that nobody asks for (the optimizer's, in inference) are never read. Safe here, because a
+    # checkpoint is only ever replaced by a rename, never changed in place.
+    state = read_torch_file(path)
     if not isinstance(state, dict) or "format_version" not in state:
-        raise CheckpointError(f"{path}: is no checkpoint of w2v: it has no format_version")
-    version = state["format_version"]
-    if version > FORMAT_VERSION:
-        raise CheckpointError(f"{path}: has format_version {version}; this release reads up to {FORMAT_VERSION}")
+        raise CheckpointError(
+            f"{path}: is no checkpoint of w2v: it has no format_version; w2v-convert makes one of a fairseq file"
+        )
+    check_version(path, state)
     return state
+
+
+def check_version(path: Path, state: Mapping[str, Any]) -> None:
+    """Check that this release can read a checkpoint of ours.
+
+    Raises:
+        CheckpointError: it was written by a later one.
+    """
+    version = state["format_version"]
+    if not isinstance(version, int) or version > FORMAT_VERSION:
+        raise CheckpointError(f"{path}: has format_version {version}; this release reads up to {FORMAT_VERSION}")
 
 
 def _with_retries(path: Path, produce: Callable[[Path], None]) -> None:

@@ -31,6 +31,8 @@ FLOORS = {
     "w2v.metrics": 1,
     "w2v.progress": 1,
     "w2v.checkpoint": 1,
+    "w2v.torch_file": 1,
+    "w2v.unpickle": 1,
     "w2v.sections": 1,
     "w2v.cadence": 1,
     "w2v.update_report": 1,
@@ -42,6 +44,7 @@ FLOORS = {
     "w2v.scoring": 2,
     # F3
     "w2v.tasks": 3,
+    "w2v.convert": 3,
     # F4
     "w2v.options": 4,
     "w2v.build": 4,

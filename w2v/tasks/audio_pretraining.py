@@ -10,13 +10,13 @@ import math
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 
 from w2v import distributed
-from w2v.checkpoint import load_checkpoint
 from w2v.config import arg, build_config, check_range
+from w2v.convert import read_model_file
 from w2v.criterions.base import Criterion
 from w2v.data.augment import Augmentation, decibel_range
 from w2v.data.batch_sampler import plan_batches
@@ -80,9 +80,11 @@ class AudioPretrainingTask(Task):
 
     Attributes:
         config: the options.
+        dataset_class: reads the clips; a derived task may name another one.
     """
 
     config: AudioPretrainingConfig
+    dataset_class: ClassVar[type[AudioDataset]] = AudioDataset
 
     def __init__(self, config: AudioPretrainingConfig, seed: int = 1) -> None:
         super().__init__(config, seed)
@@ -121,7 +123,7 @@ class AudioPretrainingTask(Task):
             labels = read_labels(folder / f"{split}.{config.labels}", len(manifest), self.dictionary)
             if labels.num_unknown:
                 logger.warning(labels.unknown_warning())
-        dataset = AudioDataset(
+        dataset = self.dataset_class(
             manifest,
             labels,
             sample_rate=config.sample_rate,
@@ -208,18 +210,18 @@ class AudioPretrainingTask(Task):
         return entry.cls.build(config, **context)
 
     def _read_pretrained(self, path: str) -> tuple[Any, Mapping[str, torch.Tensor]]:
-        checkpoint = load_checkpoint(Path(path))
-        plain = checkpoint["config"]
-        normalize = bool(plain["task"].get("normalize", False))
-        if normalize != self.config.normalize:
+        """Read a pretrained model of any kind that `w2v.convert` knows."""
+        file = read_model_file(path)
+        for note in file.notes:
+            logger.info("--w2v-path %s: %s", path, note)
+        if file.normalize != self.config.normalize:
             raise ConfigError(
-                f"--w2v-path {path} was pretrained {'with' if normalize else 'without'} --normalize; fine-tune it "
-                f"{'with' if normalize else 'without'} --normalize, too"
+                f"--w2v-path {path} was pretrained {'with' if file.normalize else 'without'} --normalize; fine-tune it "
+                f"{'with' if file.normalize else 'without'} --normalize, too"
             )
-        entry = MODELS.get(plain["model"]["_name"])
-        return build_config(entry.config, {**entry.overrides, **plain["model"]}, f"--w2v-path {path}"), checkpoint[
-            "model"
-        ]
+        entry = MODELS.get(file.name)
+        values = {**entry.overrides, **file.config["model"]}
+        return build_config(entry.config, values, f"--w2v-path {path}"), file.state
 
     # ------------------------------------------------------------------------------------------ steps
 

@@ -1,0 +1,179 @@
+"""Options of the original's checkpoints, in the sections and names used here.
+
+Three generations: a flat `args`; a `cfg` of omegaconf nodes whose components may be flat, too; a nested `cfg` of plain
+dicts. What this release does not know is left out by an explicit list, or with a note; what would change the model's
+output is an error.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Mapping
+from typing import Any
+
+from w2v.config import options_of
+from w2v.criterions import CRITERIONS
+from w2v.errors import CheckpointError
+from w2v.models import MODELS
+from w2v.registry import Registry
+
+logger = logging.getLogger(__name__)
+
+TASK_OPTIONS = (
+    "data", "sample_rate", "normalize", "max_sample_size", "min_sample_size", "enable_padding", "labels",
+)  # fmt: skip
+KEYS = {"task": "task", "model": "arch", "criterion": "criterion"}
+
+# Options of later versions that do not change what a trained model computes.
+LEFT_OUT = {
+    "adp_act_fn", "adp_dim", "adp_trf_idx", "checkpoint_activations", "crop_seq_to_multiple", "data", "ddp_backend",
+    "depthwise_conv_kernel_size", "drop_path", "fp16", "freeze_regex", "layer_decay", "load_ema", "mask_channel_before",
+    "mask_channel_min_space", "mask_dropout", "mask_min_space", "max_positions", "min_params_to_wrap", "normalize",
+    "offload_activations", "quantizer_factor", "require_same_masks", "required_seq_len_multiple", "update_alibi",
+    "zero_mask", "blank_mode",
+}  # fmt: skip
+# Options that change it; only these values are known here.
+ONLY: dict[str, tuple[Any, ...]] = {
+    "layer_type": ("transformer",), "pos_conv_depth": (1,), "quantizer_depth": (1,), "blank_weight": (0,),
+    "adp_num": (-1, None), "attn_type": ("", None), "pos_enc_type": ("abs", None), "conv_pos_batch_norm": (False,),
+}  # fmt: skip
+
+
+class FairseqConfig:
+    """Reads the options of one checkpoint.
+
+    Args:
+        where: the file, for messages.
+
+    Attributes:
+        notes: what was filled in or left out.
+    """
+
+    def __init__(self, where: str) -> None:
+        self.where = where
+        self.notes: list[str] = []
+
+    def sections(self, config: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
+        """Return the sections `task`, `model` and `criterion`, each with `_name`.
+
+        Args:
+            config: plain data of `args` (flat) or `cfg` (nested).
+
+        Raises:
+            CheckpointError: a component is missing or unknown here, or has an option that is not carried.
+        """
+        config = self.upgrade(config)
+        model = self._component("model", MODELS, config)
+        task_values = self._values("task", config)
+        task = {name: task_values[name] for name in TASK_OPTIONS if _is_given(task_values.get(name))}
+        task = {"_name": "audio_pretraining", "data": ".", **task}
+        sections = {"task": task, "model": model}
+        if self._name("criterion", config) in CRITERIONS.names():
+            sections["criterion"] = self._component("criterion", CRITERIONS, config)
+            # The newer name of an option of the CTC criterion.
+            post_process = self._values("criterion", config).get("remove_bpe")
+            if model["_name"] == "wav2vec_ctc" and _is_given(post_process):
+                sections["criterion"].setdefault("post_process", post_process)
+        return sections
+
+    # ---------------------------------------------------------------------------------------- upgrades
+
+    def upgrade(self, config: Mapping[str, Any]) -> dict[str, Any]:
+        """Bring options of older releases up to the names and kinds of October 2020; says what was changed."""
+        config = dict(config)
+        if "model" not in config:
+            for step in (self._rename_task, self._rename_arch, self._rename_criterion, self._one_data_folder):
+                step(config)
+        return config
+
+    def _rename_task(self, args: dict[str, Any]) -> None:
+        if args.get("task") in ("speech_pretraining", None):
+            self._note(f"task {args.get('task')!r} is audio_pretraining today")
+            args["task"] = "audio_pretraining"
+
+    def _rename_arch(self, args: dict[str, Any]) -> None:
+        if args.get("arch") == "audio_cpc":
+            self._note("arch 'audio_cpc' is wav2vec today")
+            args["arch"] = "wav2vec"
+
+    def _rename_criterion(self, args: dict[str, Any]) -> None:
+        if args.get("criterion") == "binary_cross_entropy":
+            self._note("criterion 'binary_cross_entropy' is wav2vec without --infonce today")
+            args["criterion"] = "wav2vec"
+
+    def _one_data_folder(self, args: dict[str, Any]) -> None:
+        if isinstance(args.get("data"), list):
+            self._note("several data folders: the first one is kept")
+            args["data"] = args["data"][0] if args["data"] else "."
+
+    # -------------------------------------------------------------------------------------- components
+
+    def _values(self, section: str, config: Mapping[str, Any]) -> dict[str, Any]:
+        """Return the options of a section; a flat `args` holds those of all sections."""
+        if "model" not in config:
+            return dict(config)
+        values = config.get(section)
+        return dict(values) if isinstance(values, Mapping) else {}
+
+    def _name(self, section: str, config: Mapping[str, Any]) -> str | None:
+        values = self._values(section, config)
+        name = values.get("_name") or values.get(KEYS[section]) if values else None
+        if name is None and isinstance(config.get(section), str):
+            name = config[section]
+        return name if isinstance(name, str) else None
+
+    def _component(self, section: str, registry: Registry[Any], config: Mapping[str, Any]) -> dict[str, Any]:
+        name = self._name(section, config)
+        if name is None:
+            raise CheckpointError(f"{self.where}: its configuration names no {section}")
+        if name not in registry.names():
+            known = ", ".join(registry.names())
+            raise CheckpointError(f"{self.where}: holds a {section} {name!r}, which is not known here; known: {known}")
+        entry = registry.get(name)
+        values = self._values(section, config)
+        options = options_of(entry.config)
+        known_names = {option.name for option in options}
+        plain: dict[str, Any] = {"_name": name}
+        for option in options:
+            value = values.get(option.name)
+            if option.name == "w2v_args" or not _is_given(value):
+                continue
+            plain[option.name] = str(value) if option.name == "offset" else value
+        if section == "model":
+            self._check_only(values)
+            if "_name" in values:
+                self._note_unknown(values.keys() - known_names - LEFT_OUT - ONLY.keys() - {"_name", "w2v_args"})
+            missing = sorted(known_names - values.keys() - NEW_HERE)
+            if missing:
+                self._note(f"options of {name} that the file lacks take their defaults: {', '.join(missing)}")
+            if name == "wav2vec_ctc" and isinstance(values.get("w2v_args"), Mapping):
+                plain["w2v_args"] = self.encoder(values["w2v_args"])
+        return plain
+
+    def encoder(self, config: Mapping[str, Any]) -> dict[str, Any]:
+        """Return the options of the encoder in a fine-tuned checkpoint (`w2v_args`)."""
+        return self._component("model", MODELS, self.upgrade(config))
+
+    def _check_only(self, values: Mapping[str, Any]) -> None:
+        for name, allowed in ONLY.items():
+            if name in values and values[name] not in allowed:
+                found = str(values[name])[:40]
+                raise CheckpointError(
+                    f"{self.where}: was trained with {name} = {found!r}; only {allowed[0]!r} is known here"
+                )
+
+    def _note_unknown(self, names: set[str]) -> None:
+        if names:
+            self._note(f"options that are not known here are left out: {', '.join(sorted(names))[:500]}")
+
+    def _note(self, text: str) -> None:
+        self.notes.append(text)
+
+
+# Options that the original never had.
+NEW_HERE = {"original_padding", "w2v_args"}
+
+
+def _is_given(value: Any) -> bool:
+    """Whether a value is one, and not an interpolation of omegaconf."""
+    return value is not None and not (isinstance(value, str) and value.startswith("${"))

@@ -1,0 +1,200 @@
+"""Options of a wav2vec 2.0 model, as `config.json` of Hugging Face has them, both ways.
+
+What that file has no word for (Gumbel temperatures, mask laws, ...) travels under its key `w2v`, which transformers
+keeps and ignores.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from w2v.config import build_config, to_plain
+from w2v.convert.model_file import CTC, ENCODER, PRETRAINING, ModelFile
+from w2v.errors import CheckpointError
+from w2v.models import MODELS
+
+CLASSES = {"Wav2Vec2ForPreTraining": PRETRAINING, "Wav2Vec2ForCTC": CTC, "Wav2Vec2Model": ENCODER}
+ACTIVATIONS = {"gelu": "gelu", "gelu_accurate": "gelu_new", "gelu_fast": "gelu_new", "relu": "relu", "tanh": "tanh"}
+
+# (ours, theirs): options that mean the same.
+ENCODER_OPTIONS = (
+    ("encoder_layers", "num_hidden_layers"),
+    ("encoder_embed_dim", "hidden_size"),
+    ("encoder_ffn_embed_dim", "intermediate_size"),
+    ("encoder_attention_heads", "num_attention_heads"),
+    ("layer_norm_first", "do_stable_layer_norm"),
+    ("conv_bias", "conv_bias"),
+    ("conv_pos", "num_conv_pos_embeddings"),
+    ("conv_pos_groups", "num_conv_pos_embedding_groups"),
+)
+RATES = (
+    ("dropout", "hidden_dropout"),
+    ("attention_dropout", "attention_dropout"),
+    ("activation_dropout", "activation_dropout"),
+    ("dropout_input", "feat_proj_dropout"),
+    ("mask_prob", "mask_time_prob"),
+    ("mask_length", "mask_time_length"),
+    ("mask_channel_prob", "mask_feature_prob"),
+    ("mask_channel_length", "mask_feature_length"),
+)
+PRETRAINING_OPTIONS = (
+    ("final_dim", "proj_codevector_dim"),
+    ("latent_dim", "codevector_dim"),
+    ("latent_vars", "num_codevectors_per_group"),
+    ("latent_groups", "num_codevector_groups"),
+    ("logit_temp", "contrastive_logits_temperature"),
+    ("num_negatives", "num_negatives"),
+    ("dropout_features", "feat_quantizer_dropout"),
+)
+# The defaults of their class, for keys that a file leaves out.
+THEIR_DEFAULTS: dict[str, Any] = {
+    "num_hidden_layers": 12, "hidden_size": 768, "intermediate_size": 3072, "num_attention_heads": 12,
+    "do_stable_layer_norm": False, "conv_bias": False, "num_conv_pos_embeddings": 128,
+    "num_conv_pos_embedding_groups": 16, "hidden_dropout": 0.1, "attention_dropout": 0.1, "activation_dropout": 0.1,
+    "feat_proj_dropout": 0.0, "mask_time_prob": 0.05, "mask_time_length": 10, "mask_feature_prob": 0.0,
+    "mask_feature_length": 10, "proj_codevector_dim": 256, "codevector_dim": 256, "num_codevectors_per_group": 320,
+    "num_codevector_groups": 2, "contrastive_logits_temperature": 0.1, "num_negatives": 100,
+    "feat_quantizer_dropout": 0.0, "layerdrop": 0.1, "final_dropout": 0.1, "hidden_act": "gelu",
+    "feat_extract_norm": "group", "conv_dim": [512] * 7, "conv_kernel": [10, 3, 3, 3, 3, 2, 2],
+    "conv_stride": [5, 2, 2, 2, 2, 2, 2], "apply_spec_augment": True, "ctc_zero_infinity": False,
+}  # fmt: skip
+# Variants of their classes that compute something else.
+ONLY: dict[str, tuple[Any, ...]] = {
+    "model_type": ("wav2vec2",), "add_adapter": (False, None), "adapter_attn_dim": (None,),
+    "layer_norm_eps": (1e-5,), "feat_extract_activation": ("gelu",),
+}  # fmt: skip
+
+
+def encoder_options(file: ModelFile) -> dict[str, Any]:
+    """Return all options of the encoder of a wav2vec 2.0 model; a fine-tuned one's own win.
+
+    Raises:
+        CheckpointError: the model is of another family.
+    """
+    if file.name not in MODELS.names() or MODELS.get(file.name).defined_in.split(".")[2] == "wav2vec":
+        raise CheckpointError(f"{file.path}: only wav2vec 2.0 has a counterpart in Hugging Face, this is {file.name}")
+    entry = MODELS.get(file.name)
+    config: Any = build_config(entry.config, {**entry.overrides, **file.config["model"]}, file.path)
+    if hasattr(config, "encoder_overrides"):
+        values = dict(config.w2v_args or {})
+        base = MODELS.get(values.get("_name", PRETRAINING))
+        encoder = to_plain(build_config(base.config, {**base.overrides, **values}, file.path))
+        return {**encoder, **config.encoder_overrides()}
+    return to_plain(config)
+
+
+def kind_of(file: ModelFile) -> str:
+    """Return `wav2vec2`, `wav2vec_ctc` or `wav2vec2_encoder`, whatever preset the model was made by."""
+    config = MODELS.get(file.name).config.__name__
+    return {"Wav2Vec2Config": PRETRAINING, "Wav2VecCtcConfig": CTC}.get(config, ENCODER)
+
+
+def to_their_config(file: ModelFile) -> dict[str, Any]:
+    """Return the content of `config.json`.
+
+    Raises:
+        CheckpointError: the model has a part that Hugging Face's classes lack.
+    """
+    options, kind = encoder_options(file), kind_of(file)
+    for name, what in (("quantize_input", "--quantize-input"), ("target_glu", "--target-glu")):
+        if options.get(name):
+            raise CheckpointError(f"--to huggingface: {file.path} was trained with {what}, which its models lack")
+    if kind == PRETRAINING and not options.get("quantize_targets"):
+        raise CheckpointError(f"--to huggingface: {file.path} has no quantizer, which Wav2Vec2ForPreTraining needs")
+    if options["activation_fn"] not in ACTIVATIONS:
+        raise CheckpointError(f"--to huggingface: it has no activation {options['activation_fn']}")
+    layers = [list(layer) for layer in options["conv_feature_layers"]]
+    name = next(theirs for theirs, ours in CLASSES.items() if ours == kind)
+    config: dict[str, Any] = {
+        "architectures": [name],
+        "model_type": "wav2vec2",
+        "hidden_act": ACTIVATIONS[options["activation_fn"]],
+        "layer_norm_eps": 1e-5,
+        "feat_extract_norm": "layer" if options["extractor_mode"] == "layer_norm" else "group",
+        "feat_extract_activation": "gelu",
+        "num_feat_extract_layers": len(layers),
+        "conv_dim": [layer[0] for layer in layers],
+        "conv_kernel": [layer[1] for layer in layers],
+        "conv_stride": [layer[2] for layer in layers],
+        "layerdrop": options["encoder_layerdrop"],
+        "mask_time_min_masks": 2,
+        "bos_token_id": 1,
+        "pad_token_id": 0,
+        "eos_token_id": 2,
+        "w2v": {name: dict(values) for name, values in file.config.items() if name in ("task", "model", "criterion")},
+    }
+    config |= {theirs: options[ours] for ours, theirs in ENCODER_OPTIONS + RATES}
+    if kind == PRETRAINING:
+        config |= {theirs: options[ours] for ours, theirs in PRETRAINING_OPTIONS}
+        config["proj_codevector_dim"] = options["final_dim"] or options["encoder_embed_dim"]
+        config["codevector_dim"] = options["latent_dim"] or config["proj_codevector_dim"]
+    if kind == CTC:
+        model = file.config["model"]
+        config["vocab_size"] = len(file.symbols or ())
+        config["final_dropout"] = model.get("final_dropout", 0.0)
+        config["apply_spec_augment"] = bool(model.get("apply_mask", False))
+        config["ctc_loss_reduction"] = "sum"
+        config["ctc_zero_infinity"] = bool(file.config.get("criterion", {}).get("zero_infinity", False))
+    return config
+
+
+def from_their_config(config: Mapping[str, Any], kind: str, where: str) -> dict[str, dict[str, Any]]:
+    """Return the sections `model` and `criterion`.
+
+    Raises:
+        CheckpointError: the model is a variant that is not known here.
+    """
+    for name, allowed in ONLY.items():
+        if name in config and config[name] not in allowed:
+            raise CheckpointError(
+                f"{where}: has {name} = {str(config[name])[:40]!r}; only {allowed[0]!r} is known here"
+            )
+    get = {**THEIR_DEFAULTS, **config}
+    ours_of = {
+        "gelu": "gelu",
+        "gelu_new": "gelu_accurate",
+        "gelu_fast": "gelu_accurate",
+        "relu": "relu",
+        "tanh": "tanh",
+    }
+    convolutions = [get["conv_dim"], get["conv_kernel"], get["conv_stride"]]
+    if not all(isinstance(row, list) for row in convolutions) or len({len(row) for row in convolutions}) != 1:
+        raise CheckpointError(f"{where}: conv_dim, conv_kernel and conv_stride must be lists of the same length")
+    if get["hidden_act"] not in ours_of or get["feat_extract_norm"] not in ("group", "layer"):
+        raise CheckpointError(f"{where}: has an activation or a norm that is not known here")
+    encoder = {ours: get[theirs] for ours, theirs in ENCODER_OPTIONS + RATES}
+    encoder |= {
+        "activation_fn": ours_of[get["hidden_act"]],
+        "extractor_mode": "layer_norm" if get["feat_extract_norm"] == "layer" else "default",
+        "conv_feature_layers": [list(layer) for layer in zip(*convolutions, strict=True)],
+        "encoder_layerdrop": get["layerdrop"],
+    }
+    before = _before(config, where)
+    if kind == PRETRAINING:
+        encoder |= {ours: get[theirs] for ours, theirs in PRETRAINING_OPTIONS}
+        encoder["quantize_targets"] = True
+    if kind != CTC:
+        return {"model": {**before.get("model", {}), **encoder, "_name": kind}}
+    own = {ours: get[theirs] for ours, theirs in RATES}
+    own |= {
+        "layerdrop": get["layerdrop"],
+        "final_dropout": get["final_dropout"],
+        "apply_mask": bool(get["apply_spec_augment"]),
+    }
+    old = before.get("model", {})
+    old_encoder = old.get("w2v_args")
+    encoder = {**(old_encoder if isinstance(old_encoder, dict) else {}), **encoder, "_name": PRETRAINING}
+    criterion = {"_name": "ctc", "zero_infinity": bool(get["ctc_zero_infinity"])}
+    return {
+        "model": {**old, **own, "_name": CTC, "w2v_args": encoder},
+        "criterion": {**before.get("criterion", {}), **criterion},
+    }
+
+
+def _before(config: Mapping[str, Any], where: str) -> dict[str, dict[str, Any]]:
+    """Return the sections that `to_their_config` hid in the file."""
+    sections = config.get("w2v") or {}
+    if not isinstance(sections, dict) or not all(isinstance(values, dict) for values in sections.values()):
+        raise CheckpointError(f"{where}: its key w2v must hold sections of options")
+    return sections

@@ -1,0 +1,216 @@
+"""Folders of Hugging Face's Wav2Vec2 classes, both ways.
+
+`config.json`, `model.safetensors` or `pytorch_model.bin` (or their shards), `preprocessor_config.json` and, for CTC,
+the files of the tokenizer. transformers itself is not needed.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from w2v.convert.huggingface_config import CLASSES, from_their_config, kind_of, to_their_config
+from w2v.convert.huggingface_names import CTC_PREFIX, to_our_names, to_their_names
+from w2v.convert.huggingface_symbols import read_json, read_vocabulary, reorder, tokenizer_files
+from w2v.convert.model_file import CTC, ModelFile
+from w2v.convert.safetensors_file import read_safetensors, write_safetensors
+from w2v.convert.symbols import find_symbols
+from w2v.errors import CheckpointError
+from w2v.torch_file import read_torch_file
+
+CONFIG_FILE = "config.json"
+AUDIO_FILE = "preprocessor_config.json"
+WEIGHTS = ("model.safetensors", "pytorch_model.bin")
+
+
+# ------------------------------------------------------------------------------------------ reading
+
+
+def read_huggingface(folder: Path, dictionary: str | None) -> ModelFile:
+    """Read a folder of `Wav2Vec2ForPreTraining`, `Wav2Vec2ForCTC` or `Wav2Vec2Model`.
+
+    Raises:
+        CheckpointError: it holds another model, or is incomplete.
+    """
+    config = read_json(folder / CONFIG_FILE)
+    their_state = _read_weights(folder)
+    kind, name = _kind(config, their_state, folder)
+    sections = from_their_config(config, kind, str(folder))
+    encoder = sections["model"]["w2v_args"] if kind == CTC else sections["model"]
+    is_layer_norm = encoder["extractor_mode"] == "layer_norm"
+    notes: list[str] = []
+    state = to_our_names(their_state, kind, str(folder), layer_norm=is_layer_norm)
+    _fit_encoder(state, CTC_PREFIX if kind == CTC else "", encoder, folder, notes)
+    task = {"_name": "audio_pretraining", "data": ".", **_task_before(config)}
+    task |= _audio(folder, is_layer_norm, notes)
+    symbols, source = None, ""
+    if kind == CTC:
+        task.setdefault("labels", "ltr")
+        state, symbols, source = _symbols(folder, config, state, dictionary, notes)
+    kind_text = f"Hugging Face, {name}"
+    return ModelFile(
+        str(folder), kind_text, {"task": task, **sections}, state, symbols, source, _updates(config), notes
+    )
+
+
+def _task_before(config: Mapping[str, Any]) -> dict[str, Any]:
+    sections = config.get("w2v")
+    task = sections.get("task") if isinstance(sections, dict) else None
+    return dict(task) if isinstance(task, dict) else {}
+
+
+def _updates(config: Mapping[str, Any]) -> int:
+    sections = config.get("w2v")
+    updates = sections.get("trainer", {}).get("num_updates", 0) if isinstance(sections, dict) else 0
+    return updates if type(updates) is int and updates >= 0 else 0
+
+
+def _kind(config: Mapping[str, Any], state: Mapping[str, Tensor], folder: Path) -> tuple[str, str]:
+    """Return our name of the model, and theirs."""
+    names = config.get("architectures")
+    if names is None:  # an old file: the heads tell
+        name = "Wav2Vec2ForCTC" if "lm_head.weight" in state else "Wav2Vec2Model"
+        name = "Wav2Vec2ForPreTraining" if "project_hid.weight" in state else name
+        return CLASSES[name], name
+    name = names[0] if isinstance(names, list) and names else names
+    if not isinstance(name, str) or name not in CLASSES:
+        known = ", ".join(CLASSES)
+        raise CheckpointError(f"{folder}: holds a {str(name)[:60]}; known here: {known}")
+    return CLASSES[name], name
+
+
+def _read_weights(folder: Path) -> dict[str, Tensor]:
+    for name in WEIGHTS:
+        if (folder / name).is_file():
+            return _read_part(folder / name)
+        if (folder / f"{name}.index.json").is_file():
+            index = read_json(folder / f"{name}.index.json").get("weight_map")
+            parts = set(index.values()) if isinstance(index, dict) else set()
+            if not parts or any(not isinstance(part, str) or Path(part).name != part for part in parts):
+                raise CheckpointError(f"{folder}/{name}.index.json: must name files of this folder")
+            state: dict[str, Tensor] = {}
+            for part in sorted(parts):
+                state |= _read_part(folder / part)
+            return state
+    raise CheckpointError(f"{folder}: holds neither {' nor '.join(WEIGHTS)}")
+
+
+def _read_part(path: Path) -> dict[str, Tensor]:
+    if path.suffix == ".safetensors":
+        return read_safetensors(path)[0]
+    state = read_torch_file(path)
+    if not isinstance(state, dict) or not all(isinstance(tensor, Tensor) for tensor in state.values()):
+        raise CheckpointError(f"{path}: must hold tensors and nothing else")
+    return state
+
+
+def _fit_encoder(
+    state: dict[str, Tensor], prefix: str, encoder: Mapping[str, Any], folder: Path, notes: list[str]
+) -> None:
+    """Put right, in place, the two parts that the classes do not have in common."""
+    width = encoder["encoder_embed_dim"]
+    if f"{prefix}mask_emb" not in state:  # they leave it out where neither mask is on
+        state[f"{prefix}mask_emb"] = torch.zeros(width)
+        notes.append("it has no mask embedding (masks were off): zeros are put there")
+    weight, bias = (state.get(f"{prefix}post_extract_proj.{part}") for part in ("weight", "bias"))
+    if encoder["conv_feature_layers"][-1][0] == width and weight is not None and bias is not None:
+        # The original has no projection between equal widths; theirs then has to do nothing.
+        if weight.shape != (width, width) or not torch.equal(weight, torch.eye(width).to(weight)) or bias.any():
+            raise CheckpointError(f"{folder}: projects features to the same width, which the original cannot do")
+        del state[f"{prefix}post_extract_proj.weight"], state[f"{prefix}post_extract_proj.bias"]
+
+
+def _audio(folder: Path, is_layer_norm: bool, notes: list[str]) -> dict[str, Any]:
+    if (folder / AUDIO_FILE).is_file():
+        content = read_json(folder / AUDIO_FILE)
+        return {
+            "normalize": bool(content.get("do_normalize", True)),
+            "sample_rate": content.get("sampling_rate", 16000),
+        }
+    notes.append(
+        f"there is no {AUDIO_FILE}: 16000 Hz {'with' if is_layer_norm else 'without'} normalisation is assumed, "
+        f"as in published models with {'layer' if is_layer_norm else 'group'} norm"
+    )
+    return {"normalize": is_layer_norm, "sample_rate": 16000}
+
+
+def _symbols(
+    folder: Path, config: Mapping[str, Any], state: dict[str, Tensor], dictionary: str | None, notes: list[str]
+) -> tuple[dict[str, Tensor], list[str], str]:
+    weight = state.get("w2v_encoder.proj.weight")
+    if weight is None or "w2v_encoder.proj.bias" not in state:
+        raise CheckpointError(f"{folder}: lacks the tensor lm_head.weight or lm_head.bias")
+    vocabulary = None if dictionary else read_vocabulary(folder, config, len(weight))
+    if vocabulary is None:
+        symbols, source = find_symbols(folder / CONFIG_FILE, len(weight), given=dictionary, inside=None)
+        return state, symbols, source
+    if not vocabulary.is_in_order:
+        notes.append("the rows of the output layer were put into the order of w2v: the blank first, then the specials")
+        state = reorder(state, vocabulary)
+    return state, vocabulary.symbols, str(folder / "vocab.json")
+
+
+# ------------------------------------------------------------------------------------------ writing
+
+
+def write_huggingface(folder: Path, file: ModelFile, *, new_weight_norm: bool = False, as_bin: bool = False) -> None:
+    """Write a folder that transformers reads.
+
+    Args:
+        folder: made if need be; files of the same names are replaced.
+        file: a wav2vec 2.0 model.
+        new_weight_norm: spell the weight norm as torch's parametrisation does; transformers reads both.
+        as_bin: write `pytorch_model.bin` instead of `model.safetensors`.
+
+    Raises:
+        CheckpointError: the model has no counterpart there, or the folder cannot be written.
+        MissingPackageError: safetensors is not installed.
+    """
+    config, kind = to_their_config(file), kind_of(file)
+    config["w2v"]["trainer"] = {"num_updates": file.num_updates}
+    state = _with_projection(file, kind, config)
+    state = to_their_names(state, kind, new_weight_norm=new_weight_norm)
+    dtypes = {tensor.dtype for tensor in state.values()}
+    config["torch_dtype"] = "float32" if len(dtypes) != 1 else str(dtypes.pop()).removeprefix("torch.")
+    files: dict[str, Any] = {
+        AUDIO_FILE: {
+            "feature_extractor_type": "Wav2Vec2FeatureExtractor",
+            "feature_size": 1,
+            "sampling_rate": file.config["task"].get("sample_rate", 16000),
+            "padding_value": 0.0,
+            "padding_side": "right",
+            "do_normalize": file.normalize,
+            # Group norms count padding there whatever the mask says, and were trained without one.
+            "return_attention_mask": config["feat_extract_norm"] == "layer",
+        }
+    }
+    if kind == CTC:
+        if file.symbols is None:
+            raise CheckpointError(f"{file.path}: has no dictionary; name one with --dict")
+        files |= tokenizer_files(file.symbols)
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        if as_bin:
+            torch.save(state, folder / WEIGHTS[1])
+        else:
+            write_safetensors(folder / WEIGHTS[0], state, {"format": "pt"})
+        for name, content in {**files, CONFIG_FILE: config}.items():
+            text = json.dumps(content, indent=2, ensure_ascii=False) + "\n"
+            (folder / name).write_text(text, encoding="utf-8")
+    except (OSError, RuntimeError) as e:
+        raise CheckpointError(f"{folder}: cannot be written: {getattr(e, 'strerror', None) or e}") from e
+
+
+def _with_projection(file: ModelFile, kind: str, config: Mapping[str, Any]) -> dict[str, Tensor]:
+    """Add the projection that their classes always have; between equal widths it does nothing."""
+    state = dict(file.state)
+    prefix, width = CTC_PREFIX if kind == CTC else "", config["hidden_size"]
+    if config["conv_dim"][-1] == width and f"{prefix}post_extract_proj.weight" not in state:
+        state[f"{prefix}post_extract_proj.weight"] = torch.eye(width)
+        state[f"{prefix}post_extract_proj.bias"] = torch.zeros(width)
+    return state

@@ -1,0 +1,190 @@
+"""Opens a model of any kind: ours, the original's three generations, safetensors, Hugging Face folders."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from torch import Tensor
+
+from w2v.checkpoint import check_version
+from w2v.convert.encoder_shape import infer_encoder
+from w2v.convert.fairseq_config import FairseqConfig
+from w2v.convert.huggingface_folder import CONFIG_FILE, read_huggingface
+from w2v.convert.model_file import CTC, ModelFile
+from w2v.convert.safetensors_file import read_safetensors_model
+from w2v.convert.symbols import find_symbols
+from w2v.errors import CheckpointError
+from w2v.torch_file import read_torch_file
+from w2v.unpickle import Record, UnsafePickleError, plain_data
+
+logger = logging.getLogger(__name__)
+
+ENCODER_PREFIX = "w2v_encoder.w2v_model."
+# Heads of pretraining, which a fine-tuned model does not use.
+HEADS = tuple(f"{ENCODER_PREFIX}{head}" for head in ("quantizer.", "project_q.", "target_glu.", "final_proj."))
+# Weight norm as torch's newer parametrisation spells it.
+SPELLINGS = {"parametrizations.weight.original0": "weight_g", "parametrizations.weight.original1": "weight_v"}
+
+
+def read_model_file(path: str | Path, *, dictionary: str | None = None, pretrained: str | None = None) -> ModelFile:
+    """Open a model of any kind; nothing that it holds is run, and no other file is needed as a rule.
+
+    Args:
+        path: a file of w2v or of the original, a `.safetensors` file, or a folder of Hugging Face.
+        dictionary: dictionary file for a CTC model (`--dict`).
+        pretrained: the pretrained model of a fine-tuned one that does not hold its encoder's options (`--w2v-path`).
+
+    Raises:
+        CheckpointError: it cannot be read, is of another kind, or is incomplete; the message says what is missing.
+        MissingPackageError: safetensors is not installed, and is needed.
+    """
+    place = Path(path)
+    if place.is_dir() or place.name == CONFIG_FILE:
+        return read_huggingface(place if place.is_dir() else place.parent, dictionary)
+    if place.suffix == ".safetensors":
+        return read_safetensors_model(place, dictionary)
+    content = read_torch_file(place)
+    if not isinstance(content, dict):
+        raise CheckpointError(f"{place}: is no checkpoint: it holds a {type(content).__name__}")
+    try:
+        if "format_version" in content:
+            return _own(place, content, dictionary)
+        if "model" in content and (content.get("cfg") or content.get("args")):
+            return _fairseq(place, content, dictionary, pretrained)
+    except UnsafePickleError as e:
+        raise CheckpointError(f"{place}: cannot be read: it holds {e}; nothing of it was run") from e
+    names = ", ".join(str(name)[:40] for name in list(content)[:5])
+    hint = ""
+    if content and all(isinstance(value, Tensor) for value in content.values()):
+        hint = f"; tensors alone say too little: give the folder with their {CONFIG_FILE}"
+    raise CheckpointError(f"{place}: is no checkpoint of w2v or fairseq: it holds {names or 'nothing'}{hint}")
+
+
+# ------------------------------------------------------------------------------------------ ours
+
+
+def _own(path: Path, content: Mapping[str, Any], dictionary: str | None) -> ModelFile:
+    check_version(path, content)
+    config = plain_data(content.get("config"))
+    if not isinstance(config, dict) or "model" not in config or "task" not in config:
+        raise CheckpointError(f"{path}: holds no configuration of a model and its task")
+    state = tensors(path, content.get("model"))
+    task, trainer = content.get("task"), content.get("trainer")
+    inside = task.get("dictionary") if isinstance(task, dict) else None
+    symbols, source = inside, "the checkpoint"
+    if dictionary is not None and inside is not None:
+        symbols, source = find_symbols(path, len(inside), given=dictionary, inside=None)
+    updates = trainer.get("num_updates", 0) if isinstance(trainer, dict) else 0
+    return ModelFile(str(path), "w2v", config, state, symbols, source if symbols else "", _count(updates))
+
+
+def _count(value: Any) -> int:
+    return value if type(value) is int and value >= 0 else 0
+
+
+# ------------------------------------------------------------------------------------------ the original's
+
+
+def _fairseq(path: Path, content: Mapping[str, Any], dictionary: str | None, pretrained: str | None) -> ModelFile:
+    given = content.get("cfg") or content.get("args")
+    kind = "fairseq, args" if not content.get("cfg") else "fairseq, cfg of plain dicts"
+    if isinstance(content.get("cfg"), Record):
+        kind = "fairseq, cfg of omegaconf"
+    reader = FairseqConfig(str(path))
+    config = plain_data(given)
+    if not isinstance(config, dict):
+        raise CheckpointError(f"{path}: its configuration is a {type(config).__name__}")
+    sections = reader.sections(config)
+    notes = list(reader.notes)
+    state = tensors(path, content["model"], notes)
+    symbols, source = None, ""
+    if sections["model"]["_name"] == CTC:
+        task = sections["task"]
+        task.setdefault("labels", "ltr")
+        state = {name: tensor for name, tensor in state.items() if not name.startswith(HEADS)}
+        inside = _dictionary(content)
+        symbols, source = find_symbols(
+            path, num_classes(path, state), given=dictionary, inside=inside, labels=str(task["labels"])
+        )
+        _complete_encoder(path, sections, state, pretrained, notes)
+    return ModelFile(str(path), kind, sections, state, symbols, source, _updates(content), notes)
+
+
+def tensors(path: Path, value: Any, notes: list[str] | None = None) -> dict[str, Tensor]:
+    """Return the tensors of a state dict by name, weight norm in the original's spelling.
+
+    Raises:
+        CheckpointError: there are none, or something among them is none.
+    """
+    if not isinstance(value, Mapping) or not value:
+        raise CheckpointError(f"{path}: holds no tensors of a model")
+    state: dict[str, Tensor] = {}
+    for name, tensor in value.items():
+        if name == "_ema":
+            if notes is not None:
+                notes.append("the averaged copy of the weights (_ema) is left out")
+            continue
+        if not isinstance(name, str) or not isinstance(tensor, Tensor):
+            raise CheckpointError(f"{path}: {str(name)[:80]!r} of its model is no tensor")
+        for new, old in SPELLINGS.items():
+            name = name.replace(new, old)
+        state[name] = tensor
+    return state
+
+
+def num_classes(path: Path, state: Mapping[str, Tensor]) -> int:
+    """Return the number of symbols that a CTC model writes."""
+    proj = state.get("w2v_encoder.proj.weight")
+    if proj is None or proj.dim() != 2:
+        raise CheckpointError(f"{path}: lacks the tensor w2v_encoder.proj.weight")
+    return proj.shape[0]
+
+
+def _dictionary(content: Mapping[str, Any]) -> list[str] | None:
+    """Return the symbols of the dictionary that later versions save with the task."""
+    task = content.get("task_state")
+    dictionary = task.get("target_dictionary") if isinstance(task, dict) else None
+    symbols = dictionary.fields.get("symbols") if isinstance(dictionary, Record) else None
+    if isinstance(symbols, list) and all(isinstance(symbol, str) for symbol in symbols):
+        return symbols
+    return None
+
+
+def _updates(content: Mapping[str, Any]) -> int:
+    history = content.get("optimizer_history")
+    last = history[-1] if isinstance(history, list) and history else None
+    return _count(last.get("num_updates")) if isinstance(last, dict) else 0
+
+
+def _complete_encoder(
+    path: Path, sections: dict[str, dict[str, Any]], state: Mapping[str, Tensor], pretrained: str | None,
+    notes: list[str],
+) -> None:  # fmt: skip
+    """Find the encoder's options, where a fine-tuned file of the first generations does not hold them."""
+    model = sections["model"]
+    if pretrained is None and model.get("w2v_args"):
+        return
+    recorded = model.get("w2v_path")
+    candidates = [Path(pretrained)] if pretrained else []
+    if isinstance(recorded, str) and not pretrained:
+        candidates = [Path(recorded), path.parent / Path(recorded).name]
+    found = next((place for place in candidates if place.exists() and place.resolve() != path.resolve()), None)
+    if found is not None:
+        model["w2v_args"] = read_model_file(found).config["model"]
+        notes.append(f"the encoder's options were read from {found}")
+        return
+    options, problem = infer_encoder(state, ENCODER_PREFIX)
+    if options is None:
+        tried = f" (it names {str(recorded)[:200]}, which is not here)" if recorded else ""
+        raise CheckpointError(
+            f"{path}: does not hold its encoder's options{tried}, and they cannot be told from its tensors: {problem}; "
+            "name the pretrained file with --w2v-path, or the option w2v_path of load_model's overrides"
+        )
+    model["w2v_args"] = options
+    notes.append(
+        "the encoder's options were told from the shapes of its tensors; strides, attention heads and the order of "
+        "norms cannot be seen there and were taken to be those of the published models"
+    )
