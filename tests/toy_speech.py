@@ -1,4 +1,4 @@
-"""A toy language for tests: every letter is a chord of 80 ms, a word ends in a gap, voices differ in pitch and loudness.
+"""A toy language for tests: a letter is a chord of 80 ms, a word ends in a gap, voices differ in pitch and loudness.
 
 Written as a folder of clips with transcripts, so that the programs can be run on it from the manifest on.
 """

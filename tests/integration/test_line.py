@@ -16,6 +16,7 @@ from typing import Any
 import pytest
 import torch
 from toy_speech import Outcome, call, finetuning, prepare, pretraining
+
 from w2v.checkpoint import load_checkpoint
 from w2v.errors import CheckpointError
 from w2v_cli import infer, train
@@ -143,16 +144,18 @@ def test_two_ranks_equal_one_that_accumulates(kind: str, line: Line, tmp_path: P
     states = [load_checkpoint(tmp_path / name / "checkpoint_last.pt") for name in ("one", "two")]
     assert states[0]["trainer"]["num_updates"] == states[1]["trainer"]["num_updates"] == 6
     for name, tensor in states[0]["model"].items():
-        torch.testing.assert_close(states[1]["model"][name], tensor, rtol=1e-5, atol=1e-5, msg=lambda m: f"{name}: {m}")
+        torch.testing.assert_close(
+            states[1]["model"][name], tensor, rtol=1e-5, atol=1e-5, msg=lambda m, name=name: f"{name}: {m}"
+        )
     ours, theirs = one.lines("train_inner"), Outcome(0, two.stdout, "").lines("train_inner")
     assert len(ours) == len(theirs) == 6
     for our, their in zip(ours, theirs):
         for key in ("loss", "ntokens", "gnorm", "lr"):
             # Lines are rounded to three decimals.
             assert their[key] == pytest.approx(our[key], rel=1e-5, abs=1.01e-3), key
-    valid, other = one.lines("valid"), Outcome(0, two.stdout, "").lines("valid")
+    valid, again = one.lines("valid"), Outcome(0, two.stdout, "").lines("valid")
     assert [values["valid_loss"] for values in valid] == pytest.approx(
-        [values["valid_loss"] for values in other], rel=1e-5, abs=1.01e-3
+        [values["valid_loss"] for values in again], rel=1e-5, abs=1.01e-3
     )
 
 

@@ -1,0 +1,255 @@
+"""`examples/plugin`: an architecture, a criterion and a task from outside, by every road into w2v."""
+
+from __future__ import annotations
+
+import math
+import os
+import re
+import shlex
+import shutil
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from toy_speech import WORDS, Outcome, call, prepare, speak
+
+from w2v.build import load_model
+from w2v.criterions import CRITERIONS
+from w2v.data.dataset import collate
+from w2v.errors import RegistryError
+from w2v.models import MODELS
+from w2v.plugins import import_user_dir
+from w2v.tasks import TASKS
+from w2v.types import AudioExample, ContrastiveOutput
+from w2v_cli import train
+
+pytest.importorskip("soundfile")
+
+REPOSITORY = Path(__file__).resolve().parents[2]
+EXAMPLE = REPOSITORY / "examples" / "plugin"
+PLUGIN = EXAMPLE / "my_speech"
+SMALL = ["--cpu", "--max-update", 4, "--max-tokens", 60000, "--log-interval", 1, "--log-format", "json", "--seed", 3]
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return prepare(tmp_path_factory.mktemp("plugin"), 60)
+
+
+@pytest.fixture
+def _clean() -> Iterator[None]:
+    """Forget the plugin after the test."""
+    modules, path = set(sys.modules), list(sys.path)
+    with MODELS.temporary(), CRITERIONS.temporary(), TASKS.temporary():
+        yield
+    sys.path[:] = path
+    for name in set(sys.modules) - modules:
+        if not name.startswith(("w2v", "torch", "soundfile")):
+            del sys.modules[name]
+
+
+@pytest.fixture
+def plugin(_clean: None) -> Any:
+    import_user_dir(str(PLUGIN))
+    return sys.modules
+
+
+def readme_command() -> list[str]:
+    """Return the arguments of the training command in the example's README."""
+    text = (EXAMPLE / "README.md").read_text(encoding="utf-8")
+    block = re.search(r"```sh\n(w2v-train .*?)```", text, re.DOTALL)
+    assert block is not None
+    return shlex.split(block[1].replace("\\\n", " "))[1:]
+
+
+def arguments(data: Path, save_dir: Path, *more: Any) -> list[str]:
+    command = readme_command()
+    command[command.index("manifests")] = str(data)
+    command[command.index("--user-dir") + 1] = str(PLUGIN)
+    command[command.index("--save-dir") + 1] = str(save_dir)
+    return [str(argument) for argument in (*command, *SMALL, *more)]
+
+
+def program(code: list[str], environ: dict[str, str]) -> Outcome:
+    variables = {**os.environ, "PYTHONPATH": str(REPOSITORY), "OMP_NUM_THREADS": "1", **environ}
+    done = subprocess.run([sys.executable, *code], env=variables, capture_output=True, text=True, timeout=300)
+    return Outcome(done.returncode, done.stdout, done.stderr)
+
+
+def weights(save_dir: Path) -> dict[str, torch.Tensor]:
+    state: dict[str, torch.Tensor] = torch.load(save_dir / "checkpoint_last.pt", weights_only=True)["model"]
+    return state
+
+
+# ---------------------------------------------------------------------------------------------- roads
+
+
+@pytest.mark.usefixtures("_clean")
+def test_every_road_is_the_same_run(data: Path, tmp_path: Path) -> None:
+    """As a package in this process, and in two ranks with workers; accumulation makes the updates alike."""
+    one = call(train.main, arguments(data, tmp_path / "one", "--num-workers", 0, "--update-freq", 2))
+    assert one.code == 0, one.err
+    two = program(
+        ["-m", "w2v_cli.train", *arguments(data, tmp_path / "two", "--num-workers", 1, "--distributed-world-size", 2)],
+        {},
+    )
+    assert two.code == 0, two.err
+    for name, tensor in weights(tmp_path / "one").items():
+        torch.testing.assert_close(weights(tmp_path / "two")[name], tensor, rtol=1e-4, atol=1e-5)
+    ours, theirs = one.lines("train_inner"), two.lines("train_inner")
+    assert len(ours) == 4
+    assert [line["nce"] for line in theirs] == pytest.approx([line["nce"] for line in ours], abs=2e-5)
+
+
+@pytest.mark.usefixtures("_clean")
+def test_workers_that_start_afresh_find_the_plugin(data: Path, tmp_path: Path) -> None:
+    """Under `spawn` a worker imports everything anew: it must find the data set's class by its module's name."""
+    script = tmp_path / "spawn.py"
+    script.write_text(
+        "import multiprocessing, sys\n"
+        "from w2v_cli.train import main\n"
+        "if __name__ == '__main__':\n"
+        "    multiprocessing.set_start_method('spawn')\n"
+        "    sys.exit(main(sys.argv[1:]))\n"
+    )
+    outcome = program([str(script), *arguments(data, tmp_path / "spawned", "--num-workers", 1)], {})
+    assert outcome.code == 0, outcome.err
+    here = call(train.main, arguments(data, tmp_path / "here", "--num-workers", 0))
+    assert [line["nce"] for line in outcome.lines("train_inner")] == [line["nce"] for line in here.lines("train_inner")]
+
+
+@pytest.mark.usefixtures("_clean")
+def test_as_a_folder_of_files(data: Path, tmp_path: Path) -> None:
+    loose = tmp_path / "loose"
+    loose.mkdir()
+    for part in ("shallow", "smoothed_infonce", "noisy_audio"):
+        shutil.copy(PLUGIN / f"{part}.py", loose)
+    outcome = call(train.main, arguments(data, tmp_path / "run", "--user-dir", loose, "--num-workers", 0))
+    assert outcome.code == 0, outcome.err
+    assert MODELS.get("wav2vec2_shallow").defined_in == "shallow.ShallowModel"
+
+
+@pytest.mark.usefixtures("_clean")
+def test_as_one_file(data: Path, tmp_path: Path) -> None:
+    command = [data, "--user-dir", PLUGIN / "shallow.py", "--save-dir", tmp_path, "--arch", "wav2vec2_shallow_tiny"]
+    outcome = call(train.main, [*command, "--criterion", "wav2vec", "--infonce", "--num-workers", 0, *SMALL])
+    assert outcome.code == 0, outcome.err
+    assert len(outcome.lines("train_inner")) == 4
+
+
+def test_as_an_installed_package(data: Path, tmp_path: Path) -> None:
+    site = tmp_path / "site"
+    shutil.copytree(PLUGIN, site / "my_speech", ignore=shutil.ignore_patterns("__pycache__"))
+    info = site / "my_speech-1.0.dist-info"
+    info.mkdir()
+    (info / "METADATA").write_text("Metadata-Version: 2.1\nName: my-speech\nVersion: 1.0\n")
+    (info / "entry_points.txt").write_text("[w2v.plugins]\nmy_speech = my_speech\n")
+    command = arguments(data, tmp_path / "run", "--num-workers", 1)
+    place = command.index("--user-dir")
+    environ = {"PYTHONPATH": os.pathsep.join([str(REPOSITORY), str(site)])}
+    outcome = program(["-m", "w2v_cli.train", *command[:place], *command[place + 2 :]], environ)
+    assert outcome.code == 0, outcome.err
+    code = (
+        f"from w2v.build import load_model; print(load_model({str(tmp_path / 'run/checkpoint_last.pt')!r}).num_updates)"
+    )
+    loaded = program(["-c", code], environ)
+    assert loaded.out.strip() == "4", loaded.err
+
+
+# ------------------------------------------------------------------------------------------ checkpoints
+
+
+@pytest.mark.usefixtures("_clean")
+def test_a_checkpoint_remembers_its_plugin(data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    shutil.copytree(PLUGIN, tmp_path / "my_speech", ignore=shutil.ignore_patterns("__pycache__"))
+    monkeypatch.chdir(tmp_path)
+    outcome = call(train.main, arguments(data, tmp_path / "run", "--user-dir", "my_speech", "--num-workers", 0))
+    assert outcome.code == 0, outcome.err
+    monkeypatch.chdir(data)
+    loaded = load_model(tmp_path / "run/checkpoint_last.pt")
+    assert type(loaded.model).__name__ == "ShallowModel"
+    features = loaded.model.extract_features(torch.randn(1, 4000), None)
+    assert features.features.shape[2] == 32
+
+
+def test_a_missing_plugin_is_named(data: Path, tmp_path: Path) -> None:
+    command = [*arguments(data, tmp_path / "run", "--num-workers", 0)]
+    moved = tmp_path / "my_speech"
+    shutil.copytree(PLUGIN, moved, ignore=shutil.ignore_patterns("__pycache__"))
+    command[command.index("--user-dir") + 1] = str(moved)
+    assert program(["-m", "w2v_cli.train", *command], {}).code == 0
+    shutil.rmtree(moved)
+    with pytest.raises(RegistryError, match="trained with --user-dir") as caught:
+        load_model(tmp_path / "run/checkpoint_last.pt")
+    assert str(moved) in str(caught.value)
+
+
+# ------------------------------------------------------------------------------------- the parts themselves
+
+
+@pytest.mark.usefixtures("plugin")
+def test_the_model_learns() -> None:
+    """On one batch, to well above chance: among 51 candidates the loss of a guess is ln 51."""
+    entry = MODELS.get("wav2vec2_shallow_tiny")
+    torch.manual_seed(0)
+    model = entry.cls(entry.config(**{**entry.overrides, "mask_length": 3}))
+    optimizer = torch.optim.Adam(model.parameters(), 0.003)
+    rng = np.random.default_rng(0)
+    clips = torch.stack([torch.from_numpy(speak(WORDS[:6], rng))[:16000] for _ in range(4)])
+    losses = []
+    for step in range(50):
+        logits = model(clips, None, step).logits
+        loss = torch.nn.functional.cross_entropy(logits, torch.zeros(len(logits), dtype=torch.long))
+        optimizer.zero_grad()
+        loss.backward()
+        torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+        optimizer.step()
+        losses.append(loss.item())
+    assert np.mean(losses[-10:]) < 0.9 * math.log(51)
+
+
+def test_smoothing_against_cross_entropy(plugin: Any) -> None:
+    """Oracle: torch's label smoothing, where no negative equals its positive."""
+    module = plugin["my_speech.smoothed_infonce"]
+    logits = torch.randn(7, 5)
+    batch = collate([AudioExample(0, torch.zeros(4))], [0], 4, seed=1)
+    for smoothing in (0.0, 0.1, 1.0):
+        loss = module.SmoothedInfoNce(module.SmoothedConfig(smoothing=smoothing))(ContrastiveOutput(logits), batch)
+        expected = torch.nn.functional.cross_entropy(
+            logits, torch.zeros(7, dtype=torch.long), reduction="sum", label_smoothing=smoothing
+        )
+        torch.testing.assert_close(loss.value, expected)
+    logits[2, 3] = -math.inf
+    loss = module.SmoothedInfoNce(module.SmoothedConfig(smoothing=0.1))(ContrastiveOutput(logits), batch)
+    assert loss.value.isfinite()
+
+
+def test_noise_has_the_loudness_asked_for(plugin: Any) -> None:
+    module = plugin["my_speech.noisy_audio"]
+    rng = np.random.default_rng(0)
+    clips = [torch.from_numpy(rng.normal(size=n).astype(np.float32) * 0.2) for n in (20000, 12000)]
+    batch = collate([AudioExample(i, clip) for i, clip in enumerate(clips)], [0, 0], 20000, seed=5)
+    noise = module.add_noise(batch, 10.0) - batch.source
+    assert not noise[1, 12000:].any()
+    for row, clip in enumerate(clips):
+        measured = 10 * math.log10(float(clip.square().mean() / noise[row, : len(clip)].square().mean()))
+        assert measured == pytest.approx(10.0, abs=0.2)
+    assert torch.equal(module.add_noise(batch, 10.0) - batch.source, noise)
+
+
+def test_padding_does_not_leak(plugin: Any) -> None:
+    model = MODELS.get("wav2vec2_shallow_tiny")
+    torch.manual_seed(0)
+    built = model.cls(model.config(**model.overrides)).eval()
+    clip = torch.randn(1, 5000)
+    padded = torch.cat([clip, torch.zeros(1, 3000)], dim=1)
+    alone = built.extract_features(clip, None).features
+    together = built.extract_features(padded, torch.tensor([5000]))
+    assert together.lengths is not None
+    assert together.lengths.tolist() == [alone.shape[1]]
+    torch.testing.assert_close(together.features[:, : alone.shape[1]], alone)
