@@ -26,6 +26,7 @@ ConfigT = TypeVar("ConfigT")
 
 MAX_LITERAL_CHARACTERS = 4096
 MAX_LITERAL_ITEMS = 1024
+MAX_LITERAL_LEAVES = 8192  # of all nested lists together: repeats of repeats multiply
 REQUIRED: Any = dataclasses.MISSING
 
 
@@ -98,7 +99,7 @@ class Option:
             return None
         try:
             result = self.parse(value) if self.parse else _convert_scalar(value, self.type)
-        except (ValueError, TypeError) as e:
+        except (ValueError, TypeError, OverflowError) as e:
             raise ConfigError(f"{self.flag}: {e}") from e
         if self.choices is not None and result not in self.choices:
             near = difflib.get_close_matches(str(result), self.choices, n=1)
@@ -248,11 +249,14 @@ def parse_literal(text: str) -> Any:
 
 def _read_node(node: ast.expr) -> Any:
     if isinstance(node, ast.Constant) and (node.value is None or isinstance(node.value, (int, float, str))):
+        if isinstance(node.value, int) and node.value.bit_length() > 63:
+            raise ValueError("holds a number of more than 63 bits")
         return node.value
     if isinstance(node, (ast.List, ast.Tuple)):
         items = [_read_node(item) for item in node.elts]
+        _check_leaves(sum(map(_count_leaves, items)))
         return items if isinstance(node, ast.List) else tuple(items)
-    if isinstance(node, ast.Dict):
+    if isinstance(node, ast.Dict) and all(isinstance(key, ast.Constant) for key in node.keys):
         return {_read_node(key): _read_node(value) for key, value in zip(node.keys, node.values, strict=True) if key}
     if isinstance(node, ast.UnaryOp) and isinstance(node.op, (ast.USub, ast.UAdd)):
         number = _read_node(node.operand)
@@ -272,12 +276,22 @@ def _read_operation(node: ast.BinOp) -> Any:
     elif isinstance(node.op, ast.Mult) and isinstance(left, (list, tuple)) and type(right) is int:
         if right > MAX_LITERAL_ITEMS:
             raise ValueError(f"repeats a list {right} times; the limit is {MAX_LITERAL_ITEMS}")
+        _check_leaves(_count_leaves(left) * right)
         result = left * right
     else:
         raise ValueError(f"{ast.unparse(node)!r} is not allowed; + joins two lists and * repeats one")
     if len(result) > MAX_LITERAL_ITEMS:
         raise ValueError(f"holds more than {MAX_LITERAL_ITEMS} items")
     return result
+
+
+def _count_leaves(value: Any) -> int:
+    return sum(map(_count_leaves, value)) + 1 if isinstance(value, (list, tuple)) else 1
+
+
+def _check_leaves(number: int) -> None:
+    if number > MAX_LITERAL_LEAVES:
+        raise ValueError(f"holds more than {MAX_LITERAL_LEAVES} values")
 
 
 def _read(value: Any) -> Any:
