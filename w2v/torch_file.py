@@ -136,6 +136,8 @@ class _Archive:
         extra = directory[name_at + name_length : name_at + name_length + extra_length]
         if 0xFFFFFFFF in (packed, size, header):
             size, packed, header = _large_sizes(extra, size, packed, header)
+        if "/code/" in name or name.endswith("/constants.pkl"):
+            raise UnsafePickleError("a TorchScript program (torch.jit), not weights")
         if method != 0 or packed != size or flags & 1:
             raise UnsafePickleError(f"the compressed record {name[:80]!r}")
         if name.startswith("/") or "\\" in name or ".." in name.split("/") or "\x00" in name or ":" in name:
@@ -183,8 +185,6 @@ def _read_archive(path: Path, content: mmap.mmap) -> Any:
     if len(set(roots)) != 1:
         raise DamageError("it holds no data.pkl")
     root = roots[0]
-    if f"{root}constants.pkl" in archive.entries or any(name.startswith(f"{root}code/") for name in archive.entries):
-        raise UnsafePickleError("a TorchScript program (torch.jit), not weights")
     if f"{root}byteorder" in archive.entries and archive.read(f"{root}byteorder", 16) != b"little":
         raise DamageError("its numbers are big-endian")
     # A private mapping: writing to a tensor changes neither the file nor other readers.

@@ -14,6 +14,7 @@ from w2v.convert.encoder_shape import infer_encoder
 from w2v.convert.fairseq_config import FairseqConfig
 from w2v.convert.huggingface_folder import CONFIG_FILE, read_huggingface
 from w2v.convert.model_file import CTC, ModelFile
+from w2v.convert.plausible import check_plausible
 from w2v.convert.safetensors_file import read_safetensors_model
 from w2v.convert.symbols import find_symbols
 from w2v.errors import CheckpointError
@@ -41,7 +42,12 @@ def read_model_file(path: str | Path, *, dictionary: str | None = None, pretrain
         CheckpointError: it cannot be read, is of another kind, or is incomplete; the message says what is missing.
         MissingPackageError: safetensors is not installed, and is needed.
     """
-    place = Path(path)
+    file = _open(Path(path), dictionary, pretrained)
+    check_plausible(file.path, file.config["model"], file.state)
+    return file
+
+
+def _open(place: Path, dictionary: str | None, pretrained: str | None) -> ModelFile:
     if place.is_dir() or place.name == CONFIG_FILE:
         return read_huggingface(place if place.is_dir() else place.parent, dictionary)
     if place.suffix == ".safetensors":
@@ -69,7 +75,8 @@ def read_model_file(path: str | Path, *, dictionary: str | None = None, pretrain
 def _own(path: Path, content: Mapping[str, Any], dictionary: str | None) -> ModelFile:
     check_version(path, content)
     config = plain_data(content.get("config"))
-    if not isinstance(config, dict) or "model" not in config or "task" not in config:
+    sections = config.values() if isinstance(config, dict) else ()
+    if not sections or not {"model", "task"} <= config.keys() or not all(isinstance(part, dict) for part in sections):
         raise CheckpointError(f"{path}: holds no configuration of a model and its task")
     state = tensors(path, content.get("model"))
     task, trainer = content.get("task"), content.get("trainer")
