@@ -13,10 +13,20 @@ from torch import Tensor
 from w2v.errors import CheckpointError
 
 COUNTS = ("encoder_layers", "vq_depth", "conv_feature_layers", "conv_aggregator_layers")
-WIDTHS = ("encoder_embed_dim", "encoder_ffn_embed_dim", "gru_dim", "vq_dim", "conv_pos")
+WIDTHS = ("encoder_embed_dim", "encoder_ffn_embed_dim", "conv_pos")
 FREE_LIMIT = 2**20
 """Largest value of other whole numbers that tensors are made by."""
-FREE = ("latent_vars", "latent_groups", "latent_dim", "final_dim", "vq_vars", "vq_groups", "prediction_steps")
+FREE = (
+    "latent_vars",
+    "latent_groups",
+    "latent_dim",
+    "final_dim",
+    "vq_vars",
+    "vq_groups",
+    "vq_dim",
+    "gru_dim",
+    "prediction_steps",
+)
 
 
 def check_plausible(where: str, model: Mapping[str, Any], state: Mapping[str, Tensor]) -> None:
