@@ -372,7 +372,8 @@ class ArgumentParser(argparse.ArgumentParser):
         Args:
             config: the dataclass.
             title: heading in `--help`, and the owner named when two configs claim one flag.
-            defaults: values that replace the dataclass's defaults in the help text (a preset's).
+            defaults: values that replace the dataclass's defaults in the help text (a preset's, a file's); a
+                positional option among them need not be typed.
 
         Raises:
             ConfigError: a flag belongs to another config already.
@@ -387,7 +388,7 @@ class ArgumentParser(argparse.ArgumentParser):
             default = (defaults or {}).get(option.name, option.default)
             keywords: dict[str, Any] = {"help": _help(option, default), "default": argparse.SUPPRESS}
             if option.positional:
-                required = option.default is REQUIRED
+                required = default is REQUIRED
                 group.add_argument(option.name, nargs=None if required else "?", metavar=option.metavar, **keywords)
                 continue
             keywords["dest"] = option.name
@@ -413,9 +414,13 @@ class ArgumentParser(argparse.ArgumentParser):
             ConfigError: an unknown flag (the nearest one is named) or a value that breaks a rule.
         """
         namespace, unknown = self.parse_known_args(list(argv))
+        values = vars(namespace)
+        # argparse closes an optional positional argument before the first flag, and then knows no place for it.
+        waiting = [option.name for option in self.options.values() if option.positional and option.name not in values]
+        while waiting and unknown and not unknown[0].startswith("-"):
+            values[waiting.pop(0)] = unknown.pop(0)
         if unknown:
             raise ConfigError(f"{self.prog}: {describe_unknown(unknown[0], self.owners)}")
-        values = vars(namespace)
         return {name: self.options[name].convert(v) if name in self.options else v for name, v in values.items()}
 
 

@@ -38,6 +38,7 @@ REGISTRIES: dict[str, Registry[Any]] = {
     "optimizer": OPTIMIZERS,
     "lr_scheduler": LR_SCHEDULERS,
 }
+SHORT_FLAGS = {"model": ("-a",)}
 DEFAULT_COMPONENTS = {"task": "audio_pretraining", "optimizer": "adam", "lr_scheduler": "fixed"}
 
 DESCRIPTION = """\
@@ -108,9 +109,11 @@ def parse_train_command(argv: Sequence[str]) -> ParsedCommand:
     user_dir = first.user_dir or file.get("common", {}).get("user_dir")
     import_installed()
     if user_dir:
+        if not isinstance(user_dir, str):
+            raise ConfigError(f"--user-dir: must be text, got {user_dir!r}")
         import_user_dir(user_dir)
     entries = _choose(first, file)
-    parser = _full_parser(entries)
+    parser = _full_parser(entries, file)
     _refuse_retired(argv, parser)
     if first.wants_help:
         parser.print_help()
@@ -184,7 +187,7 @@ def _first_pass(argv: Sequence[str]) -> argparse.Namespace:
     parser.add_argument("--config")
     parser.add_argument("-h", "--help", action="store_true", dest="wants_help")
     for section, registry in REGISTRIES.items():
-        parser.add_argument(registry.flag, dest=section)
+        parser.add_argument(registry.flag, *SHORT_FLAGS.get(section, ()), dest=section)
     namespace, _ = parser.parse_known_args(list(argv))
     return namespace
 
@@ -200,7 +203,7 @@ def _choose(first: argparse.Namespace, file: Mapping[str, Mapping[str, Any]]) ->
     return entries
 
 
-def _full_parser(entries: Mapping[str, Entry[Any]]) -> ArgumentParser:
+def _full_parser(entries: Mapping[str, Entry[Any]], file: Mapping[str, Mapping[str, Any]]) -> ArgumentParser:
     parser = ArgumentParser(
         prog="w2v-train",
         description=DESCRIPTION,
@@ -211,17 +214,18 @@ def _full_parser(entries: Mapping[str, Entry[Any]]) -> ArgumentParser:
     for section, registry in REGISTRIES.items():
         default = DEFAULT_COMPONENTS.get(section)
         text = ", ".join(registry.names()) + (f" (default: {default})" if default else "")
-        group.add_argument(registry.flag, dest=section, metavar="NAME", default=argparse.SUPPRESS, help=text)
-        parser.owners[registry.flag] = "choice"
+        flags = (registry.flag, *SHORT_FLAGS.get(section, ()))
+        group.add_argument(*flags, dest=section, metavar="NAME", default=argparse.SUPPRESS, help=text)
+        parser.owners.update(dict.fromkeys(flags, "choice"))
     group.add_argument("--config", metavar="FILE.yaml", default=argparse.SUPPRESS, help="read options from a file")
     group.add_argument(
         "--print-config", action="store_true", default=argparse.SUPPRESS, help="print such a file, and leave"
     )
     parser.owners.update({"--config": "choice", "--print-config": "choice"})
     for section, entry in entries.items():
-        parser.add_config(entry.config, f"{section} {entry.name}", entry.overrides)
+        parser.add_config(entry.config, f"{section} {entry.name}", {**entry.overrides, **file.get(section, {})})
     for section, config in ROOT_SECTIONS.items():
-        parser.add_config(config, section)
+        parser.add_config(config, section, file.get(section))
     return parser
 
 
