@@ -1,0 +1,200 @@
+"""Every flag: its type, default and owner as they were last agreed on; and what became of the original's flags.
+
+A flag that is added, changed or dropped shows here. `W2V_WRITE_FLAGS=1 pytest tests/architecture/test_flags.py` writes
+the list anew, so that the change can be read in the diff.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from w2v.config import REQUIRED, ArgumentParser, Option, options_of, to_plain
+from w2v.criterions import CRITERIONS
+from w2v.decoders.base import DECODERS
+from w2v.models import MODELS
+from w2v.optim import LR_SCHEDULERS, OPTIMIZERS
+from w2v.options import REGISTRIES, ROOT_SECTIONS, SHORT_FLAGS
+from w2v.registry import Entry
+from w2v.retired import RETIRED
+from w2v.tasks import TASKS
+from w2v_cli import featurize, infer, labels, manifest, tokenize
+
+ASSETS = Path(__file__).resolve().parents[1] / "assets" / "flags"
+OURS = ASSETS / "w2v.json"
+ORIGINAL: dict[str, dict[str, dict[str, Any]]] = json.loads((ASSETS / "original.json").read_text(encoding="utf-8"))
+WRITE = bool(os.environ.get("W2V_WRITE_FLAGS"))
+
+PROGRAMS: dict[str, tuple[Callable[[list[str]], int], list[str]]] = {
+    "w2v-manifest": (manifest.main, []),
+    "w2v-labels": (labels.main, []),
+    "w2v-featurize": (featurize.main, []),
+    "w2v-tokenize": (tokenize.main, []),
+    **{f"w2v-infer {name}": (infer.main, ["--w2l-decoder", name]) for name in DECODERS.names()},
+}
+
+# Where a default differs from the original's, and why. Group, flag -> reason.
+DIFFERENT = {
+    ("common", "--distributed-backend"): "nccl with CUDA, gloo without: the original cannot train on CPUs in parallel",
+    ("common", "--distributed-world-size"): "one process per visible GPU, as the original does when none is typed",
+    ("criterion wav2vec", "--log-keys"): "an empty list instead of none",
+    ("lr_scheduler cosine", "--max-lr"): "none, so that both meanings of --lr can be told apart",
+    ("model wav2vec_ctc", "--feature-grad-mult"): "0, which the architecture says; the parser's none crashes",
+}
+
+
+class CapturedError(Exception):
+    """Carries the parser of a program out of it."""
+
+
+def program_options(name: str) -> list[Option]:
+    """Return the options of a program other than w2v-train, by calling it up to the reading of its arguments."""
+    main, arguments = PROGRAMS[name]
+
+    def capture(parser: ArgumentParser, argv: Any) -> None:
+        raise CapturedError(parser)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(ArgumentParser, "parse", capture)
+        with pytest.raises(CapturedError) as caught:
+            main(arguments)
+    parser: Any = caught.value.args[0]
+    return list(parser.options.values())
+
+
+def described(option: Option, defaults: dict[str, Any]) -> dict[str, Any]:
+    kind = option.parse.__name__ if option.parse else option.type.__name__
+    default = defaults.get(option.name, option.default)
+    text: dict[str, Any] = {"type": kind.lstrip("_") + ("?" if option.optional else "")}
+    text["default"] = "(required)" if default is REQUIRED else str(default)
+    if option.choices:
+        text["choices"] = list(option.choices)
+    if option.aliases:
+        text["aliases"] = list(option.aliases)
+    return text
+
+
+def entries() -> Iterator[tuple[str, Entry[Any]]]:
+    for section, registry in REGISTRIES.items():
+        for name in registry.names():
+            entry = registry.get(name)
+            if entry.defined_in.startswith("w2v."):
+                yield f"{section} {name}", entry
+
+
+def all_flags() -> dict[str, dict[str, Any]]:
+    """Return owner -> flag -> description; of a preset only what it changes."""
+    flags = {
+        section: {option.flag: described(option, {}) for option in options_of(config)}
+        for section, config in ROOT_SECTIONS.items()
+    }
+    for owner, entry in entries():
+        changed = entry.overrides
+        options = [option for option in options_of(entry.config) if not changed or option.name in changed]
+        flags[owner] = {option.flag: described(option, dict(changed)) for option in options}
+    for name in PROGRAMS:
+        flags[name] = {option.flag: described(option, {}) for option in program_options(name)}
+    return flags
+
+
+def test_the_flags_are_those_agreed_on() -> None:
+    found = all_flags()
+    if WRITE:
+        owners = (
+            f" {json.dumps(owner)}: {{\n" + ",\n".join(f"  {json.dumps(f)}: {json.dumps(d)}" for f, d in flags.items())
+            for owner, flags in found.items()
+        )
+        OURS.write_text("{\n" + "\n },\n".join(owners) + "\n }\n}\n", encoding="utf-8")
+    agreed = json.loads(OURS.read_text(encoding="utf-8"))
+    assert sorted(found) == sorted(agreed)
+    for owner, flags in agreed.items():
+        assert found[owner] == flags, owner
+
+
+def test_every_flag_is_explained() -> None:
+    configs = [*ROOT_SECTIONS.values(), *(entry.config for _, entry in entries())]
+    options = [option for config in configs for option in options_of(config)]
+    options += [option for name in PROGRAMS for option in program_options(name)]
+    for option in options:
+        assert len(option.help) > 10, option.flag
+        assert not option.help.endswith(".") or option.help.endswith("..."), option.flag
+
+
+def test_switches_that_are_on_can_be_turned_off() -> None:
+    """And no flag is both an option and the opposite of one."""
+    for _, entry in entries():
+        options = options_of(entry.config)
+        flags = {option.flag for option in options}
+        assert not flags & {option.off_flag for option in options if option.type is bool}
+
+
+@pytest.mark.parametrize("owner", [owner for owner, _ in entries()])
+def test_defaults_survive_as_plain_data(owner: str) -> None:
+    entry = dict(entries())[owner]
+    known = {option.name: option for option in options_of(entry.config)}
+    required = {name: "x" for name, option in known.items() if option.default is REQUIRED}
+    config = entry.config(**{**required, **entry.overrides})
+    assert {name: known[name].convert(value) for name, value in to_plain(config).items()} == vars(config)
+
+
+# ---------------------------------------------------------------------------------------- the original
+
+
+def options_of_group(group: str) -> dict[str, Option]:
+    """Return our options by every spelling, for a group of the original's flags."""
+    if group == "common":
+        configs = list(ROOT_SECTIONS.values())
+        # Of the criterion, in the original for all criterions.
+        configs += [CRITERIONS.get("ctc").config]
+    else:
+        section, name = group.split()
+        configs = [REGISTRIES[section].get(name).config]
+    options = [option for config in configs for option in options_of(config)]
+    return {flag: option for option in options for flag in (option.flag, *option.aliases)}
+
+
+FLAGS = [(group, flag) for group, flags in ORIGINAL.items() for flag in flags]
+CHOICES = {flag for section, registry in REGISTRIES.items() for flag in (registry.flag, *SHORT_FLAGS.get(section, ()))}
+
+
+@pytest.mark.parametrize(("group", "flag"), FLAGS)
+def test_every_flag_of_the_original_is_accepted_or_retired(group: str, flag: str) -> None:
+    accepted = {*options_of_group(group), *CHOICES}
+    for spelling in (flag, *ORIGINAL[group][flag].get("aliases", ())):
+        assert spelling in accepted or spelling in RETIRED, f"{group}: {spelling}"
+
+
+@pytest.mark.parametrize(("group", "flag"), FLAGS)
+def test_its_default_is_ours(group: str, flag: str) -> None:
+    options = options_of_group(group)
+    if flag not in options:
+        return
+    option, text = options[flag], ORIGINAL[group][flag]["default"]
+    ours = option.default
+    if ours is REQUIRED:
+        assert text == "None"
+        return
+    theirs = None if text in ("None", "(config dataclass)") else option.convert(text)
+    if (group, flag) in DIFFERENT:
+        assert ours != theirs, f"{group}: {flag} does not differ any more; take it out of the list"
+    else:
+        assert ours == theirs, f"{group}: {flag} has the default {ours!r} here and {theirs!r} in the original"
+
+
+def test_the_list_of_differences_has_reasons() -> None:
+    assert all(DIFFERENT.values())
+    assert set(DIFFERENT) <= set(FLAGS)
+
+
+def test_nothing_is_both_carried_and_retired_for_all() -> None:
+    root = {flag for config in ROOT_SECTIONS.values() for option in options_of(config) for flag in (option.flag,)}
+    assert not root & set(RETIRED)
+    registries = (MODELS, CRITERIONS, TASKS, OPTIMIZERS, LR_SCHEDULERS)
+    carried = {o.flag for r in registries for name in r.names() for o in options_of(r.get(name).config)}
+    # These belong to one choice and are explained where another one was made.
+    assert carried & set(RETIRED) <= {"--force-anneal"}
