@@ -104,11 +104,25 @@ def load_model(
         logger.info("%s: %s", path, note)
     if file.symbols_from not in ("", "the checkpoint"):
         logger.warning("%s: its %d symbols come from %s", path, len(file.symbols or ()), file.symbols_from)
+    return build_model(file, overrides)
+
+
+def build_model(file: ModelFile, overrides: Mapping[str, Any] | None = None) -> LoadedModel:
+    """Build what `w2v.convert.read_model_file` read.
+
+    Args:
+        file: the model; its tensors become the parameters, without being copied.
+        overrides: options of the model or the task to change, by name.
+
+    Raises:
+        CheckpointError: the tensors do not fit the configuration; their names are listed.
+        ConfigError: an override names no option.
+    """
     plain = {section: dict(values) for section, values in file.config.items()}
-    _override(plain, overrides)
+    _override(plain, overrides or {})
     trained_with = plain.get("common", {}).get("user_dir")
     hint = f"; the checkpoint was trained with --user-dir {trained_with}" if trained_with else ""
-    task = _build_task(plain, str(path), hint)
+    task = _build_task(plain, file.path, hint)
     if file.symbols is not None:
         task.load_state_dict({"dictionary": file.symbols})
     model = _build_around(task, plain, file, hint)

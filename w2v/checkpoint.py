@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import logging
 import os
+import pickle
 import re
 import shutil
 import time
@@ -45,8 +46,21 @@ def save_checkpoint(path: Path, state: dict[str, Any]) -> None:
     Raises:
         CheckpointError: the disk is full or not writable, after some retries.
     """
-    content = {"format_version": FORMAT_VERSION, **state}
-    _with_retries(path, lambda temporary: _write(temporary, content))
+    save_torch_file(path, {"format_version": FORMAT_VERSION, **state})
+
+
+def save_torch_file(path: Path, content: Any, pickle_module: Any = pickle) -> None:
+    """Write what `torch.save` takes, whole or not at all.
+
+    Args:
+        path: target; an older file there stays until the new one is complete.
+        content: what to write.
+        pickle_module: has the `Pickler` to write it with.
+
+    Raises:
+        CheckpointError: the disk is full or not writable, after some retries.
+    """
+    _with_retries(path, lambda temporary: _write(temporary, content, pickle_module))
 
 
 def copy_checkpoint(source: Path, path: Path) -> None:
@@ -132,11 +146,11 @@ class _Recorder:
         self._file.flush()
 
 
-def _write(path: Path, content: dict[str, Any]) -> None:
+def _write(path: Path, content: Any, pickle_module: Any) -> None:
     with open(path, "wb") as file:
         recorder = _Recorder(file)
         try:
-            torch.save(content, recorder)  # type: ignore[arg-type]
+            torch.save(content, recorder, pickle_module=pickle_module)  # type: ignore[arg-type]
         except RuntimeError:
             if recorder.error is not None:
                 raise recorder.error from None

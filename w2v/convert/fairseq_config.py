@@ -30,7 +30,7 @@ LEFT_OUT = {
     "depthwise_conv_kernel_size", "drop_path", "fp16", "freeze_regex", "layer_decay", "load_ema", "mask_channel_before",
     "mask_channel_min_space", "mask_dropout", "mask_min_space", "max_positions", "min_params_to_wrap", "normalize",
     "offload_activations", "quantizer_factor", "require_same_masks", "required_seq_len_multiple", "update_alibi",
-    "zero_mask", "blank_mode",
+    "zero_mask", "blank_mode", "infonce",
 }  # fmt: skip
 # Options that change it; only these values are known here.
 ONLY: dict[str, tuple[Any, ...]] = {
@@ -141,9 +141,9 @@ class FairseqConfig:
             plain[option.name] = str(value) if option.name == "offset" else value
         if section == "model":
             self._check_only(values)
-            if "_name" in values:
+            if "_name" in values and "arch" not in values:  # a flat one holds the options of all components
                 self._note_unknown(values.keys() - known_names - LEFT_OUT - ONLY.keys() - {"_name", "w2v_args"})
-            missing = sorted(known_names - values.keys() - NEW_HERE)
+            missing = sorted(known_names - values.keys() - NEW_HERE - {"encoder"})
             if missing:
                 self._note(f"options of {name} that the file lacks take their defaults: {', '.join(missing)}")
             if name == "wav2vec_ctc" and isinstance(values.get("w2v_args"), Mapping):

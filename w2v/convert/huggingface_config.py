@@ -163,28 +163,35 @@ def from_their_config(config: Mapping[str, Any], kind: str, where: str) -> dict[
         raise CheckpointError(f"{where}: conv_dim, conv_kernel and conv_stride must be lists of the same length")
     if get["hidden_act"] not in ours_of or get["feat_extract_norm"] not in ("group", "layer"):
         raise CheckpointError(f"{where}: has an activation or a norm that is not known here")
-    encoder = {ours: get[theirs] for ours, theirs in ENCODER_OPTIONS + RATES}
+    rates = {ours: get[theirs] for ours, theirs in RATES}
+    encoder = {ours: get[theirs] for ours, theirs in ENCODER_OPTIONS}
     encoder |= {
         "activation_fn": ours_of[get["hidden_act"]],
         "extractor_mode": "layer_norm" if get["feat_extract_norm"] == "layer" else "default",
         "conv_feature_layers": [list(layer) for layer in zip(*convolutions, strict=True)],
-        "encoder_layerdrop": get["layerdrop"],
     }
     before = _before(config, where)
     if kind == PRETRAINING:
         encoder |= {ours: get[theirs] for ours, theirs in PRETRAINING_OPTIONS}
         encoder["quantize_targets"] = True
+        # Both may be 0 for "as wide as the next one".
+        if encoder["latent_dim"] == encoder["final_dim"]:
+            encoder["latent_dim"] = 0
+        if encoder["final_dim"] == encoder["encoder_embed_dim"]:
+            encoder["final_dim"] = before.get("model", {}).get("final_dim", 0)
     if kind != CTC:
-        return {"model": {**before.get("model", {}), **encoder, "_name": kind}}
-    own = {ours: get[theirs] for ours, theirs in RATES}
-    own |= {
+        rates["encoder_layerdrop"] = get["layerdrop"]
+        return {"model": {**before.get("model", {}), **encoder, **rates, "_name": kind}}
+    own = {
+        **rates,
         "layerdrop": get["layerdrop"],
         "final_dropout": get["final_dropout"],
         "apply_mask": bool(get["apply_spec_augment"]),
     }
     old = before.get("model", {})
     old_encoder = old.get("w2v_args")
-    encoder = {**(old_encoder if isinstance(old_encoder, dict) else {}), **encoder, "_name": PRETRAINING}
+    # The rates of fine-tuning replace the encoder's own when the model is built.
+    encoder = {**rates, **(old_encoder if isinstance(old_encoder, dict) else {}), **encoder, "_name": PRETRAINING}
     criterion = {"_name": "ctc", "zero_infinity": bool(get["ctc_zero_infinity"])}
     return {
         "model": {**old, **own, "_name": CTC, "w2v_args": encoder},

@@ -50,7 +50,10 @@ def write_safetensors(path: Path, state: Mapping[str, Tensor], metadata: Mapping
         raise MissingPackageError("safetensors", "safetensors", f"writing {path}") from e
     temporary = path.with_name(path.name + ".tmp")
     try:
+        temporary.touch()
+        mode = temporary.stat().st_mode  # as the user's umask has it; save_file makes its own file, for the owner alone
         save_file({name: tensor.contiguous() for name, tensor in state.items()}, str(temporary), dict(metadata))
+        temporary.chmod(mode)
         temporary.replace(path)
     except OSError as e:
         raise CheckpointError(f"{path}: cannot be written: {e.strerror or e}") from e

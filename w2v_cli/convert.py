@@ -1,0 +1,138 @@
+"""`w2v-convert`: models from one format to another, and a look at what a file is."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from w2v.build import build_model
+from w2v.config import ArgumentParser, arg, build_config
+from w2v.convert import ModelFile, read_model_file
+from w2v.convert.fairseq_file import write_fairseq
+from w2v.convert.huggingface_folder import write_huggingface
+from w2v.convert.onnx_file import write_onnx
+from w2v.convert.own_file import write_own
+from w2v.convert.safetensors_file import write_safetensors_model
+from w2v.errors import ConfigError
+from w2v.plugins import import_installed, import_user_dir
+from w2v_cli.main import run
+
+FORMATS = ("w2v", "fairseq", "huggingface", "safetensors", "onnx")
+
+DESCRIPTION = (
+    "Convert a model, or look at one with --inspect. SOURCE is a checkpoint of w2v or fairseq, a .safetensors file, or "
+    "a Hugging Face folder; nothing that it holds is run."
+)
+
+
+@dataclass(frozen=True)
+class ConvertConfig:
+    """What is read, and what it becomes."""
+
+    source: str | None = arg(None, help="checkpoint, .safetensors file or Hugging Face folder", positional=True)
+    destination: str | None = arg(None, help="file, or folder for huggingface, to write", positional=True)
+    to: str | None = arg(None, help="format to write", choices=FORMATS)
+    inspect: str | None = arg(None, help="print what FILE is, and write nothing", metavar="FILE")
+    dict: str | None = arg(None, help="dictionary file of a CTC model that comes without one", metavar="FILE")
+    w2v_path: str | None = arg(
+        None, help="pretrained model of a fine-tuned one that does not hold its encoder's options", metavar="FILE"
+    )
+    pytorch_bin: bool = arg(False, help="huggingface: write pytorch_model.bin instead of model.safetensors")
+    new_weight_norm: bool = arg(
+        False, help="huggingface: call the weight norm parametrizations.weight.original0/1, not weight_g and weight_v"
+    )
+    user_dir: str | None = arg(None, help="python file, folder or package with your own models")
+
+    def __post_init__(self) -> None:
+        if self.inspect is not None:
+            if self.source or self.to:
+                raise ConfigError("--inspect takes the file by itself: w2v-convert --inspect FILE")
+        elif self.source is None or self.destination is None or self.to is None:
+            raise ConfigError("w2v-convert needs SOURCE, DESTINATION and --to, or --inspect FILE")
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the program and return its exit code."""
+    return run(lambda: convert(sys.argv[1:] if argv is None else argv))
+
+
+def convert(argv: Sequence[str]) -> int:
+    """Convert or inspect what the flags name.
+
+    Raises:
+        W2vError: a flag, the source or the destination breaks a rule.
+    """
+    parser = ArgumentParser(prog="w2v-convert", description=DESCRIPTION)
+    parser.add_config(ConvertConfig, "conversion")
+    config = build_config(ConvertConfig, parser.parse(argv), "w2v-convert")
+    import_installed()
+    if config.user_dir:
+        import_user_dir(config.user_dir)
+    file = read_model_file(config.inspect or str(config.source), dictionary=config.dict, pretrained=config.w2v_path)
+    if config.inspect is not None:
+        print("\n".join(describe(file)))
+        return 0
+    for note in file.notes:
+        print(f"note: {note}")
+    _write(config, file)
+    source = f" with {len(file.symbols)} symbols from {file.symbols_from}" if file.symbols else ""
+    print(f"{config.destination}: {config.to}, {file.name} of {file.kind}{source}")
+    return 0
+
+
+def _write(config: ConvertConfig, file: ModelFile) -> None:
+    loaded = build_model(file)  # the tensors must fit, before anything is written
+    path = Path(str(config.destination))
+    if config.to != "huggingface":
+        if path.is_dir():
+            raise ConfigError(f"{path}: is a folder; --to {config.to} writes a file")
+        if not path.parent.is_dir():
+            raise ConfigError(f"{path}: there is no folder {path.parent}")
+    elif path.exists() and not path.is_dir():
+        raise ConfigError(f"{path}: is a file; --to huggingface writes a folder")
+    if config.to == "w2v":
+        write_own(path, file)
+    elif config.to == "fairseq":
+        write_fairseq(path, file)
+    elif config.to == "safetensors":
+        write_safetensors_model(path, file)
+    elif config.to == "onnx":
+        write_onnx(path, loaded.model, file)
+    else:
+        write_huggingface(path, file, new_weight_norm=config.new_weight_norm, as_bin=config.pytorch_bin)
+
+
+def describe(file: ModelFile) -> Iterator[str]:
+    """Yield the lines of `--inspect`; only shapes are looked at, so tensors stay on the disk."""
+    tensors = file.state.values()
+    numel = sum(tensor.numel() for tensor in tensors)
+    size = sum(tensor.numel() * tensor.element_size() for tensor in tensors)
+    kinds = ", ".join(sorted({str(tensor.dtype).removeprefix("torch.") for tensor in tensors}))
+    task = file.config["task"]
+    yield f"file: {file.path}"
+    yield f"kind: {file.kind}"
+    yield f"model: {file.name}"
+    yield f"parameters: {numel:,} in {len(file.state)} tensors ({kinds}, {size / 1e6:.1f} MB)"
+    yield f"updates: {file.num_updates}"
+    yield f"audio: {task.get('sample_rate', 16000)} Hz, {'normalised per clip' if file.normalize else 'as it is'}"
+    if file.symbols is not None:
+        yield f"dictionary: {len(file.symbols)} symbols, from {file.symbols_from}: {' '.join(file.symbols[:40])}"
+    for note in file.notes:
+        yield f"note: {note}"
+    for section, values in file.config.items():
+        yield from _lines(section, values)
+
+
+def _lines(name: str, value: Any) -> Iterator[str]:
+    if isinstance(value, Mapping):
+        for key, item in value.items():
+            yield from _lines(f"{name}.{key}", item)
+    else:
+        yield f"{name}: {str(value)[:300]}"
+
+
+if __name__ == "__main__":
+    sys.exit(main())
