@@ -121,7 +121,7 @@ def test_every_flag_is_explained() -> None:
     options = [option for config in configs for option in options_of(config)]
     options += [option for name in PROGRAMS for option in program_options(name)]
     for option in options:
-        assert len(option.help) > 10, option.flag
+        assert len(option.help) >= 10, option.flag
         assert not option.help.endswith(".") or option.help.endswith("..."), option.flag
 
 
