@@ -29,13 +29,16 @@ REQUIRED = [
 ]
 
 EXTRAS = {
-    "audio": ["soxr>=0.3.7"],
+    "audio": ["soundfile>=0.12.1", "soxr>=0.3.7"],
     # `w2v-featurize --format h5`, the original's layout.
     "h5": ["h5py>=3.8"],
     # kenlm is published as source only: pip compiles it (1-2 minutes) and needs a C++ compiler, so it cannot be
     # required of everybody. flashlight-text has wheels up to Python 3.12.
     "kenlm": ["kenlm>=0.2.0", "flashlight-text>=0.0.7"],
-    # Programs read and write these logs through tensorboardX, which is required; the name is kept for scripts.
+    # Files of other libraries: w2v-convert.
+    "safetensors": ["safetensors>=0.4"],
+    "onnx": ["onnx>=1.15"],
+    # tensorboardX is required anyway; the extra exists because the message about --tensorboard-logdir names it.
     "tensorboard": ["tensorboardX>=2.6"],
     # espeak-ng is GPL-3: it is installed by who wants the demo, loaded as a library, and never part of this package.
     "demo": ["espeakng-loader>=0.2.4", "soxr>=0.3.7"],
@@ -43,7 +46,6 @@ EXTRAS = {
     "test": [
         "pytest>=8",
         "pytest-timeout>=2.3",
-        "pytest-xdist>=3.6",
         "hypothesis>=6.100",
         "jiwer>=3.0",
         "ruff>=0.9",
@@ -52,19 +54,16 @@ EXTRAS = {
         "types-tqdm",
         "soxr>=0.3.7",
         "h5py>=3.8",
+        "safetensors>=0.4",
         "espeakng-loader>=0.2.4",
         'flashlight-text>=0.0.7; python_version < "3.13"',
     ],
 }
 EXTRAS["dev"] = [*EXTRAS["test"], *EXTRAS["kenlm"]]
-EXTRAS["all"] = sorted({*EXTRAS["audio"], *EXTRAS["h5"], *EXTRAS["kenlm"], *EXTRAS["demo"]})
+EXTRAS["all"] = sorted({package for name in EXTRAS if name not in ("test", "dev") for package in EXTRAS[name]})
 
 # Each program is `main() -> int` of a module in w2v_cli; what it returns is the exit code.
-PROGRAMS = [
-    f"w2v-{name}=w2v_cli.{name}:main"
-    for name in ("manifest", "labels", "train", "infer", "featurize", "tokenize")
-    if (HERE / "w2v_cli" / f"{name}.py").is_file()
-]
+PROGRAMS = ("manifest", "labels", "train", "infer", "featurize", "tokenize", "convert")
 
 setup(
     name="w2v",
@@ -78,7 +77,7 @@ setup(
     package_data={"w2v": ["py.typed"]},
     install_requires=REQUIRED,
     extras_require=EXTRAS,
-    entry_points={"console_scripts": PROGRAMS},
+    entry_points={"console_scripts": [f"w2v-{name}=w2v_cli.{name}:main" for name in PROGRAMS]},
     classifiers=[
         "Intended Audience :: Science/Research",
         "Programming Language :: Python :: 3 :: Only",
