@@ -2,7 +2,8 @@
 
 Each clip becomes one vector, the mean of its frames over time. For every speaker in turn, a logistic regression is
 fitted on the others and tried on this one; the strength of its weight decay is chosen by leaving out one of the
-others. The same is done with log-mel energies, which is what the features have to beat.
+others. The same is done with log-mel energies, which is what the features have to beat: 80 bands up to 8 kHz; and, for
+recordings that end at 4 kHz, 40 bands up to there above a higher floor, less the clip's mean level.
 
     python examples/wav2vec/digits_probe.py DIGITS --features w2v=FEATURES --features vq=OTHER_FEATURES
 
@@ -25,7 +26,7 @@ from w2v.data.audio import read_audio
 from w2v.data.feature_file import SUFFIXES, read_features
 
 SAMPLE_RATE = 16_000
-WINDOW, HOP, NUM_MELS = 400, 160, 80
+WINDOW, HOP = 400, 160
 DECAYS = (1e-5, 1e-4, 1e-3, 1e-2, 1e-1)
 
 Array = npt.NDArray[np.float64]
@@ -40,7 +41,9 @@ def main() -> int:
 
     names, words, speakers = read_clips(arguments.digits)
     print(f"{len(names)} clips, {len(set(words))} words, {len(set(speakers))} speakers")
-    tables = {"log-mel": np.stack([log_mel(arguments.digits / name).mean(axis=0) for name in names])}
+    wide = [log_mel(arguments.digits / name, 80, 8000, floor=1e-6).mean(axis=0) for name in names]
+    narrow = [log_mel(arguments.digits / name, 40, 4000, floor=1e-2).mean(axis=0) for name in names]
+    tables = {"log-mel": np.stack(wide), "log-mel, 4 kHz": np.stack([mean - mean.mean() for mean in narrow])}
     for item in arguments.features:
         name, _, folder = item.partition("=")
         tables[name] = np.stack([mean_features(Path(folder), clip) for clip in names])
@@ -79,19 +82,18 @@ def mean_features(folder: Path, name: str) -> Array:
     raise SystemExit(f"{folder}: no features of {name}")
 
 
-def log_mel(path: Path) -> Array:
-    """Return (T, 80) logarithms of mel-band energies: 25 ms windows every 10 ms."""
+def log_mel(path: Path, bands: int, top: float, *, floor: float) -> Array:
+    """Return (T, bands) logarithms of mel-band energies up to `top` Hz, plus `floor`: 25 ms windows every 10 ms."""
     samples = read_audio(str(path), SAMPLE_RATE).astype(np.float64)
     samples = np.pad(samples, (0, max(WINDOW - len(samples), 0)))
     frames = np.lib.stride_tricks.sliding_window_view(samples, WINDOW)[::HOP]
     power = np.abs(np.fft.rfft(frames * np.hanning(WINDOW), n=512)) ** 2
-    return np.log(power @ mel_filters(512).T + 1e-6)
+    return np.log(power @ mel_filters(512, bands, top).T + floor)
 
 
-def mel_filters(size: int) -> Array:
-    """Return (80, size / 2 + 1) triangular filters, evenly spaced on the mel scale up to 8 kHz."""
-    top = 2595 * np.log10(1 + SAMPLE_RATE / 2 / 700)
-    edges = 700 * (10 ** (np.linspace(0, top, NUM_MELS + 2) / 2595) - 1)
+def mel_filters(size: int, bands: int, top: float) -> Array:
+    """Return (bands, size / 2 + 1) triangular filters, evenly spaced on the mel scale up to `top` Hz."""
+    edges = 700 * (10 ** (np.linspace(0, 2595 * np.log10(1 + top / 700), bands + 2) / 2595) - 1)
     bins = np.fft.rfftfreq(size, 1 / SAMPLE_RATE)
     rising = (bins - edges[:-2, None]) / (edges[1:-1] - edges[:-2])[:, None]
     falling = (edges[2:, None] - bins) / (edges[2:] - edges[1:-1])[:, None]

@@ -1,5 +1,7 @@
 """Draw the curves of training runs from their logs (`--log-format json`), one picture per quantity.
 
+The loss is that of the prediction alone, without the penalties of a quantizer.
+
     python examples/wav2vec/plot_curves.py --out pictures wav2vec=a.log gumbel=b.log kmeans=c.log
 
 Needs matplotlib.
@@ -14,8 +16,8 @@ from pathlib import Path
 from typing import Any
 
 QUANTITIES = {
-    "loss": "loss, bits per prediction",
-    "accuracy": "accuracy against the negatives",
+    "loss": "loss of the prediction, bits",
+    "accuracy": "accuracy as logged (ties count)",
     "code_perplexity": "perplexity of the codes",
 }
 
@@ -35,10 +37,10 @@ def main() -> int:
     arguments.out.mkdir(parents=True, exist_ok=True)
     for quantity, title in QUANTITIES.items():
         figure, axes = pyplot.subplots(figsize=(6, 3.5), dpi=110)
-        for name, lines in runs.items():
+        for number, (name, lines) in enumerate(runs.items()):
             points = [(float(line["num_updates"]), float(line[quantity])) for line in lines if quantity in line]
             if points:
-                axes.plot(*zip(*points, strict=True), label=name)
+                axes.plot(*zip(*points, strict=True), label=name, color=f"C{number}")
         axes.set(xlabel="updates", ylabel=title)
         axes.grid(alpha=0.3)
         axes.legend()
@@ -49,10 +51,11 @@ def main() -> int:
 
 
 def read_log(path: Path) -> list[dict[str, Any]]:
-    """Return the objects of the `train_inner` lines."""
+    """Return the objects of the `train_inner` lines; `loss_0`, where there is one, becomes the loss."""
     marker = "| train_inner | "
     lines = path.read_text(encoding="utf-8").splitlines()
-    return [json.loads(line.split(marker, 1)[1]) for line in lines if marker in line]
+    values = [json.loads(line.split(marker, 1)[1]) for line in lines if marker in line]
+    return [{**line, "loss": line.get("loss_0", line["loss"])} for line in values]
 
 
 if __name__ == "__main__":
