@@ -11,13 +11,14 @@ from typing import Any
 
 import torch
 
-from w2v.config import build_config, to_plain
+from w2v.config import build_config, options_of, to_plain
 from w2v.convert import ModelFile, read_model_file
 from w2v.errors import CheckpointError, ConfigError
 from w2v.models.base import MODELS, W2vModel
 from w2v.optim import build_optimizer, build_schedule
 from w2v.options import TrainConfig
 from w2v.plugins import import_installed, import_user_dir
+from w2v.registry import Registry
 from w2v.tasks.base import TASKS, Task
 from w2v.trainer import Trainer
 
@@ -35,6 +36,10 @@ def build_trainer(config: TrainConfig, device: torch.device) -> Trainer:
     # The model first: it says how short a clip may be.
     model = task.build_model(config.model.entry, config.model.config)
     task.load_dataset(config.dataset.train_subset)
+    criterion = config.criterion.entry.cls(config.criterion.config)
+    if not config.dataset.disable_validation:
+        for split in config.dataset.valid_subset.split(","):
+            task.prepare_validation(split.strip(), config.dataset, criterion)
     plain = config.to_plain()
     # The model completes its options while it is built (a fine-tuned one takes in its encoder's).
     completed = getattr(model, "config", config.model.config)
@@ -45,7 +50,7 @@ def build_trainer(config: TrainConfig, device: torch.device) -> Trainer:
     return Trainer(
         task,
         model,
-        config.criterion.entry.cls(config.criterion.config),
+        criterion,
         build_optimizer(config.optimizer.entry, config.optimizer.config, model.parameters()),
         build_schedule(config.lr_scheduler.entry, config.lr_scheduler.config, config.optimization),
         config.common,
@@ -181,8 +186,16 @@ def load_tensors(model: torch.nn.Module, state: Mapping[str, torch.Tensor], wher
 
 
 def _override(plain: dict[str, dict[str, Any]], overrides: Mapping[str, Any]) -> None:
+    registries: dict[str, Registry[Any]] = {"model": MODELS, "task": TASKS}
     for name, value in overrides.items():
-        owners = [section for section in ("model", "task") if name in plain.get(section, {})]
-        if not owners:
+        for section, registry in registries.items():
+            known = registry.names()
+            component = plain.get(section, {}).get("_name")
+            options = (
+                {option.name for option in options_of(registry.get(component).config)} if component in known else ()
+            )
+            if name in options or name in plain.get(section, {}):
+                plain[section][name] = value
+                break
+        else:
             raise ConfigError(f"--model-overrides: neither model nor task has an option {name!r}")
-        plain[owners[0]][name] = value

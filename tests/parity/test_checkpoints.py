@@ -123,3 +123,38 @@ def test_a_fine_tuned_file_says_where_its_labels_are_from(golden: Path, caplog: 
     given = golden / "checkpoints/dict.ltr.txt"
     w2v.load_model(golden / "checkpoints/g1_args/ctc_base_w2vargs.pt", dictionary=str(given))
     assert f"come from --dict {given}" in caplog.text
+
+
+# ---------------------------------------------------------------------------------------- batches
+
+LENGTHS = (16000, 400, 9001, 12345, 3999, 16000, 799, 15555, 720, 8000, 11111, 401, 6400, 14001, 2222, 10007)
+
+
+@pytest.mark.parametrize("train", [False, True])
+@pytest.mark.parametrize("name", ["ctc_base", "ctc_large"])
+@pytest.mark.parametrize("generation", GENERATIONS)
+@torch.no_grad()
+def test_a_clip_alone_and_in_a_batch_of_16(golden: Path, generation: str, name: str, train: bool) -> None:
+    """The emissions of each clip are the same, with group norm and with layer norm; not so by the original's rule."""
+    path = golden / "checkpoints" / generation / f"{name}.pt"
+    silent = dict.fromkeys(("dropout", "activation_dropout", "attention_dropout", "layerdrop", "final_dropout"), 0.0)
+    overrides = {**silent, "dropout_input": 0.0, "apply_mask": False}
+    generator = torch.Generator().manual_seed(1)
+    source = torch.zeros(16, max(LENGTHS))
+    for row, length in enumerate(LENGTHS):
+        source[row, :length] = torch.randn(length, generator=generator)
+    differences = []
+    for original in (False, True):
+        loaded = w2v.load_model(path, overrides={**overrides, "original_padding": original})
+        model = loaded.model.train(train)
+        together = model(source, torch.tensor(LENGTHS), 1)
+        worst = 0.0
+        for row, length in enumerate(LENGTHS):
+            alone = model(source[row : row + 1, :length], None, 1).logits[0]
+            if not original:
+                assert together.lengths[row] == len(alone)
+            frames = min(len(alone), int(together.lengths[row]))
+            worst = max(worst, (together.logits[row, :frames] - alone[:frames]).abs().max().item())
+        differences.append(worst)
+    assert differences[0] < 1e-4
+    assert differences[1] > 1e-2 or name == "ctc_large"  # layer norm has no statistics over time

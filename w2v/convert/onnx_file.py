@@ -76,7 +76,7 @@ def _convolve(block: ConvBlock, x: Tensor) -> Tensor:
     if isinstance(norm, TimeNorm):
         x = F.instance_norm(x, weight=norm.weight, bias=norm.bias, eps=norm.eps)
     elif isinstance(norm, ChannelLayerNorm):
-        x = norm(x.transpose(1, 2)).transpose(1, 2)
+        x = norm.get_submodule("1")(x.transpose(1, 2)).transpose(1, 2)
     return F.gelu(x)
 
 
