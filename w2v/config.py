@@ -15,7 +15,7 @@ import math
 import re
 import types
 import typing
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, TypeVar, get_args, get_origin, get_type_hints
 
@@ -358,6 +358,7 @@ class ArgumentParser(argparse.ArgumentParser):
         super().__init__(allow_abbrev=False, **kwargs)
         self.owners: dict[str, str] = {}
         self.options: dict[str, Option] = {}
+        self.elsewhere: dict[str, str] = {}  # flag -> where it would be known, such as "--optimizer sgd"
         # argparse takes "-inf" and "-1e-3" for flags unless told that they are numbers.
         self._negative_number_matcher = re.compile(r"^-(\d|\.\d|inf)")
 
@@ -420,17 +421,17 @@ class ArgumentParser(argparse.ArgumentParser):
         while waiting and unknown and not unknown[0].startswith("-"):
             values[waiting.pop(0)] = unknown.pop(0)
         if unknown:
-            raise ConfigError(f"{self.prog}: {describe_unknown(unknown[0], self.owners)}")
+            raise ConfigError(f"{self.prog}: {self._describe_unknown(unknown[0])}")
         return {name: self.options[name].convert(v) if name in self.options else v for name, v in values.items()}
 
-
-def describe_unknown(flag: str, known: Iterable[str]) -> str:
-    """Return the message for an argument that no option takes."""
-    if not flag.startswith("-"):
-        return f"unexpected argument {flag!r}"
-    name = flag.split("=")[0]
-    near = difflib.get_close_matches(name, known, n=1, cutoff=0.6)
-    return f"unknown flag {name}" + (f"; did you mean {near[0]}?" if near else "")
+    def _describe_unknown(self, argument: str) -> str:
+        if not argument.startswith("-"):
+            return f"unexpected argument {argument!r}"
+        flag = argument.split("=")[0]
+        if flag in self.elsewhere:
+            return f"unknown flag {flag}; it belongs to {self.elsewhere[flag]}"
+        near = difflib.get_close_matches(flag, self.owners, n=1, cutoff=0.6)
+        return f"unknown flag {flag}" + (f"; did you mean {near[0]}?" if near else "")
 
 
 class HelpFormatter(argparse.HelpFormatter):

@@ -138,7 +138,7 @@ def find_place(
     if init_method is not None and size > 1:
         return _checked(_flag_place(size, rank, init_method, no_spawn, device_id, gpus), gpus)
     if size == 1:
-        return _checked(Place(local_rank=device_id), gpus)
+        return _checked(Place(rank=rank, local_rank=device_id), gpus)
     if no_spawn:
         raise ConfigError(
             f"--distributed-no-spawn with --distributed-world-size {size} needs --distributed-init-method and "

@@ -226,7 +226,22 @@ def _full_parser(entries: Mapping[str, Entry[Any]], file: Mapping[str, Mapping[s
         parser.add_config(entry.config, f"{section} {entry.name}", {**entry.overrides, **file.get(section, {})})
     for section, config in ROOT_SECTIONS.items():
         parser.add_config(config, section, file.get(section))
+    parser.elsewhere = _flags_elsewhere(parser)
     return parser
+
+
+def _flags_elsewhere(parser: ArgumentParser) -> dict[str, str]:
+    """Return the flags that another choice of task, model, ... would bring, with that choice."""
+    owners: dict[str, dict[str, list[str]]] = {}
+    for registry in REGISTRIES.values():
+        for entry in map(registry.get, registry.names()):
+            for option in options_of(entry.config) if not entry.overrides else ():
+                for flag in {option.flag, *option.aliases} - parser.owners.keys():
+                    owners.setdefault(flag, {}).setdefault(registry.flag, []).append(entry.name)
+    return {
+        flag: ", or to ".join(f"{choice} {' or '.join(names)}" for choice, names in choices.items())
+        for flag, choices in owners.items()
+    }
 
 
 def _owned_options(entries: Mapping[str, Entry[Any]]) -> Iterator[tuple[str, Any]]:

@@ -21,7 +21,7 @@ from w2v import distributed
 from w2v.cadence import Cadence, Patience
 from w2v.checkpoint import LAST, CheckpointManager, load_checkpoint
 from w2v.criterions.base import Criterion
-from w2v.errors import CheckpointError, ConfigError, DataError, TrainingError
+from w2v.errors import CheckpointError, ConfigError, DataError, TrainingError, W2vError
 from w2v.evaluation import Evaluator
 from w2v.interrupt import Interrupt
 from w2v.metrics import TrainingMeter, Window, averaged_counts, outlook, rounded, speed
@@ -91,7 +91,7 @@ class Trainer:
         self._patience = Patience(checkpoint.patience, self.manager.is_better)
         self._parallel = ParallelModel(self.model, self.device, distributed_config)
         self._report: UpdateReport | None = None
-        # The loss scale decides about the very next update; and the CPU has nothing queued that could wait.
+        # The loss scale decides about the very next update; and a CPU has nothing queued.
         self._settle_at_once = self._scaler is not None or self.device.type == "cpu"
         self._interrupt = Interrupt()
         self._interrupted = self._time_up = False
@@ -150,9 +150,8 @@ class Trainer:
         self.model.train()
         self.model.set_num_updates(self.num_updates)
         report = self._backward(micro_batches)
-        # The outcome of the *previous* update is read here, while the device is busy with this one: waiting for the
-        # current one would leave the device without work. Until now it was taken for a good one; a bad one has
-        # changed nothing on the device (`Optimizer.step`), and its count is taken back a moment late.
+        # The outcome of the *previous* update is read here, while the device is busy with this one. Until now it was
+        # taken for a good one; a bad one has changed nothing (`Optimizer.step`), and its count is taken back late.
         self._settle()
         self._optimizer_step(report)
         self.num_updates += 1
@@ -220,7 +219,11 @@ class Trainer:
             self._log_update(done, size)
         score = None
         if plan.validate and not self._interrupted:
-            score = self.validate()
+            try:
+                score = self.validate()
+            except W2vError:
+                self.save(end_of_epoch=end, score=None)  # a fault of the validation set costs no update
+                raise
             reason = reason or self._patience.note(score)
         if plan.save or reason:
             self.save(end_of_epoch=end, score=score)
@@ -237,8 +240,7 @@ class Trainer:
             return f"--stop-time-hours {limits.stop_time_hours:g} are over"
         if 0 < limits.max_epoch <= self.batches.epoch - (not end_of_epoch):
             return f"--max-epoch {limits.max_epoch} is reached"
-        # Differs from the original, which looks at the ends of epochs only. Not before the first update: a warm-up
-        # may begin with rate 0.
+        # Differs from the original, which looks when epochs end. Not before the first update: warm-up begins with 0.
         if n > 0 and self.lr <= self.schedule.stop_lr:
             return f"the learning rate {self.lr:g} has fallen to --min-lr {self.schedule.stop_lr:g}"
         return ""

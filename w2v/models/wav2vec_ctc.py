@@ -137,9 +137,11 @@ class Wav2VecCtc(W2vModel):
                 the pretrained model, or None for random weights.
 
         Raises:
-            ConfigError: the encoder's options are not known.
+            ConfigError: the symbols or the encoder's options are not known.
             CheckpointError: the tensors do not fit them.
         """
+        if "num_classes" not in context:
+            raise ConfigError("--arch wav2vec_ctc needs labels; give --labels, such as --labels ltr")
         num_classes: int = context["num_classes"]
         pretrained_config: Wav2Vec2EncoderConfig | None = context.get("pretrained_config")
         state: Mapping[str, Tensor] | None = context.get("pretrained_state")

@@ -186,6 +186,10 @@ class AudioPretrainingTask(Task):
         mine = slice(distributed.rank(), None, distributed.world_size())
         return iterate(clips, plan.batches[mine], seeds[mine], num_workers=dataset.num_workers)
 
+    def prepare_validation(self, split: str, dataset: DatasetConfig, criterion: Criterion) -> None:
+        super().prepare_validation(split, dataset, criterion)
+        self._decoder_of(criterion)
+
     # ------------------------------------------------------------------------------------------ model
 
     def build_model(self, entry: Entry[W2vModel], config: Any) -> W2vModel:
@@ -236,19 +240,19 @@ class AudioPretrainingTask(Task):
         if not isinstance(output, CtcOutput) or batch.targets is None or batch.target_lengths is None:
             return loss
         assert self.dictionary is not None
-        options: Any = criterion.config
-        decoder = self._decoder(options.wer_args, options.post_process) if options.wer_args else None
+        symbol, decoder = getattr(criterion.config, "post_process", "letter"), self._decoder_of(criterion)
         targets, lengths = batch.targets, batch.target_lengths
-        errors = count_errors(
-            output.logits, output.lengths, targets, lengths, self.dictionary, options.post_process, decoder
-        )
+        errors = count_errors(output.logits, output.lengths, targets, lengths, self.dictionary, symbol, decoder)
         return Loss(loss.value, loss.sample_size, {**loss.sums, **errors})
 
-    def _decoder(self, wer_args: Any, symbol: str) -> Decoder:
+    def _decoder_of(self, criterion: Criterion) -> Decoder | None:
+        """Return the decoder that `--wer-args` asks for."""
+        wer_args = getattr(criterion.config, "wer_args", None)
+        if not wer_args or self.dictionary is None:
+            return None
         if wer_args not in self._decoders:
-            assert self.dictionary is not None
             config = wer_args_config(wer_args, len(self.dictionary))
-            self._decoders[wer_args] = build_decoder(config, self.dictionary, symbol)
+            self._decoders[wer_args] = build_decoder(config, self.dictionary, criterion.config.post_process)
         return self._decoders[wer_args]
 
     def summarize_valid(self, criterion: Criterion, sums: Mapping[str, float]) -> dict[str, float]:

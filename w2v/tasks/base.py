@@ -42,6 +42,14 @@ class Task:
         """Return this rank's batches of a validation split: the same ones, with the same seeds, at every call."""
         raise NotImplementedError
 
+    def prepare_validation(self, split: str, dataset: DatasetConfig, criterion: Criterion) -> None:
+        """Meet before training whatever would stop a validation later, and with it the run.
+
+        Raises:
+            W2vError: a file is missing or does not fit.
+        """
+        self.valid_batches(split, dataset)
+
     def build_model(self, entry: Entry[W2vModel], config: Any) -> W2vModel:
         """Build the model, handing over what only the task knows."""
         return entry.cls.build(config)
