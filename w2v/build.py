@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from torch.overrides import TorchFunctionMode
 
 from w2v.config import build_config, options_of, to_plain
 from w2v.convert import ModelFile, read_model_file
@@ -148,10 +149,24 @@ def _build_around(task: Task, plain: Mapping[str, Mapping[str, Any]], file: Mode
     config: Any = build_config(entry.config, {**entry.overrides, **plain["model"]}, f"{file.path}: section model")
     # A model of somebody else may compute with its parameters while it is built; ours do not.
     is_ours = entry.cls.__module__.startswith("w2v.models.")
-    with torch.device("meta") if is_ours else contextlib.nullcontext():
+    with contextlib.ExitStack() as stack:
+        if is_ours:
+            stack.enter_context(torch.device("meta"))
+            stack.enter_context(_NoInitialisation())
         model = task.build_model(entry, config)
     load_tensors(model, file.state, file.path)
     return model
+
+
+class _NoInitialisation(TorchFunctionMode):
+    """Leaves out the filling of tensors that have no memory: on the meta device torch takes milliseconds for each."""
+
+    def __torch_function__(
+        self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
+    ) -> Any:
+        if getattr(func, "__name__", "") in ("normal_", "uniform_", "fill_", "zero_") and args and args[0].is_meta:
+            return args[0]
+        return func(*args, **(kwargs or {}))
 
 
 def _component_name(plain: Mapping[str, Mapping[str, Any]], section: str, where: str) -> str:

@@ -11,7 +11,7 @@ import mmap
 import struct
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, BinaryIO, cast
+from typing import Any, cast
 
 import torch
 
@@ -58,28 +58,6 @@ def read_torch_file(path: Path) -> Any:
 
 class DamageError(Exception):
     """The file breaks its format."""
-
-
-class _Window:
-    """The part of `pickletools`' idea of a file that it uses, over mapped memory; reads are bounded by the file."""
-
-    def __init__(self, content: mmap.mmap | bytes, place: int = 0) -> None:
-        self._content = content
-        self.place = place
-
-    def read(self, size: int = -1) -> bytes:
-        stop = len(self._content) if size < 0 else min(self.place + size, len(self._content))
-        start, self.place = self.place, stop
-        return self._content[start:stop]
-
-    def readline(self) -> bytes:
-        found = self._content.find(b"\n", self.place, self.place + 10_000)
-        if found < 0:
-            raise UnsafePickleError("a line without an end")
-        return self.read(found + 1 - self.place)
-
-    def tell(self) -> int:
-        return self.place
 
 
 # ------------------------------------------------------------------------------------------ archives
@@ -205,7 +183,7 @@ def _read_archive(path: Path, content: mmap.mmap) -> Any:
             found[storage.key] = part
         return found[storage.key]
 
-    return Unpickler(find).load(cast(BinaryIO, _Window(archive.read(f"{root}data.pkl", MAX_PICKLE))))
+    return Unpickler(find).load(archive.read(f"{root}data.pkl", MAX_PICKLE))[0]
 
 
 # ------------------------------------------------------------------------------------------ before torch 1.6
@@ -216,11 +194,11 @@ def _read_legacy(path: Path, content: mmap.mmap) -> Any:
         raise UnsafePickleError("a tar archive, as torch wrote them before 2017")
     if content[:1] != b"\x80":
         raise DamageError("it is no file of torch.save")
-    window = _Window(content)
-    file = cast(BinaryIO, window)
-    if Unpickler(_no_storage).load(file) != LEGACY_MAGIC or Unpickler(_no_storage).load(file) != LEGACY_PROTOCOL:
+    magic, place = Unpickler(_no_storage).load(content)
+    protocol, place = Unpickler(_no_storage).load(content, place)
+    if magic != LEGACY_MAGIC or protocol != LEGACY_PROTOCOL:
         raise UnsafePickleError("a bare pickle, not a file of torch.save")
-    system = Unpickler(_no_storage).load(file)
+    system, place = Unpickler(_no_storage).load(content, place)
     if not isinstance(system, dict) or not system.get("little_endian", True):
         raise DamageError("its numbers are big-endian")
     made: dict[str, tuple[StorageKey, torch.UntypedStorage]] = {}
@@ -235,20 +213,21 @@ def _read_legacy(path: Path, content: mmap.mmap) -> Any:
             made[storage.key] = (storage, _storage(storage))
         return made[storage.key][1]
 
-    result = Unpickler(find).load(file)
-    keys = Unpickler(_no_storage).load(file)
+    result, place = Unpickler(find).load(content, place)
+    keys, place = Unpickler(_no_storage).load(content, place)
     if not isinstance(keys, list):
         raise DamageError("the list of its storages is missing")
     mapped = _mapped(path, content)
     for key in keys:
-        (numel,) = struct.unpack("<q", window.read(8))
+        (numel,) = struct.unpack_from("<q", content, place)
+        place += 8
         if not isinstance(key, str) or key not in made or made[key][0].numel != numel:
             raise DamageError("its storages do not fit their list")
         target = made[key][1]
-        if window.place + target.nbytes() > len(content):
+        if place + target.nbytes() > len(content):
             raise DamageError("it is cut short")
-        target.copy_(mapped[window.place : window.place + target.nbytes()])
-        window.place += target.nbytes()
+        target.copy_(mapped[place : place + target.nbytes()])
+        place += target.nbytes()
     if len(keys) != len(made):
         raise DamageError("it lacks some of its storages")
     return result

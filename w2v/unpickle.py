@@ -10,10 +10,12 @@ from __future__ import annotations
 
 import functools
 import math
+import pickle
 import re
-from collections.abc import Callable, Iterator
+import struct
+from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import Any, BinaryIO, cast
+from typing import Any, Protocol, cast, overload
 
 import numpy as np
 import torch
@@ -232,12 +234,49 @@ class _Mark:
 
 
 _MARK = _Mark()
-_PUSHED = {
-    "BININT", "BININT1", "BININT2", "INT", "LONG", "LONG1", "LONG4", "FLOAT", "BINFLOAT", "BINUNICODE",
-    "SHORT_BINUNICODE", "BINUNICODE8", "UNICODE", "STRING", "BINSTRING", "SHORT_BINSTRING", "BINBYTES",
-    "SHORT_BINBYTES", "BINBYTES8",
+# Opcodes with an argument of fixed size.
+_FIXED = {
+    "BININT": "<i", "BININT1": "<B", "BININT2": "<H", "BINFLOAT": ">d", "BINPUT": "<B", "LONG_BINPUT": "<I",
+    "BINGET": "<B", "LONG_BINGET": "<I", "PROTO": "<B", "FRAME": "<Q",
 }  # fmt: skip
-_CONSTANTS = {"NONE": None, "NEWTRUE": True, "NEWFALSE": False}
+# Opcodes whose argument begins with its length.
+_COUNTED = {
+    "BINUNICODE": "<I", "SHORT_BINUNICODE": "<B", "BINUNICODE8": "<Q", "BINBYTES": "<I", "SHORT_BINBYTES": "<B",
+    "BINBYTES8": "<Q", "BINSTRING": "<i", "SHORT_BINSTRING": "<B", "LONG1": "<B", "LONG4": "<i",
+}  # fmt: skip
+# Opcodes without an argument. Those of protocol 0, which are lines of text, are written by no version of torch.
+_BARE = (
+    "NONE", "NEWTRUE", "NEWFALSE", "MARK", "POP", "POP_MARK", "DUP", "MEMOIZE", "TUPLE", "EMPTY_TUPLE", "TUPLE1",
+    "TUPLE2", "TUPLE3", "EMPTY_LIST", "LIST", "APPEND", "APPENDS", "EMPTY_DICT", "DICT", "SETITEM", "SETITEMS",
+    "EMPTY_SET", "ADDITEMS", "STACK_GLOBAL", "BINPERSID", "REDUCE", "NEWOBJ", "BUILD",
+)  # fmt: skip
+_GLOBAL, _STOP = pickle.GLOBAL[0], pickle.STOP[0]
+
+
+def _long(content: bytes) -> int:
+    if len(content) * 8 > MAX_INTEGER_BITS:
+        raise UnsafePickleError(f"a number of {len(content)} bytes")
+    return int.from_bytes(content, "little", signed=True)
+
+
+def _decoder(name: str) -> Callable[[bytes], Any]:
+    if name.startswith("LONG"):
+        return _long
+    if name.endswith("BYTES") or name.endswith("BYTES8"):
+        return bytes
+    encoding = "utf-8" if "UNICODE" in name else "latin1"
+    return lambda content: content.decode(encoding, "surrogatepass" if encoding == "utf-8" else "strict")
+
+
+class Content(Protocol):
+    """Bytes, or a mapped file."""
+
+    def __len__(self) -> int: ...
+    @overload
+    def __getitem__(self, place: int) -> int: ...
+    @overload
+    def __getitem__(self, place: slice) -> bytes: ...
+    def find(self, sub: bytes, start: int, stop: int, /) -> int: ...
 
 
 class Unpickler:
@@ -251,42 +290,79 @@ class Unpickler:
         self._find = find
         self._stack: list[Any] = []
         self._memo: dict[int, Any] = {}
-        self._steps: dict[str, Callable[[Any], None]] = {
-            name.removeprefix("_op_").upper(): getattr(self, name) for name in dir(self) if name.startswith("_op_")
-        }
+        self._table: list[Any] = [None] * 256
+        for name, layout in {**_FIXED, **_COUNTED, **dict.fromkeys(_BARE)}.items():
+            decode = _decoder(name) if name in _COUNTED else None
+            step = getattr(self, f"_op_{name.lower()}", self._stack.append)
+            self._table[getattr(pickle, name)[0]] = (struct.Struct(layout) if layout else None, decode, step)
 
-    def load(self, file: BinaryIO) -> Any:
-        """Read one pickle, and leave `file` behind it.
+    def load(self, content: Content, place: int = 0) -> tuple[Any, int]:
+        """Read the pickle that begins at `place`; return what it holds, and the place behind it.
 
         Raises:
             UnsafePickleError: it names something outside the table, or is damaged or beyond bounds.
         """
         try:
-            return self._run(_opcodes(file))
+            place = self._run(content, place)
+            result = self._pop()
         except (IndexError, KeyError) as e:
             raise UnsafePickleError("a pickle that is damaged") from e
-        except (ValueError, TypeError, OverflowError, UnicodeError, RecursionError) as e:
+        except (ValueError, TypeError, OverflowError, RecursionError, struct.error) as e:
             raise UnsafePickleError(f"a pickle that is damaged ({str(e)[:80]})") from e
-
-    def _run(self, opcodes: Iterator[tuple[str, Any]]) -> Any:
-        steps, stack = self._steps, self._stack
-        for number, (opcode, argument) in enumerate(opcodes):
-            if number > MAX_OPCODES:
-                raise UnsafePickleError(f"more than {MAX_OPCODES} opcodes")
-            if opcode in _PUSHED:
-                stack.append(_bounded(argument))
-            elif opcode == "STOP":
-                break
-            elif opcode in _CONSTANTS:
-                stack.append(_CONSTANTS[opcode])
-            elif opcode in steps:
-                steps[opcode](argument)
-            elif opcode not in ("PROTO", "FRAME"):
-                raise UnsafePickleError(f"the opcode {opcode}")
-        result = self._pop()
-        if stack:
+        if self._stack:
             raise UnsafePickleError("a pickle that leaves something behind")
-        return result
+        self._memo.clear()
+        return result, place
+
+    def _run(self, content: Content, place: int) -> int:
+        table, size = self._table, len(content)
+        for _ in range(MAX_OPCODES):
+            code = content[place]
+            place += 1
+            entry = table[code]
+            if entry is None:
+                if code == _STOP:
+                    return place
+                if code != _GLOBAL:
+                    raise UnsafePickleError(f"the opcode {code:#x}")
+                place = self._global(content, place)
+                continue
+            layout, decode, step = entry
+            argument = None
+            if layout is not None:
+                (argument,) = layout.unpack_from(content, place)
+                place += layout.size
+                if decode is not None:
+                    stop = place + argument
+                    if not place <= stop <= size:
+                        raise UnsafePickleError("a pickle that is cut short")
+                    argument = decode(content[place:stop])
+                    place = stop
+            step(argument)
+        raise UnsafePickleError(f"more than {MAX_OPCODES} opcodes")
+
+    def _global(self, content: Content, place: int) -> int:
+        """Read `module` and `name`, each a line."""
+        middle = content.find(b"\n", place, place + 1000)
+        end = content.find(b"\n", middle + 1, middle + 1001)
+        if middle < 0 or end < 0:
+            raise UnsafePickleError("a name without an end")
+        self._stack.append(_look_up(content[place:middle].decode("utf-8"), content[middle + 1 : end].decode("utf-8")))
+        return end + 1
+
+    def _op_proto(self, _: Any) -> None:
+        pass
+
+    _op_frame = _op_proto
+
+    def _op_none(self, _: Any) -> None:
+        self._stack.append(None)
+
+    def _op_newtrue(self, _: Any) -> None:
+        self._stack.append(True)
+
+    def _op_newfalse(self, _: Any) -> None:
+        self._stack.append(False)
 
     def _pop(self) -> Any:
         value = self._stack.pop()
@@ -320,7 +396,7 @@ class Unpickler:
     def _op_binput(self, number: Any) -> None:
         self._memo[number] = self._stack[-1]
 
-    _op_put = _op_long_binput = _op_binput
+    _op_long_binput = _op_binput
 
     def _op_memoize(self, _: Any) -> None:
         self._memo[len(self._memo)] = self._stack[-1]
@@ -328,7 +404,7 @@ class Unpickler:
     def _op_binget(self, number: Any) -> None:
         self._stack.append(self._memo[number])
 
-    _op_get = _op_long_binget = _op_binget
+    _op_long_binget = _op_binget
 
     # ------------------------------------------------------------------------------------ containers
 
@@ -400,10 +476,6 @@ class Unpickler:
 
     # ---------------------------------------------------------------------------- names and objects
 
-    def _op_global(self, argument: Any) -> None:
-        module, _, name = argument.partition(" ")
-        self._stack.append(_look_up(module, name))
-
     def _op_stack_global(self, _: Any) -> None:
         name, module = self._pop(), self._pop()
         if not isinstance(name, str) or not isinstance(module, str):
@@ -458,19 +530,6 @@ class Unpickler:
                 target.fields.update({str(name): value for name, value in part.items()})
             elif part is not None:
                 raise UnsafePickleError(f"a state of {target.name} that is a {type(part).__name__}")
-
-
-def _opcodes(file: BinaryIO) -> Iterator[tuple[str, Any]]:
-    import pickletools
-
-    for opcode, argument, _ in pickletools.genops(file):
-        yield opcode.name, argument
-
-
-def _bounded(value: Any) -> Any:
-    if type(value) is int and value.bit_length() > MAX_INTEGER_BITS:
-        raise UnsafePickleError(f"a number of {value.bit_length()} bits")
-    return value
 
 
 @functools.lru_cache(maxsize=256)
