@@ -173,8 +173,9 @@ def test_many_processes_give_the_same_files(folder, monkeypatch):
         ([], "root"),
     ],
 )
-def test_one_line_and_exit_code_2(tmp_path, capsys, arguments, message):
+def test_one_line_and_exit_code_2(tmp_path, capsys, monkeypatch, arguments, message):
     root = os.path.realpath(tmp_path)
+    monkeypatch.chdir(tmp_path)  # where --dest is left out, files are written here
     write(tmp_path / "a" / "x.wav")
     (tmp_path / "void").mkdir()
     (tmp_path / "file").touch()
