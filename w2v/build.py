@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from torch import nn
 from torch.overrides import TorchFunctionMode
 
 from w2v.config import build_config, options_of, to_plain
@@ -102,7 +103,6 @@ def load_model(
         ConfigError: an override names no option.
     """
     overrides = dict(overrides or {})
-    import_installed()
     if user_dir:
         import_user_dir(user_dir)
     file = read_model_file(path, dictionary=dictionary, pretrained=overrides.get("w2v_path"))
@@ -125,6 +125,8 @@ def build_model(file: ModelFile, overrides: Mapping[str, Any] | None = None) -> 
         ConfigError: an override names no option.
     """
     plain = {section: dict(values) for section, values in file.config.items()}
+    if plain["model"].get("_name") not in MODELS.names() or plain["task"].get("_name") not in TASKS.names():
+        import_installed()  # looks through all installed packages, which takes as long as the rest
     _override(plain, overrides or {})
     trained_with = plain.get("common", {}).get("user_dir")
     hint = f"; the checkpoint was trained with --user-dir {trained_with}" if trained_with else ""
@@ -164,9 +166,15 @@ class _NoInitialisation(TorchFunctionMode):
     def __torch_function__(
         self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
     ) -> Any:
-        if getattr(func, "__name__", "") in ("normal_", "uniform_", "fill_", "zero_") and args and args[0].is_meta:
-            return args[0]
+        if func in _FILLS:
+            return args[0] if args else (kwargs or {})["tensor"]
         return func(*args, **(kwargs or {}))
+
+
+_FILLS = {
+    *(torch.Tensor.normal_, torch.Tensor.uniform_, torch.Tensor.fill_, torch.Tensor.zero_),
+    *(nn.init.normal_, nn.init.uniform_, nn.init.kaiming_uniform_, nn.init.kaiming_normal_),
+}
 
 
 def _component_name(plain: Mapping[str, Mapping[str, Any]], section: str, where: str) -> str:
@@ -194,10 +202,22 @@ def load_tensors(model: torch.nn.Module, state: Mapping[str, torch.Tensor], wher
         more = f" and {len(problems) - 5} more" if len(problems) > 5 else ""
         raise CheckpointError(f"{where}: the tensors do not fit the configuration: {', '.join(problems[:5])}{more}")
     if any(tensor.is_meta for tensor in wanted.values()):
-        # Taken over as they are; only half-precision ones of the original are turned into float32.
-        model.load_state_dict({name: state[name].to(wanted[name].dtype) for name in wanted}, assign=True)
+        _take_over(model, {name: state[name].to(tensor.dtype) for name, tensor in wanted.items()})
     else:
         model.load_state_dict(dict(state))
+
+
+def _take_over(model: nn.Module, state: Mapping[str, torch.Tensor]) -> None:
+    """Make tensors the parameters of a model, as they are; what `load_state_dict(assign=True)` does, in less time."""
+    modules = dict(model.named_modules(remove_duplicate=False))
+    for name, tensor in state.items():
+        owner, _, leaf = name.rpartition(".")
+        module = modules[owner]
+        parameter = module._parameters.get(leaf)
+        if parameter is not None:
+            module._parameters[leaf] = nn.Parameter(tensor, requires_grad=parameter.requires_grad)
+        else:
+            module._buffers[leaf] = tensor
 
 
 def _override(plain: dict[str, dict[str, Any]], overrides: Mapping[str, Any]) -> None:
