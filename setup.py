@@ -55,6 +55,10 @@ EXTRAS = {
         "soxr>=0.3.7",
         "h5py>=3.8",
         "safetensors>=0.4",
+        # Other implementations that w2v-convert is held against.
+        "transformers>=4.46",
+        "onnx>=1.15",
+        "onnxruntime>=1.17",
         "espeakng-loader>=0.2.4",
         'flashlight-text>=0.0.7; python_version < "3.13"',
     ],
