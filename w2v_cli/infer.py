@@ -70,6 +70,7 @@ class InferConfig:
     task: str | None = arg(None, help="accepted; the checkpoint knows its task")
     criterion: str | None = arg(None, help="accepted; the checkpoint knows its criterion")
     labels: str | None = arg(None, help="extension of the label file (default: as in training)")
+    dict: str | None = arg(None, help="dictionary file of a checkpoint that comes without one", metavar="FILE")
     post_process: str | None = arg(
         None, help="how units become words: letter, sentencepiece, ... (default: as in training)",
         aliases=("--remove-bpe",),
@@ -89,7 +90,7 @@ class InferConfig:
     cpu: bool = arg(False, help="never use CUDA")
     fp16: bool = arg(False, help="compute in half precision")
     bf16: bool = arg(False, help="compute in bfloat16")
-    model_overrides: dict[str, Any] | None = arg(
+    model_overrides: Mapping[str, Any] | None = arg(
         None, help="options of the checkpoint to change: \"{'name': value}\"", parse=read_overrides
     )
     user_dir: str | None = arg(None, help="python file, folder or package with your own models or decoders")
@@ -128,7 +129,8 @@ def infer(argv: Sequence[str]) -> int:
     config, decoder_config = parse_flags(argv)
     # Without files the transcripts go to stdout, so what is said about them goes to stderr.
     set_up_logging(is_master=not config.quiet, stream=sys.stdout if config.results_path else sys.stderr)
-    loaded = load_model(config.path, overrides=config.model_overrides, user_dir=config.user_dir)
+    given = {"dictionary": config.dict} if config.dict else {}
+    loaded = load_model(config.path, overrides=config.model_overrides, user_dir=config.user_dir, **given)
     dictionary = check_model(config, loaded)
     symbol = config.post_process or loaded.config.get("criterion", {}).get("post_process", "letter")
     decoder = build_decoder(decoder_config, dictionary, symbol)

@@ -159,3 +159,19 @@ def test_transcripts_do_not_change_with_the_batch_or_the_format(
             texts.append((rate, units))
     assert all(text == texts[0] for text in texts)
     assert len(texts[0][1]) == 12
+
+
+def test_labels_of_ones_own(golden: Path, clips: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """`w2v-infer --dict` names the labels of a checkpoint without any."""
+    letters = read_model_file(checkpoint(golden, "ctc_base_w2vargs")).symbols
+    assert letters is not None
+    lines = [f"{symbol.lower()} 1" for symbol in letters[4:]]
+    (clips / "mine.txt").write_text("\n".join(lines) + "\n")
+    command = f"{clips} --path {checkpoint(golden, 'ctc_base_w2vargs')} --gen-subset test --num-workers 0 --cpu"
+    assert infer.main(command.split()) == 0
+    upper = capsys.readouterr().out
+    assert infer.main([*command.split(), "--dict", str(clips / "mine.txt")]) == 0
+    assert capsys.readouterr().out.splitlines() == [
+        name + tab + text.lower() for name, tab, text in (line.partition("\t") for line in upper.splitlines())
+    ]
+    assert upper != upper.lower()
