@@ -19,7 +19,7 @@ PANELS = (
     ("pretraining: contrastive loss, bits", ("pretrain",), ("train", "valid"), "loss_0"),
     ("pretraining: accuracy among 101", ("pretrain",), ("train", "valid"), "accuracy"),
     ("pretraining: code perplexity", ("pretrain",), ("train",), "code_perplexity"),
-    ("fine-tuning: CTC loss, bits per symbol", ("ft20", "ft5", "scratch5"), ("train",), "nll_loss"),
+    ("fine-tuning: CTC loss, bits per symbol", ("ft20", "ft5", "scratch5"), ("train",), "loss"),
     ("fine-tuning: WER on seen speakers, %", ("ft20", "ft5", "scratch5"), ("digits_valid_seen",), "wer"),
     ("fine-tuning: WER on an unseen speaker, %", ("ft20", "ft5", "scratch5"), ("digits_valid_unseen",), "wer"),
 )

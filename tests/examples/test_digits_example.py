@@ -1,0 +1,113 @@
+"""The digits example: it runs from end to end at toy size, goes on where it was, and its parts do what they say."""
+
+from __future__ import annotations
+
+import csv
+import importlib.util
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+from types import ModuleType
+
+import pytest
+
+REPOSITORY = Path(__file__).resolve().parents[2]
+SCRIPT = REPOSITORY / "examples" / "digits" / "run.py"
+# The models trained on few minutes are left out: their programs are the same, and each takes seconds to start.
+TOY = (
+    *("--threads", "1", "--minutes", "0.4", "--few-minutes", "0.2"),
+    *("--pretrain-updates", "2", "--finetune-updates", "2", "--few-updates", "0"),
+)
+PACKS = ("digits_train", "digits_valid_seen", "digits_valid_unseen")
+
+
+@pytest.fixture(scope="module")
+def run() -> ModuleType:
+    """The script as a module."""
+    spec = importlib.util.spec_from_file_location("digits_run", SCRIPT)
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+@pytest.fixture
+def few_clips(data: Path, tmp_path: Path) -> Path:
+    """The packs of digits with links to a few clips each."""
+    folder = tmp_path / "data"
+    for pack in PACKS:
+        lines = (data / pack / "transcripts.tsv").read_text(encoding="utf-8").splitlines()[:8]
+        for line in lines:
+            path = folder / pack / line.split("\t")[0]
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.symlink_to((data / pack / line.split("\t")[0]).resolve())
+        (folder / pack / "transcripts.tsv").write_text("\n".join([*lines, ""]), encoding="utf-8")
+    for whole in ("fsdd16k", "tools"):
+        (folder / whole).symlink_to((data / whole).resolve())
+    return folder
+
+
+def _call(*arguments: str | Path) -> subprocess.CompletedProcess[str]:
+    search = os.pathsep.join(filter(None, (str(REPOSITORY), os.environ.get("PYTHONPATH"))))
+    environment = {**os.environ, "PYTHONPATH": search, "OMP_NUM_THREADS": "1"}
+    command = [sys.executable, SCRIPT, *arguments]
+    return subprocess.run(command, env=environment, capture_output=True, text=True, check=False, timeout=800)
+
+
+@pytest.mark.timeout(900)  # seventeen programs, of two to three seconds each where nothing else runs
+def test_all_stages_at_toy_size_and_none_twice(few_clips: Path, tmp_path: Path) -> None:
+    folder = tmp_path / "run"
+    first = _call("--data", few_clips, "--folder", folder, *TOY)
+    assert first.returncode == 0, first.stderr
+    content = json.loads((folder / "results.json").read_text(encoding="utf-8"))
+    models = {row["model"] for row in content["results"] if row["decoder"] == "viterbi"}
+    assert models == {"ft20"}
+    for row in content["results"]:
+        texts = (few_clips / row["set"] / "transcripts.tsv").read_text(encoding="utf-8").splitlines()
+        assert row["words"] == sum(len(line.split("\t")[1].split()) for line in texts)
+    assert all(seconds["cpu"] > 0 for seconds in content["seconds"].values())
+
+    again = _call("--data", few_clips, "--folder", folder, *TOY)
+    assert again.returncode == 0, again.stderr
+    assert "w2v-" not in again.stdout.replace("w2v[kenlm]", "")
+    assert json.loads((folder / "results.json").read_text(encoding="utf-8"))["results"] == content["results"]
+    with open(folder / "curves.csv", encoding="utf-8", newline="") as file:
+        curves = {(row["run"], row["quantity"]) for row in csv.DictReader(file)}
+    assert {("pretrain", "accuracy"), ("ft20", "wer"), ("ft20", "loss")} <= curves
+
+
+def test_a_folder_without_the_packs_is_named(tmp_path: Path) -> None:
+    done = _call("--data", tmp_path, "--folder", tmp_path / "run")
+    assert done.returncode == 2
+    assert done.stderr == f"digits: --data {tmp_path}: there is no fsdd16k\n"
+
+
+def test_a_subset_lasts_as_long_as_asked_and_is_the_same_every_time(run: ModuleType, tmp_path: Path) -> None:
+    lines = [f"{i}.flac\t{16000 + i}" for i in range(100)]
+    (tmp_path / "all.tsv").write_text("\n".join(["/root", *lines, ""]), encoding="utf-8")
+    for name in ("one.tsv", "two.tsv"):
+        run.write_subset(tmp_path / "all.tsv", tmp_path / name, 30)
+    root, *chosen = (tmp_path / "one.tsv").read_text(encoding="utf-8").splitlines()
+    assert root == "/root"
+    assert set(chosen) < set(lines)
+    assert 29 <= len(chosen) <= 30
+    assert chosen != lines[: len(chosen)]
+    assert (tmp_path / "one.tsv").read_bytes() == (tmp_path / "two.tsv").read_bytes()
+
+
+def test_the_language_model_is_a_probability(run: ModuleType, tmp_path: Path) -> None:
+    kenlm = pytest.importorskip("kenlm")
+    run.write_bigrams(["ONE TWO", "TWO", "THREE ONE TWO"], tmp_path / "lm.arpa")
+    model = kenlm.Model(str(tmp_path / "lm.arpa"))
+    words = ("ONE", "TWO", "THREE", "</s>")
+    for history in ("<s>", "ONE", "TWO", "THREE"):
+        before, after = kenlm.State(), kenlm.State()
+        model.BeginSentenceWrite(before)
+        if history != "<s>":
+            null = kenlm.State()
+            model.NullContextWrite(null)
+            model.BaseScore(null, history, before)
+        assert sum(10 ** model.BaseScore(before, word, after) for word in words) == pytest.approx(1, abs=1e-4)
