@@ -56,6 +56,7 @@ def test_wav2vec(kind: str, data: Path, tmp_path: Path) -> None:
         ["--no-quantize-targets", "--loss-weights", "[10]", "--log-keys", ""],
         ["--quantize-input", "--same-quantizer", "--latent-dim", 32],
         ["--no-infonce"],
+        ["--enable-padding", "--max-sample-size", 16000],
     ],
     ids=lambda more: more[0].lstrip("-") if more else "plain",
 )

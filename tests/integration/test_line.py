@@ -118,6 +118,33 @@ def test_a_finetuned_model_needs_no_other_file(line: Line, tmp_path: Path) -> No
     assert "WER: " in outcome.out
 
 
+# --------------------------------------------------------------------------------------------- restart
+
+
+@pytest.mark.parametrize("kind", ["wav2vec2", "wav2vec_ctc"])
+def test_a_run_in_two_parts_is_one_run(kind: str, line: Line, tmp_path: Path) -> None:
+    """To the bit, with all that is drawn at random; the second part begins in the middle of an epoch."""
+
+    def command(save_dir: str, *more: Any) -> list[Any]:
+        same = ["--max-tokens", 50000, "--log-interval", 1, "--disable-validation", *more]
+        if kind == "wav2vec2":
+            same += ["--dropout-input", 0.1, "--dropout-features", 0.1, "--encoder-layerdrop", 0.3]
+            return pretraining(line.data, tmp_path / save_dir, *same)
+        same += ["--apply-mask", "--mask-length", 3, "--dropout", 0.1, "--layerdrop", 0.3, "--final-dropout", 0.1]
+        return finetuning(line.data, tmp_path / save_dir, line.folder / "pretrained/checkpoint_last.pt", *same)
+
+    whole = call(train.main, command("whole", "--max-update", 9))
+    first = call(train.main, command("parts", "--max-update", 4))
+    # Another number of workers must not matter.
+    second = call(train.main, command("parts", "--max-update", 9, "--num-workers", 2))
+    assert (whole.code, first.code, second.code) == (0, 0, 0), whole.err + first.err + second.err
+    states = [load_checkpoint(tmp_path / name / "checkpoint_last.pt") for name in ("whole", "parts")]
+    for name, tensor in states[0]["model"].items():
+        assert torch.equal(states[1]["model"][name], tensor), name
+    losses = [values["loss"] for values in whole.lines("train_inner")]
+    assert [values["loss"] for part in (first, second) for values in part.lines("train_inner")] == losses
+
+
 # ------------------------------------------------------------------------------------------- two ranks
 
 
