@@ -139,7 +139,7 @@ class CheckpointConfig:
     restore_file: str = arg("checkpoint_last.pt", help="checkpoint to go on from; the default name: in --save-dir")
     finetune_from_model: str | None = arg(None, help="checkpoint whose weights alone are loaded at the first start")
     reset_dataloader: bool = arg(False, help="do not restore the position in the data")
-    reset_lr_scheduler: bool = arg(False, help="accepted; schedules hold no state, they follow from the number of updates")
+    reset_lr_scheduler: bool = arg(False, help="accepted; a schedule follows from the number of updates alone")
     reset_meters: bool = arg(False, help="do not restore averages and the best score")
     reset_optimizer: bool = arg(False, help="do not restore the optimizer")
     save_interval: int = arg(1, help="epochs between two checkpoints")
