@@ -217,6 +217,11 @@ def test_the_short_spelling_of_arch(flag: str) -> None:
     assert parse("data", flag, "wav2vec2_large", "--criterion", "wav2vec").model.entry.name == "wav2vec2_large"
 
 
+def test_a_choice_called_none_is_not_the_lack_of_one() -> None:
+    assert parse(*BASE, "--log-format", "none").common.log_format == "none"
+    assert parse(*BASE, "--tensorboard-logdir", "none").common.tensorboard_logdir is None
+
+
 def test_equals_signs_and_flags_before_the_folder() -> None:
     config = parse("--arch=wav2vec2", "--criterion=wav2vec", "--lr=0.5", "--log-keys=a,b", "data")
     assert config.optimization.lr == (0.5,)

@@ -93,7 +93,8 @@ class Option:
         Raises:
             ConfigError: the value is of another kind, or not among the choices.
         """
-        if value is None or (isinstance(value, str) and self.optional and value.lower() in ("none", "null")):
+        is_word = isinstance(value, str) and self.optional and value.lower() in ("none", "null")
+        if value is None or (is_word and value not in (self.choices or ())):
             if not self.optional:
                 raise ConfigError(f"{self.flag} needs a value, got none")
             return None

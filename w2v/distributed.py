@@ -29,6 +29,7 @@ from torch import Tensor
 from w2v.errors import ConfigError, W2vError
 
 TIMEOUT = timedelta(minutes=30)  # validation and the writing of checkpoints happen between two collectives
+MOST_RANKS_ON_FEW_CORES = 8  # for trying things out; a published command's 64 would bring a laptop down
 GRACE = 10.0  # seconds that a failed process waits to be ended by its parent
 Entry = Callable[[list[str]], int]
 
@@ -126,7 +127,7 @@ def find_place(
     win over Slurm's, and both over flags.
 
     Raises:
-        ConfigError: the numbers do not fit together, or there are fewer GPUs than processes.
+        ConfigError: the numbers do not fit together, or there are fewer GPUs (without any: cores) than processes.
     """
     gpus = 0 if cpu or not torch.cuda.is_available() else torch.cuda.device_count()
     if "RANK" in environ and "WORLD_SIZE" in environ:
@@ -156,6 +157,13 @@ def _checked(place: Place, gpus: int) -> Place:
             f"{gpus} GPU{'s' if gpus > 1 else ''}; --distributed-world-size {gpus} --update-freq "
             f"{-(-place.spawn // gpus)} makes updates of about the same size, or start it with torchrun or Slurm on "
             "more machines"
+        )
+    cores = os.cpu_count() or 1
+    if not gpus and place.spawn > max(cores, MOST_RANKS_ON_FEW_CORES):
+        raise ConfigError(
+            f"--distributed-world-size {place.world_size} asks for {place.spawn} processes on this machine, which has "
+            f"no usable GPU and {cores} CPU core{'s' if cores > 1 else ''}; --distributed-world-size 1 --update-freq "
+            f"{place.world_size} makes updates of the same size"
         )
     if gpus and not place.spawn and place.local_rank >= gpus:
         raise ConfigError(f"process {place.rank} wants GPU {place.local_rank}, but this machine has {gpus}")

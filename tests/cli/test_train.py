@@ -148,6 +148,7 @@ def test_labels_wanted_and_not_given(data: Path) -> None:
         (["--distributed-init-method", "nonsense", "--distributed-world-size", 2], ["nonsense"]),
         (["--distributed-rank", 7], ["--distributed-rank must lie in [0, 0], got 7"]),
         (["--distributed-world-size", 0], ["--distributed-world-size must be at least 1"]),
+        (["--distributed-world-size", 6400], ["6400 processes", "no usable GPU", "--update-freq 6400"]),
         (["--train-subset", "other"], ["other.tsv", "No such file"]),
     ],
     ids=lambda value: " ".join(map(str, value))[:40],
