@@ -164,10 +164,7 @@ def main() -> int:
             transcribe(run, "ft5")
             transcribe(run, "scratch5")
         report(run)
-        if importlib.util.find_spec("matplotlib") is None:
-            print("\nno curves: they need matplotlib")
-        else:
-            run.call(str(Path(__file__).with_name("plot.py")), run.folder)
+        run.call(str(Path(__file__).with_name("plot.py")), run.folder)
     except W2vError as e:
         print(f"digits: {e}", file=sys.stderr)
         return e.exit_code
