@@ -119,7 +119,7 @@ def main() -> int:
     parser.add_argument("--data", type=Path, help="folder with transcripts.tsv, instead of speech made here")
     parser.add_argument("--folder", type=Path, default=Path("demo-run"), help="where to write (default: demo-run)")
     parser.add_argument("--pretrain-updates", type=int, default=500, metavar="N", help="default: 500")
-    parser.add_argument("--finetune-updates", type=int, default=1400, metavar="N", help="default: 1400")
+    parser.add_argument("--finetune-updates", type=int, default=800, metavar="N", help="default: 800")
     parser.add_argument("--threads", type=int, default=min(2, os.cpu_count() or 1), help="default: 2")
     arguments = parser.parse_args()
     try:
