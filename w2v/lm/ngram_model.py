@@ -1,0 +1,137 @@
+"""n-gram models in arrays: many histories and words are scored by a few numpy calls, and no package is needed.
+
+A history is the longest n-gram that its last words are and that can still matter: one that longer n-grams begin
+with, or that has a back-off weight. Histories that score all words alike are therefore the same integer.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+
+from w2v.errors import ConfigError, DataError
+from w2v.lm.arpa import read_arpa
+from w2v.lm.kenlm_model import KenlmModel
+from w2v.lm.language_model import FloatArray, IntArray, LanguageModel
+from w2v.lm.ngram_table import SENTENCE_END, SENTENCE_START, UNKNOWN_SPELLINGS, BackoffModel, with_unknown
+from w2v.lm.vocabulary import SPECIAL_WORDS, is_binary
+
+
+class NgramModel(LanguageModel):
+    """An n-gram model with back-off.
+
+    Nodes are all n-grams, order by order, so that node i below the size of the vocabulary is word i; the empty
+    history is one more, the last.
+
+    Args:
+        path: the file it is from, for messages.
+        model: its n-grams.
+
+    Raises:
+        DataError: the model has no `<s>` or no `</s>`.
+    """
+
+    def __init__(self, path: str, model: BackoffModel) -> None:
+        self.path = path
+        if not any(word in model.vocabulary for word in UNKNOWN_SPELLINGS):
+            model = with_unknown(model)
+        self.words: Sequence[str] = [word for word in model.vocabulary if word not in SPECIAL_WORDS]
+        self._numbers = {word: number for number, word in enumerate(model.vocabulary)}
+        for word in (SENTENCE_START, SENTENCE_END):
+            if word not in self._numbers:
+                raise DataError(f"{path}: the language model has no {word}")
+        self._unknown = next(self._numbers[word] for word in UNKNOWN_SPELLINGS if word in self._numbers)
+        self._build(model)
+        self._start = int(self._histories[self._numbers[SENTENCE_START]])
+        self._end = self._numbers[SENTENCE_END]
+
+    def _build(self, model: BackoffModel) -> None:
+        tables = model.tables
+        self._num_words = num_words = len(model.vocabulary)
+        offsets = np.cumsum([0, *map(len, tables)])
+        self._empty = int(offsets[-1])
+        self._keys = np.concatenate(
+            [
+                np.empty(0, np.int64),
+                *((t.contexts + offsets[k]) * num_words + t.words for k, t in enumerate(tables[1:])),
+            ]
+        )
+        self._log_probs = np.concatenate([*(table.log_probs for table in tables), [0.0]])
+        self._backoffs = np.concatenate([*(table.backoffs for table in tables), [0.0]])
+        self._backoffs[offsets[-2] :] = 0.0
+        # The longest n-gram that an n-gram without its first word ends with.
+        self._suffixes = np.full(self._empty + 1, self._empty)
+        for k, table in enumerate(tables[1:]):
+            nodes = np.arange(offsets[k + 1], offsets[k + 2])
+            self._suffixes[nodes] = self._longest(self._suffixes[table.contexts + offsets[k]], table.words)
+        extended = np.zeros(self._empty + 1, dtype=bool)
+        for k, table in enumerate(tables[1:]):
+            extended[table.contexts + offsets[k]] = True
+        extended[self._empty] = True
+        matters = extended | (self._backoffs != 0)
+        # Suffixes are of lower orders, so that they are settled when their turn comes.
+        self._histories = np.arange(self._empty + 1)
+        for k in range(len(tables)):
+            nodes = offsets[k] + np.flatnonzero(~matters[offsets[k] : offsets[k + 1]])
+            self._histories[nodes] = self._histories[self._suffixes[nodes]]
+
+    def _find(self, nodes: IntArray, words: IntArray) -> IntArray:
+        """Return the nodes of n-grams, -1 where there is none."""
+        found = np.where(nodes == self._empty, words, -1)
+        inner = np.flatnonzero(nodes != self._empty)
+        if len(inner) and len(self._keys):
+            wanted = nodes[inner] * self._num_words + words[inner]
+            rows = np.searchsorted(self._keys, wanted)
+            rows[rows == len(self._keys)] = 0
+            found[inner] = np.where(self._keys[rows] == wanted, rows + self._num_words, -1)
+        return found
+
+    def _longest(self, nodes: IntArray, words: IntArray) -> IntArray:
+        """Return the nodes of the longest n-grams of words after histories."""
+        return self._match(nodes, words)[1]
+
+    def _match(self, nodes: IntArray, words: IntArray) -> tuple[FloatArray, IntArray]:
+        """Return the back-off weights met on the way to the longest n-grams, and their nodes."""
+        weights = np.zeros(len(nodes))
+        found = self._find(nodes, words)
+        nodes = nodes.copy()
+        while len(rows := np.flatnonzero(found < 0)):
+            weights[rows] += self._backoffs[nodes[rows]]
+            nodes[rows] = self._suffixes[nodes[rows]]
+            found[rows] = self._find(nodes[rows], words[rows])
+        return weights, found
+
+    def contains(self, word: str) -> bool:
+        return word in self._numbers and self._numbers[word] != self._unknown
+
+    def index(self, word: str) -> int:
+        return self._numbers.get(word, self._unknown)
+
+    def start(self) -> int:
+        return self._start
+
+    def score(self, states: IntArray, words: IntArray) -> tuple[FloatArray, IntArray]:
+        weights, found = self._match(states, words)
+        return weights + self._log_probs[found], self._histories[found]
+
+    def finish(self, states: IntArray) -> FloatArray:
+        return self.score(states, np.full(len(states), self._end))[0]
+
+
+def open_ngram_model(path: str, flag: str = "--lm") -> LanguageModel:
+    """Open an n-gram model: ARPA files are read here, KenLM's binaries by KenLM.
+
+    Args:
+        path: ARPA file, also gzipped, or KenLM binary.
+        flag: the flag that named it, for messages.
+
+    Raises:
+        ConfigError: no such file.
+        DataError: the file is malformed.
+        MissingPackageError: a binary, and kenlm is not installed.
+    """
+    if not Path(path).is_file():
+        raise ConfigError(f"{flag}: no file {path}")
+    return KenlmModel(path, flag) if is_binary(path) else NgramModel(path, read_arpa(path))
