@@ -10,7 +10,8 @@ import torch.nn.functional as F
 
 from w2v.modules.multihead_attention import MultiheadAttention
 from w2v.modules.positional_conv import PositionalConv
-from w2v.modules.transformer_encoder import ACTIVATIONS, TransformerEncoder, TransformerLayer, TransformerSpec
+from w2v.modules.transformer_encoder import TransformerEncoder, TransformerSpec
+from w2v.modules.transformer_layer import ACTIVATIONS, TransformerLayer
 from w2v.rng import numpy_generator
 
 SPEC = TransformerSpec(

@@ -25,7 +25,7 @@ from w2v.modules.conv_feature_extractor import ConvBlock
 from w2v.modules.multihead_attention import MultiheadAttention
 from w2v.modules.norms import ChannelLayerNorm, TimeNorm
 from w2v.modules.positional_conv import PositionalConv
-from w2v.modules.transformer_encoder import TransformerLayer
+from w2v.modules.transformer_layer import TransformerLayer
 from w2v.modules.wav2vec2_encoder import Wav2Vec2Encoder
 
 OPSET = 17

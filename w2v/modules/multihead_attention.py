@@ -2,8 +2,17 @@
 
 from __future__ import annotations
 
+from typing import Protocol
+
 import torch.nn.functional as F
 from torch import Tensor, nn
+
+
+class Memory(Protocol):
+    """Keys and values of earlier positions, which later ones look at without computing them again."""
+
+    def extend(self, key: Tensor, value: Tensor) -> tuple[Tensor, Tensor]:
+        """Take note of (B, H, 1, D) of the new position; return (B, H, T, D) of all positions, the new one last."""
 
 
 class MultiheadAttention(nn.Module):
@@ -24,19 +33,27 @@ class MultiheadAttention(nn.Module):
         self.q_proj = nn.Linear(embed_dim, embed_dim)
         self.out_proj = nn.Linear(embed_dim, embed_dim)
 
-    def forward(self, x: Tensor, attend_to: Tensor | None) -> Tensor:
+    def forward(
+        self, x: Tensor, attend_to: Tensor | None, *, is_causal: bool = False, memory: Memory | None = None
+    ) -> Tensor:
         """Attend.
 
         Args:
             x: (B, T, C).
             attend_to: (B, 1, 1, T) bool, true for keys that count, at least one per clip; None: all.
+            is_causal: a position sees itself and earlier ones; not together with `attend_to`.
+            memory: earlier positions, which x, a single one, sees as well; then T of `attend_to` counts them all.
         """
         # (B, T, C) -> (B, H, T, C / H)
         query, key, value = (
             projection(x).unflatten(-1, (self.num_heads, -1)).transpose(1, 2)
             for projection in (self.q_proj, self.k_proj, self.v_proj)
         )
+        if memory is not None:
+            key, value = memory.extend(key, value)
         dropout = self.dropout if self.training else 0.0
-        mixed = F.scaled_dot_product_attention(query, key, value, attn_mask=attend_to, dropout_p=dropout)
+        mixed = F.scaled_dot_product_attention(
+            query, key, value, attn_mask=attend_to, dropout_p=dropout, is_causal=is_causal
+        )
         result: Tensor = self.out_proj(mixed.transpose(1, 2).flatten(2))
         return result

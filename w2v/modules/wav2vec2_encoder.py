@@ -21,7 +21,8 @@ from w2v.modules.conv_feature_extractor import EXTRACTOR_MODES, ConvFeatureExtra
 from w2v.modules.grad_multiply import grad_multiply
 from w2v.modules.gumbel_vector_quantizer import GumbelVectorQuantizer, Quantized
 from w2v.modules.touch import touch
-from w2v.modules.transformer_encoder import ACTIVATIONS, TransformerEncoder, TransformerSpec
+from w2v.modules.transformer_encoder import TransformerEncoder, TransformerSpec
+from w2v.modules.transformer_layer import ACTIVATIONS
 from w2v.rng import numpy_generator, torch_generator
 
 DEFAULT_CONV_LAYERS = conv_layers("[(512, 10, 5)] + [(512, 8, 4)] + [(512, 4, 2)] * 3 + [(512, 1, 1)]")

@@ -1,0 +1,92 @@
+"""One transformer block, and which blocks LayerDrop leaves out; encoders and decoders are stacks of such blocks."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from w2v.modules.multihead_attention import Memory, MultiheadAttention
+from w2v.rng import numpy_generator
+
+
+def _gelu_tanh(x: Tensor) -> Tensor:
+    return F.gelu(x, approximate="tanh")
+
+
+def _identity(x: Tensor) -> Tensor:
+    return x
+
+
+ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {
+    "gelu": F.gelu,
+    "gelu_accurate": _gelu_tanh,
+    "gelu_fast": _gelu_tanh,
+    "linear": _identity,
+    "relu": F.relu,
+    "tanh": torch.tanh,
+}
+
+
+@dataclass(frozen=True)
+class StackSpec:
+    """Sizes and rates of a stack of blocks; the options of the same names."""
+
+    layers: int
+    embed_dim: int
+    ffn_embed_dim: int
+    attention_heads: int
+    activation_fn: str
+    dropout: float
+    attention_dropout: float
+    activation_dropout: float
+    layer_norm_first: bool
+    layerdrop: float
+
+
+class TransformerLayer(nn.Module):
+    """One block: attention and feed-forward, each with a residual and a norm before or after it."""
+
+    def __init__(self, spec: StackSpec) -> None:
+        super().__init__()
+        self.spec = spec
+        self.activation = ACTIVATIONS[spec.activation_fn]
+        self.self_attn = MultiheadAttention(spec.embed_dim, spec.attention_heads, spec.attention_dropout)
+        self.self_attn_layer_norm = nn.LayerNorm(spec.embed_dim)
+        self.fc1 = nn.Linear(spec.embed_dim, spec.ffn_embed_dim)
+        self.fc2 = nn.Linear(spec.ffn_embed_dim, spec.embed_dim)
+        self.final_layer_norm = nn.LayerNorm(spec.embed_dim)
+
+    def forward(
+        self, x: Tensor, attend_to: Tensor | None, *, is_causal: bool = False, memory: Memory | None = None
+    ) -> Tensor:
+        """Return (B, T, C); arguments as in `MultiheadAttention.forward`."""
+        if self.spec.layer_norm_first:
+            x = x + self._attention(self.self_attn_layer_norm(x), attend_to, is_causal, memory)
+            return x + self._feed_forward(self.final_layer_norm(x))
+        x = self.self_attn_layer_norm(x + self._attention(x, attend_to, is_causal, memory))
+        result: Tensor = self.final_layer_norm(x + self._feed_forward(x))
+        return result
+
+    def _attention(self, x: Tensor, attend_to: Tensor | None, is_causal: bool, memory: Memory | None) -> Tensor:
+        x = self.self_attn(x, attend_to, is_causal=is_causal, memory=memory)
+        return F.dropout(x, self.spec.dropout, self.training)
+
+    def _feed_forward(self, x: Tensor) -> Tensor:
+        x = F.dropout(self.activation(self.fc1(x)), self.spec.activation_dropout, self.training)
+        return F.dropout(self.fc2(x), self.spec.dropout, self.training)
+
+
+def kept_layers(spec: StackSpec, num_updates: int, *, training: bool) -> list[bool]:
+    """Draw the blocks of an update.
+
+    Differs from the original, which draws from numpy's global generator, so that a resumed run drops other
+    blocks. Here all ranks and micro-batches of an update drop the same ones, as its equally seeded ranks do.
+    """
+    if not training or spec.layerdrop == 0:
+        return [True] * spec.layers
+    draws = numpy_generator("layerdrop", num_updates).random(spec.layers)
+    return [bool(draw > spec.layerdrop) for draw in draws]
