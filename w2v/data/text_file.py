@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Iterable
 from pathlib import Path
 
 from w2v.errors import DataError
@@ -34,8 +35,12 @@ def read_lines(path: str | Path, kind: str) -> list[str]:
     return [line.removesuffix("\r") for line in lines]
 
 
-def write_atomically(path: str | Path, content: bytes) -> None:
+def write_atomically(path: str | Path, content: bytes | Iterable[bytes]) -> None:
     """Write a file beside its place and move it there, so that a reader never sees half of it.
+
+    Args:
+        path: the file.
+        content: all of it, or its pieces in turn.
 
     Raises:
         DataError: the folder is missing or not writable, or the disk is full; an older file is left as it was.
@@ -44,7 +49,7 @@ def write_atomically(path: str | Path, content: bytes) -> None:
     part = target.with_name(f".{target.name}.{os.getpid()}.part")
     try:
         with open(part, "wb") as file:
-            file.write(content)
+            file.writelines([content] if isinstance(content, bytes) else content)
             file.flush()
             os.fsync(file.fileno())
         os.replace(part, target)

@@ -14,12 +14,14 @@ from __future__ import annotations
 
 import math
 import re
+import zlib
 from collections.abc import Iterator
 from itertools import repeat
 
 import numpy as np
 import numpy.typing as npt
 
+from w2v.data.text_file import write_atomically
 from w2v.errors import DataError
 from w2v.lm.ngram_table import BackoffModel, FloatArray, IntArray, NgramTable
 from w2v.lm.text_blocks import check_utf8, read_blocks
@@ -257,6 +259,40 @@ def _sorted_table(lines: _Lines, rows: _Rows, lower: list[NgramTable], numbers: 
         rows.log_probs[order],
         rows.backoffs[order],
     )
+
+
+def write_arpa(path: str, model: BackoffModel) -> None:
+    """Write an ARPA file, gzipped where its name ends in `.gz`; it appears whole or not at all.
+
+    Raises:
+        DataError: the file cannot be written.
+    """
+    lines = format_arpa(model)
+    write_atomically(path, _gzipped(lines) if path.endswith(".gz") else lines)
+
+
+def format_arpa(model: BackoffModel) -> Iterator[bytes]:
+    """Yield the text of an ARPA file in pieces. Numbers have seven digits, all that KenLM's single precision holds."""
+    counts = "".join(f"ngram {order}={len(table)}\n" for order, table in enumerate(model.tables, start=1))
+    yield f"\\data\\\n{counts}".encode()
+    spellings = np.array([word.encode() for word in model.vocabulary], dtype=object)
+    for order, table in enumerate(model.tables, start=1):
+        yield b"\n\\%d-grams:\n" % order
+        row = b"%.7g\t" + b" ".join([b"%b"] * order)
+        last = order == len(model.tables)
+        row += b"\n" if last else b"\t%.7g\n"
+        columns = [table.log_probs, *spellings[model.spelled(order).T], *([] if last else [table.backoffs])]
+        for start in range(0, len(table), ROWS_PER_WRITE):
+            part = zip(*(column[start : start + ROWS_PER_WRITE].tolist() for column in columns))
+            yield b"".join(map(row.__mod__, part))
+    yield b"\n\\end\\\n"
+
+
+def _gzipped(pieces: Iterator[bytes]) -> Iterator[bytes]:
+    compressor = zlib.compressobj(level=6, wbits=zlib.MAX_WBITS | 16)  # with gzip's head
+    for piece in pieces:
+        yield compressor.compress(piece)
+    yield compressor.flush()
 
 
 def _found(text: bytes | None) -> str:
