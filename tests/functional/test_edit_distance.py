@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from w2v.functional.edit_distance import EditCounts, edit_counts, edit_distance
+from w2v.functional.edit_distance import EditCounts, align, edit_counts, edit_distance
 
 sequences = st.lists(st.sampled_from("abc"), max_size=8)
 
@@ -32,7 +32,17 @@ def test_counts_are_those_of_a_cheapest_alignment(reference: list[str], hypothes
     alignments = all_alignments(tuple(reference), tuple(hypothesis))
     assert (counts.substitutions, counts.insertions, counts.deletions) in alignments
     assert counts.errors == min(map(sum, alignments))
+    assert counts.substitutions == min(found[0] for found in alignments if sum(found) == counts.errors)
     assert counts.reference_length == len(reference)
+
+
+@settings(deadline=None, max_examples=100)
+@given(reference=sequences, hypothesis=sequences)
+def test_an_alignment_holds_each_place_once_and_in_order(reference: list[str], hypothesis: list[str]) -> None:
+    pairs = align(reference, hypothesis)
+    assert [i for i, _ in pairs if i is not None] == list(range(len(reference)))
+    assert [j for _, j in pairs if j is not None] == list(range(len(hypothesis)))
+    assert (None, None) not in pairs
 
 
 @settings(deadline=None, max_examples=150)

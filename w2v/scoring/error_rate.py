@@ -4,19 +4,24 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from w2v.functional.edit_distance import EditCounts, edit_counts
+from w2v.functional.edit_distance import EditCounts, edit_counts, edit_distance
 from w2v.scoring.base import Scorer, ScorerConfig, register_scorer
 
 
 class ErrorRateScorer(Scorer):
-    """Base of the error rates: `split` says what is counted."""
+    """Base of the error rates: `split` says what is counted.
+
+    Attributes:
+        errors: edit distance of each sentence.
+        lengths: reference units of each sentence.
+    """
 
     unit: str
 
     def __init__(self, config: ScorerConfig | None = None) -> None:
         super().__init__(config)
-        self.counts = EditCounts()
-        self.num_sentences = 0
+        self.errors: list[int] = []
+        self.lengths: list[int] = []
 
     @staticmethod
     def split(text: str) -> Sequence[str]:
@@ -24,18 +29,25 @@ class ErrorRateScorer(Scorer):
         raise NotImplementedError
 
     def add(self, reference: str, hypothesis: str) -> None:
-        self.counts += edit_counts(self.split(reference), self.split(hypothesis))
-        self.num_sentences += 1
+        super().add(reference, hypothesis)
+        units = self.split(reference)
+        self.errors.append(edit_distance(units, self.split(hypothesis)))
+        self.lengths.append(len(units))
 
     def score(self) -> float:
         """Return errors per hundred reference units."""
-        return self.counts.rate
+        return EditCounts(sum(self.errors), reference_length=sum(self.lengths)).rate
+
+    def counts(self) -> EditCounts:
+        """Return the kinds of the errors; unlike the score, this aligns every sentence that has errors."""
+        pairs = zip(self.references, self.hypotheses, strict=True)
+        return sum((edit_counts(self.split(r), self.split(h)) for r, h in pairs), EditCounts())
 
     def summary(self) -> str:
-        counts = self.counts
+        counts = self.counts()
         return (
             f"{self.name}: {self.score():.2f} % ({counts.substitutions} sub, {counts.insertions} ins, "
-            f"{counts.deletions} del in {counts.reference_length} {self.unit} of {self.num_sentences} sentences)"
+            f"{counts.deletions} del in {counts.reference_length} {self.unit} of {len(self.errors)} sentences)"
         )
 
 
