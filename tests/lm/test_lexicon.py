@@ -43,7 +43,7 @@ def test_damaged_models(tmp_path: Path) -> None:
         (b"\\data\\\nngram 1=1\n\n\\1-grams:\n-1 one two three\n", "model:5: a 1-gram is"),
         (b"\\data\\\n", "no 1-grams"),
         (b"\xff\xfe\xff", "no ARPA file"),
-        (b"\x1f\x8b\x00\x00", "no ARPA file"),
+        (b"\x1f\x8b\x00\x00", "damaged gzip file"),
     ]:
         path.write_bytes(content)
         with pytest.raises(DataError, match=message):

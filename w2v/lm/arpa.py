@@ -16,6 +16,7 @@ import math
 import re
 import zlib
 from collections.abc import Iterator
+from dataclasses import dataclass, fields
 from itertools import repeat
 
 import numpy as np
@@ -112,10 +113,10 @@ def read_arpa_words(path: str) -> list[str]:
 
 def _read_counts(lines: _Lines) -> list[int]:
     line = lines.next()
-    while line is not None and line != b"\\data\\" and not line.startswith(b"\\"):
-        line = lines.next()  # the format allows any text before \data\
+    while line is not None and line.startswith(b"#"):
+        line = lines.next()
     if line != b"\\data\\":
-        raise DataError(f"{lines.path} is no ARPA file and no KenLM binary: it has no line \\data\\")
+        raise DataError(f"{lines.path} is no ARPA file and no KenLM binary: it does not begin with \\data\\")
     counts: list[int] = []
     for block, first in lines.section():
         for number, text in enumerate(block.splitlines(), start=first):
@@ -126,63 +127,60 @@ def _read_counts(lines: _Lines) -> list[int]:
                 raise lines.error(f"expected ngram {len(counts) + 1}=COUNT, {_found(text)}", number)
             counts.append(int(found[2]))
     if not counts:
-        raise lines.error("\\data\\ gives no counts")
+        raise lines.error("\\data\\ names no 1-grams")
     return counts
 
 
+@dataclass(frozen=True)
 class _Rows:
-    """n-grams of one order, in the order of the file."""
+    """n-grams of one order, in the order of the file: words (N, n), and for each its numbers and its line."""
 
-    def __init__(self, order: int, parts: list[tuple[npt.NDArray[np.int32], FloatArray, FloatArray, IntArray]]) -> None:
-        self.words = np.concatenate([np.empty((0, order), np.int32), *(part[0] for part in parts)])
-        self.log_probs = np.concatenate([np.empty(0), *(part[1] for part in parts)])
-        self.backoffs = np.concatenate([np.empty(0), *(part[2] for part in parts)])
-        self.lines = np.concatenate([np.empty(0, np.int64), *(part[3] for part in parts)])
+    words: npt.NDArray[np.int32]
+    log_probs: FloatArray
+    backoffs: FloatArray
+    lines: IntArray
 
 
 def _read_rows(lines: _Lines, order: int, count: int, numbers: dict[bytes, int]) -> _Rows:
-    parts = []
+    parts = [_Rows(np.empty((0, order), np.int32), np.empty(0), np.empty(0), np.empty(0, np.int64))]
     total = 0
     for block, first in lines.section():
         parts.append(_parse(lines, block, first, order, numbers))
-        total += len(parts[-1][1])
+        total += len(parts[-1].lines)
         if total > count:
             raise lines.error(f"more {order}-grams than the {count} of \\data\\")
     if total != count:
         raise lines.error(f"{total} {order}-grams, but \\data\\ says {count}")
-    return _Rows(order, parts)
+    return _Rows(*(np.concatenate([getattr(part, field.name) for part in parts]) for field in fields(_Rows)))
 
 
-def _parse(
-    lines: _Lines, block: bytes, first: int, order: int, numbers: dict[bytes, int]
-) -> tuple[npt.NDArray[np.int32], FloatArray, FloatArray, IntArray]:
-    """Return words, log-probabilities, back-off weights and line numbers of a block of n-grams."""
-    fields = _count_fields(block)
-    wrong = np.flatnonzero((fields != 0) & (fields != order + 1) & (fields != order + 2))
-    if len(wrong):
-        text = block.split(b"\n")[wrong[0]]
-        raise lines.error(
-            f"a {order}-gram is a number, {order} words and a back-off weight, {_found(text)}", first + int(wrong[0])
-        )
-    numbered = first + np.flatnonzero(fields)
-    fields = fields[fields > 0]
+def _parse(lines: _Lines, block: bytes, first: int, order: int, numbers: dict[bytes, int]) -> _Rows:
+    """Read a block of n-grams; of single words, number them."""
+    num_fields = _count_fields(block)
+    if len(wrong := np.flatnonzero((num_fields != 0) & (num_fields != order + 1) & (num_fields != order + 2))):
+        text = block.split(b"\n", int(wrong[0]) + 1)[wrong[0]]
+        rule = f"a {order}-gram is a number, {order} words and a back-off weight"
+        raise lines.error(f"{rule}, {_found(text)}", first + int(wrong[0]))
+    numbered = first + np.flatnonzero(num_fields)
+    num_fields = num_fields[num_fields > 0]
+    starts = np.cumsum(num_fields) - num_fields
     tokens = np.array(block.split(), dtype=object)
-    starts = np.cumsum(fields) - fields
     log_probs = _floats(lines, tokens[starts], numbered)
-    backoffs = np.zeros(len(starts))
-    given = fields == order + 2
-    backoffs[given] = _floats(lines, tokens[starts[given] + order + 1], numbered[given])
     if len(wrong := np.flatnonzero(log_probs > 0)):
         value = log_probs[wrong[0]]
         raise lines.error(f"a log10 probability must be at most 0, got {value:g}", int(numbered[wrong[0]]))
+    backoffs = np.zeros(len(starts))
+    given = num_fields == order + 2
+    backoffs[given] = _floats(lines, tokens[starts[given] + order + 1], numbered[given])
     names = tokens[starts[:, None] + np.arange(1, order + 1)].ravel().tolist()
     if order == 1:
-        _number_words(lines, block, first, names, numbered, numbers)
+        check_utf8(block, lines.path, first)
+        _number_words(lines, names, numbered, numbers)
     words = np.fromiter(map(numbers.get, names, repeat(-1)), np.int32, len(names))
     if len(wrong := np.flatnonzero(words < 0)):
         word = names[wrong[0]].decode(errors="replace")
         raise lines.error(f"{word!r} is not among the 1-grams", int(numbered[wrong[0] // order]))
-    return words.reshape(-1, order), log_probs, backoffs, numbered
+    return _Rows(words.reshape(-1, order), log_probs, backoffs, numbered)
 
 
 def _count_fields(block: bytes) -> IntArray:
@@ -190,9 +188,11 @@ def _count_fields(block: bytes) -> IntArray:
     characters = np.frombuffer(block, np.uint8)
     begins = ~_WHITE[characters]
     begins[1:] &= _WHITE[characters[:-1]]
-    line_starts = np.flatnonzero(characters == ord("\n")) + 1
-    line_starts = np.concatenate([[0], line_starts[line_starts < len(characters)]])
-    return np.add.reduceat(begins, line_starts, dtype=np.int64)
+    so_far = np.cumsum(begins, dtype=np.int32)
+    ends = np.flatnonzero(characters == ord("\n"))
+    if not block.endswith(b"\n"):
+        ends = np.append(ends, len(block) - 1)
+    return np.diff(so_far[ends], prepend=0).astype(np.int64)
 
 
 def _floats(lines: _Lines, texts: npt.NDArray[np.object_], numbered: IntArray) -> FloatArray:
@@ -214,19 +214,11 @@ def _is_number(text: bytes) -> bool:
         return False
 
 
-def _number_words(
-    lines: _Lines, block: bytes, first: int, names: list[bytes], numbered: IntArray, numbers: dict[bytes, int]
-) -> None:
-    """Give new words the next numbers."""
-    check_utf8(block, lines.path, first)
-    known = len(numbers)
-    numbers.update(zip(names, range(known, known + len(names))))
-    if len(numbers) != known + len(names):
-        seen = dict(zip(list(numbers)[:known], repeat(0)))
-        for name, line in zip(names, numbered):
-            if name in seen:
-                raise lines.error(f"the 1-gram {name.decode()!r} occurs twice", int(line))
-            seen[name] = 0
+def _number_words(lines: _Lines, names: list[bytes], numbered: IntArray, numbers: dict[bytes, int]) -> None:
+    """Give words the next numbers."""
+    for name, line in zip(names, numbered.tolist(), strict=True):
+        if numbers.setdefault(name, len(numbers)) != len(numbers) - 1:
+            raise lines.error(f"the 1-gram {name.decode()!r} occurs twice", line)
 
 
 def _unigram_table(rows: _Rows) -> NgramTable:
@@ -237,9 +229,9 @@ def _unigram_table(rows: _Rows) -> NgramTable:
 
 def _sorted_table(lines: _Lines, rows: _Rows, lower: list[NgramTable], numbers: dict[bytes, int]) -> NgramTable:
     """Find the contexts of n-grams, and sort them."""
-    contexts = rows.words[:, 0].astype(np.int64)
+    contexts: IntArray = rows.words[:, 0].astype(np.int64)
     for column, table in enumerate(lower[1:], start=1):
-        contexts = table.find(contexts, rows.words[:, column])
+        contexts = table.find(contexts, rows.words[:, column].astype(np.int64))
     names = list(numbers)
 
     def error(row: int, message: str) -> DataError:

@@ -27,6 +27,8 @@ class KenlmModel(LanguageModel):
         MissingPackageError: kenlm is not installed.
     """
 
+    log_base = 10.0
+
     def __init__(self, path: str, flag: str = "--lm") -> None:
         self.path = path
         self.words = read_vocabulary(path, flag)

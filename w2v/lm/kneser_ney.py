@@ -3,6 +3,9 @@
 Chen and Goodman (1998); Heafield et al. (2013), whose `lmplz` gives the same numbers. Shorter n-grams are counted by
 how many different words precede them, not by how often they occur, except where they begin a sentence; a discount
 that depends on the count is taken off each, and goes to the distribution of the next shorter context.
+
+Differs from `lmplz` for texts of a few lines: that takes the last n-gram of each order at its plain count when it
+estimates discounts, and prunes a rare `</s>` without taking its probability away.
 """
 
 from __future__ import annotations
@@ -10,12 +13,13 @@ from __future__ import annotations
 import logging
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
+from itertools import pairwise, repeat
 
 import numpy as np
 import numpy.typing as npt
 
 from w2v.errors import ConfigError
-from w2v.lm.ngram_counts import END_NUMBER, RESERVED, START_NUMBER, UNKNOWN_NUMBER, NgramCounts, TextCounts
+from w2v.lm.ngram_counts import RESERVED, START_NUMBER, NgramCounts, TextCounts
 from w2v.lm.ngram_table import BackoffModel, FloatArray, IntArray, NgramTable
 
 logger = logging.getLogger(__name__)
@@ -93,7 +97,7 @@ def adjusted_counts(orders: Sequence[NgramCounts]) -> list[IntArray]:
     predicted and counts for nothing.
     """
     adjusted = []
-    for shorter, longer in zip(orders, orders[1:]):
+    for shorter, longer in pairwise(orders):
         preceding = np.bincount(longer.suffixes, minlength=len(shorter.counts))
         adjusted.append(np.where(shorter.starts, shorter.counts, preceding))
     adjusted.append(orders[-1].counts.copy())
@@ -120,16 +124,16 @@ def estimate_discounts(counts: IntArray, order: int, fallback: Sequence[float]) 
 def _kept(text: TextCounts, prune: Sequence[int], limit: Collection[str] | None) -> list[Flags]:
     if len(prune) > len(text.orders):
         raise ConfigError(f"--prune: {len(prune)} numbers for a model of order {len(text.orders)}")
-    if any(later < earlier for earlier, later in zip(prune, prune[1:])):
+    if any(later < earlier for earlier, later in pairwise(prune)):
         # A longer n-gram would stay without the shorter ones that it is found by.
         raise ConfigError(f"--prune: each number must be at least the one before, got {' '.join(map(str, prune))}")
-    thresholds = [*prune, *(prune[-1:] or [0]) * len(text.orders)]
+    thresholds = [*prune, *repeat(prune[-1] if prune else 0, len(text.orders) - len(prune))]
     allowed = np.ones(len(text.vocabulary), dtype=bool)
     if limit is not None:
         allowed = np.array([word in limit for word in text.vocabulary])
     inside = np.ones(1, dtype=bool)
-    kept = []
-    for counts, threshold in zip(text.orders, thresholds):
+    kept: list[Flags] = []
+    for counts, threshold in zip(text.orders, thresholds, strict=True):
         inside = inside[counts.contexts] & allowed[counts.words]
         keep = inside & (counts.counts > threshold)
         if not kept:

@@ -7,6 +7,7 @@ behind such an integer: the last words, or a prefix with its cached keys and val
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Sequence
 
 import numpy as np
@@ -22,10 +23,12 @@ class LanguageModel:
     Attributes:
         path: the file it was read from, for messages.
         words: its vocabulary without `<s>`, `</s>` and `<unk>`, or None where the file does not list it.
+        log_base: base of its log-probabilities.
     """
 
     path: str
     words: Sequence[str] | None
+    log_base: float = math.e
 
     def contains(self, word: str) -> bool:
         """Tell whether the model knows `word`."""

@@ -33,6 +33,8 @@ class NgramModel(LanguageModel):
         DataError: the model has no `<s>` or no `</s>`.
     """
 
+    log_base = 10.0
+
     def __init__(self, path: str, model: BackoffModel) -> None:
         self.path = path
         if not any(word in model.vocabulary for word in UNKNOWN_SPELLINGS):

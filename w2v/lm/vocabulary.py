@@ -1,17 +1,16 @@
 """The words of a KenLM model: from the text of an ARPA file, or from the strings that a binary ends with.
 
-KenLM's Python module can look a word up but cannot list words, so both file formats are read here. Probabilities
-are not: scoring is KenLM's.
+KenLM's Python module can look a word up but cannot list words, so binaries are read here; their probabilities are not.
 """
 
 from __future__ import annotations
 
-import gzip
 import mmap
 import struct
 from pathlib import Path
 
 from w2v.errors import ConfigError, DataError
+from w2v.lm.arpa import read_arpa_words
 
 SPECIAL_WORDS = frozenset(("<s>", "</s>", "<unk>", "<UNK>", "<pad>"))
 BINARY_MAGIC = b"mmap lm http://kheafield.com/code"
@@ -40,7 +39,7 @@ def read_vocabulary(path: str, flag: str) -> list[str] | None:
     """
     if not Path(path).is_file():
         raise ConfigError(f"{flag}: no file {path}")
-    words = _read_binary_words(path) if is_binary(path) else _read_arpa_words(path)
+    words = _read_binary_words(path) if is_binary(path) else read_arpa_words(path)
     return None if words is None else [word for word in words if word not in SPECIAL_WORDS]
 
 
@@ -48,31 +47,6 @@ def is_binary(path: str) -> bool:
     """Tell whether a file begins as KenLM binaries do."""
     with open(path, "rb") as file:
         return file.read(len(BINARY_MAGIC)) == BINARY_MAGIC
-
-
-def _read_arpa_words(path: str) -> list[str]:
-    with open(path, "rb") as file:
-        compressed = file.read(2) == b"\x1f\x8b"
-    words: list[str] = []
-    inside = False
-    try:
-        with gzip.open(path, "rb") if compressed else open(path, "rb") as file:
-            for number, raw in enumerate(file, 1):
-                line = raw.decode("utf-8").strip()
-                if inside and line.startswith("\\"):
-                    break
-                if inside and line:
-                    # log10 probability, word, and for words that begin longer n-grams a back-off weight
-                    parts = line.split()
-                    if len(parts) not in (2, 3):
-                        raise DataError(f"{path}:{number}: a 1-gram is a number, a word and a back-off, got {line!r}")
-                    words.append(parts[1])
-                inside = inside or line == "\\1-grams:"
-    except (UnicodeDecodeError, gzip.BadGzipFile, EOFError) as e:
-        raise DataError(f"{path} is no ARPA file and no KenLM binary: {e}") from e
-    if not words:
-        raise DataError(f"{path} is no ARPA file and no KenLM binary: it has no 1-grams")
-    return words
 
 
 def _read_binary_words(path: str) -> list[str] | None:
