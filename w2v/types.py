@@ -1,7 +1,9 @@
 """The values that flow through the house, in the order in which they appear.
 
 manifest line -> AudioExample -> AudioBatch -> model -> ContrastiveOutput | CtcOutput -> criterion -> Loss.
-Shapes: B clips, S samples, T frames, C channels, V symbols, K negatives, N predictions.
+In inference: CtcOutput -> Emissions -> decoder -> Hypothesis.
+text -> TextBatch -> model -> LanguageModelOutput -> criterion -> Loss.
+Shapes: B clips, S samples, T frames or words, C channels, V symbols, K negatives, N predictions.
 `padding_mask` is always true where there is padding.
 """
 
@@ -90,6 +92,42 @@ class AudioBatch:
 
 
 @dataclass(frozen=True)
+class TextBatch:
+    """Samples of text of one micro-batch. A word here is one entry of the dictionary, be it a letter.
+
+    Attributes:
+        source: (B, T) int64 words, right-padded; what a model reads.
+        targets: (B, T) int64, the word after each; stays on the CPU, where the host sees which words are asked for.
+        lengths: (B,) int64 true words per sample; CPU.
+        indices: (B,) int64 numbers of the samples in their data set; CPU.
+        seed: base of every random draw made for this batch.
+    """
+
+    source: Tensor
+    targets: Tensor
+    lengths: Tensor
+    indices: Tensor
+    seed: int
+
+    @property
+    def num_items(self) -> int:
+        return self.source.shape[0]
+
+    @property
+    def num_tokens(self) -> int:
+        """Padded words, the unit of `--max-tokens`."""
+        return self.source.numel()
+
+    def to(self, device: torch.device) -> TextBatch:
+        """Return the batch with `source` on `device` (copied without waiting where memory is pinned)."""
+        return replace(self, source=self.source.to(device, non_blocking=True))
+
+    def pin_memory(self) -> TextBatch:
+        """Return the batch with `source` in page-locked memory (called by torch's loader)."""
+        return replace(self, source=self.source.pin_memory())
+
+
+@dataclass(frozen=True)
 class Features:
     """Frames of an encoder.
 
@@ -132,6 +170,38 @@ class CtcOutput:
 
     logits: Tensor
     lengths: Tensor
+
+
+@dataclass(frozen=True)
+class LanguageModelOutput:
+    """How likely a language model held the words that came.
+
+    Attributes:
+        log_probs: (N,) natural log-probabilities of the true words of a batch, row after row, without padding.
+    """
+
+    log_probs: Tensor
+
+
+@dataclass(frozen=True)
+class Emissions:
+    """What a decoder reads: log-probabilities of symbols for the clips of one batch, on the CPU.
+
+    Attributes:
+        rows: lines of the clips in their manifest, from 0.
+        num_samples: samples per clip as they were decoded; 0: the clip could not be read.
+        log_probs: (B, T, V) float32; the blank is symbol 0.
+        lengths: (B,) int64 true frames per clip.
+    """
+
+    rows: list[int]
+    num_samples: list[int]
+    log_probs: Tensor
+    lengths: Tensor
+
+    def clip(self, place: int) -> Tensor:
+        """Return the (T, V) true frames of one clip of the batch."""
+        return self.log_probs[place, : int(self.lengths[place])]
 
 
 Value = Tensor | float
