@@ -8,9 +8,12 @@ from __future__ import annotations
 
 
 class W2vError(Exception):
-    """Base class of all errors that a user can put right."""
+    """Base class of all errors that a user can put right; line breaks in a message (in file names) are escaped."""
 
     exit_code = 2
+
+    def __init__(self, message: str) -> None:
+        super().__init__(message.replace("\n", "\\n").replace("\r", "\\r"))
 
 
 class ConfigError(W2vError):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import os
 import sys
 from collections.abc import Callable
@@ -15,6 +16,8 @@ def run(program: Callable[[], int]) -> int:
     A `W2vError` is printed as one line and gives its own exit code (2); Ctrl-C gives 130; a closed pipe
     (`w2v-infer ... | head`) ends quietly. Anything else is a fault of ours and keeps its traceback.
     """
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(errors="surrogateescape")  # a file name that is no UTF-8 is printed as it is
     try:
         return program()
     except W2vError as e:

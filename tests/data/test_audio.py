@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import os
 from pathlib import Path
 
 import numpy as np
@@ -81,14 +82,22 @@ def test_refusals(tmp_path, monkeypatch):
         patch.setitem(__import__("sys").modules, "soxr", None)
         with pytest.raises(MissingPackageError, match="resampling from 44100 to 16000 Hz needs the package soxr"):
             read_audio(path, 16000, resample=True)
-    for value, count in ((np.nan, 1), (np.inf, 1), (-np.inf, 1)):
-        samples = np.zeros(100, dtype=np.float32)
-        samples[3] = value
+    for value, found in (
+        (np.nan, "NaN or infinite samples"),
+        (np.inf, "NaN or infinite samples"),
+        (-np.inf, "NaN or infinite samples"),
+        (-3e38, r"a sample of 3e\+38"),
+    ):
+        samples = np.full(20000, 2.0**31, dtype=np.float32)
+        samples[[8000, 9000]] = value
         soundfile.write(path, samples, 16000, subtype="FLOAT")
-        with pytest.raises(DataError, match=rf"x.wav: {count} of 100 samples are NaN or infinite"):
-            read_audio(path, 16000)
-    soundfile.write(path, np.full(100, 3e38, dtype=np.float32), 16000, subtype="FLOAT")
-    assert len(read_audio(path, 16000)) == 100  # the sum overflows, the samples are finite
+        for block in (audio.BLOCK, 7777):
+            monkeypatch.setattr(audio, "BLOCK", block)
+            with pytest.raises(DataError, match=f"x.wav: holds {found}, first at 0.500 s"):
+                read_audio(path, 16000)
+    both = np.full((100, 2), 2.0**31, dtype=np.float32)
+    soundfile.write(path, both, 8000, subtype="FLOAT")
+    assert np.isfinite(normalize(read_audio(path, 16000, resample=True))).all()
     (tmp_path / "empty.wav").touch()
     with pytest.raises(DataError, match=r"empty.wav: not readable as audio: empty file"):
         read_audio(str(tmp_path / "empty.wav"), 16000)
@@ -96,6 +105,25 @@ def test_refusals(tmp_path, monkeypatch):
         read_audio(str(tmp_path / "none.wav"), 16000)
     with pytest.raises(DataError, match="cannot be read: Is a directory"):
         audio_info(str(tmp_path))
+    soundfile.write(path, np.zeros(100), 1)
+    with pytest.raises(DataError, match=r"x.wav: a sample rate of 1 Hz cannot be brought to 16000 Hz"):
+        read_audio(path, 16000, resample=True)
+
+
+@pytest.mark.parametrize("kind", ["pipe", "device"])
+def test_what_never_ends_is_refused_at_once(tmp_path, kind):
+    """Opening a pipe waits for its writer, and a device has no end: either would keep a worker for ever."""
+    path = tmp_path / "x.wav"
+    os.mkfifo(path) if kind == "pipe" else path.symlink_to("/dev/zero")
+    with pytest.raises(DataError, match=r"x.wav: cannot be read: it is a pipe or a device, not a file"):
+        read_audio(str(path), 16000)
+
+
+def test_a_name_with_a_line_break_gives_one_line(tmp_path):
+    with pytest.raises(DataError) as error:
+        read_audio(str(tmp_path / "a\nb.wav"), 16000)
+    assert "a\\nb.wav: cannot be read: No such file" in str(error.value)
+    assert "\n" not in str(error.value)
 
 
 def test_a_header_that_promises_too_much_costs_no_memory(tmp_path):
@@ -109,6 +137,32 @@ def test_a_header_that_promises_too_much_costs_no_memory(tmp_path):
     assert audio_info(str(path)).frames == 2**36 - 1
     samples, problem = attempt(str(path))
     assert len(samples) == 4000 or "x.flac" in problem
+
+
+def test_a_bomb_is_left_when_it_is_too_long(tmp_path, monkeypatch):
+    """Hours of silence in a few kilobytes; what is decoded ends at the limit."""
+    path = str(tmp_path / "x.flac")
+    soundfile.write(path, np.zeros(16000 * 30, dtype=np.int16), 16000)
+    assert len(read_audio(path, 16000)) == 480000
+    monkeypatch.setattr(audio, "BLOCK", 16000)
+    monkeypatch.setattr(audio, "LONGEST", 20)
+    calls = []
+    read = soundfile.SoundFile.read
+    monkeypatch.setattr(soundfile.SoundFile, "read", lambda *args, **more: calls.append(1) or read(*args, **more))
+    with pytest.raises(DataError, match=r"x.flac: is longer than 0 hours; cut it into clips"):
+        read_audio(path, 16000)
+    assert len(calls) == 21
+
+
+@pytest.mark.parametrize("rate", [8000, 11025, 44100])
+def test_resampling_in_blocks_is_resampling_at_once(tmp_path, monkeypatch, rate):
+    path = str(tmp_path / "x.wav")
+    both = np.random.default_rng(0).uniform(-0.5, 0.5, (30001, 2)).astype(np.float32)
+    soundfile.write(path, both, rate, subtype="FLOAT")
+    expected = soxr.resample(both.mean(axis=1), rate, 16000, quality="HQ")
+    for block in (audio.BLOCK, 5000):
+        monkeypatch.setattr(audio, "BLOCK", block)
+        np.testing.assert_array_equal(read_audio(path, 16000, resample=True), expected)
 
 
 def test_normalize_against_closed_form():

@@ -148,7 +148,8 @@ def test_an_unreadable_clip_is_replaced_and_named_once(folder, caplog):
     assert torch.equal(batch.source, again.source)
     assert list(dataset.bad) == [1]
     assert [record.message for record in caplog.records] == [
-        f"unreadable, replaced by another clip: {folder / '1.wav'}: not readable as audio: Format not recognised"
+        f"unreadable, replaced by another clip (1 so far): {folder / '1.wav'}: "
+        "not readable as audio: Format not recognised"
     ]
     with pytest.raises(DataError, match=r"1.wav: not readable as audio"):
         make(folder, replace_unreadable=False).batch([0, 1], seed=1)
@@ -205,3 +206,37 @@ def test_odd_files_in_training(data, tmp_path, caplog):
         assert batch.source.shape[1] > 0
         reads += report.num_read - len(report.bad)
     assert reads == len(dataset)
+
+
+def test_padding_to_a_file_much_longer_than_its_manifest_says(folder, caplog):
+    """A batch planned for a second must not be padded to hours; a clip that is only a little off stays."""
+    soundfile.write(str(folder / "1.wav"), np.zeros(40000), 16000)
+    dataset = make(folder, labels=True)
+    batch = dataset.batch([0, 1, 2], seed=1)
+    assert batch.source.shape == (3, 9000)
+    assert batch.indices.tolist() == [0, 2, 2]
+    assert "1.wav: holds 40000 samples, its manifest says 1200, and its batch has room for 9000" in caplog.text
+    soundfile.write(str(folder / "1.wav"), np.zeros(9600), 16000)
+    assert dataset.batch([0, 1, 2], seed=1).source.shape == (3, 9600)
+
+
+def test_replacement_by_a_longer_clip_where_there_is_no_other(folder):
+    write_clips(folder, [1000, 50000])
+    (folder / "0.wav").write_bytes(b"")
+    dataset = make(folder, labels=True, sizes=[1000, 50000])
+    assert dataset.batch([0], seed=1).indices.tolist() == [1]
+    assert list(dataset.bad) == [0]
+
+
+@pytest.mark.parametrize("normalize", [False, True])
+def test_clips_of_hours_are_cropped_alike_and_held_one_at_a_time(folder, monkeypatch, normalize):
+    dataset = make(folder, max_sample_size=3000, normalize=normalize)
+    expected = dataset.batch([0, 2, 3, 4], seed=5)
+    reads = []
+    example = AudioDataset.example
+    monkeypatch.setattr(AudioDataset, "example", lambda self, index, *rest: reads.append(index) or example(self, index))
+    monkeypatch.setattr(dataset_module, "LONG_CLIP", 5000)
+    found = dataset.batch([0, 2, 3, 4], seed=5)
+    assert torch.equal(found.source, expected.source)
+    assert torch.equal(found.lengths, expected.lengths)
+    assert reads == [0, 2, 3, 4, 2, 4]

@@ -74,11 +74,12 @@ def test_line_endings(tmp_path, ending):
         (b"/r\na.wav\t\nb\t2", "x.tsv:2: the number of samples"),
         (b"/r\na.wav\t1\nb\t12345678901234567890\n", "x.tsv:3: the number of samples"),
         (b"/r\n\t1\n", "x.tsv:2: has no path"),
-        (b"/r\na\t1\n/etc/passwd\t1\n", "x.tsv:3: must be relative to the root folder, got the absolute path '/etc/p"),
-        (b"/r\na\t1\n../b\t1\n", "x.tsv:3: must stay inside the root folder, got '../b'"),
+        (b"/r\na\t1\n/etc\t1\n", "x.tsv:3: must stay inside the root folder (or give --allow-outside-root), got '/"),
+        (b"/r\na\t1\n../b\t1\n", "x.tsv:3: must stay inside the root folder (or give --allow-outside-root), got '../"),
         (b"/r\na/../../b\t1\n", "x.tsv:2: must stay inside the root folder"),
         (b"/r\na/..\t1\n", "x.tsv:2: must stay inside the root folder"),
         (b"/r\na\t1\nb\0c\t1\n", "x.tsv:3: holds a zero byte"),
+        (b"/r\0\na\t1\n", "x.tsv:1: the first line must name the root folder"),
     ],
 )
 def test_broken_lines_are_named(tmp_path, content, message):
@@ -105,3 +106,23 @@ def test_names_that_a_line_cannot_hold(tmp_path):
     with pytest.raises(DataError, match="cannot hold the name"):
         write_manifest(tmp_path / "x.tsv", "/r", ["a\tb"], [1])
     assert list(tmp_path.iterdir()) == []
+
+
+def test_names_outside_the_root_can_be_allowed(tmp_path):
+    names = ["/etc/a.wav", "../b.wav", "c/../../d.wav", "e/..", "f.wav"]
+    write_manifest(tmp_path / "x.tsv", "/r", names, range(5))
+    with pytest.raises(DataError, match=r"x.tsv:2: must stay inside"):
+        read_manifest(tmp_path / "x.tsv")
+    manifest = read_manifest(tmp_path / "x.tsv", allow_outside_root=True)
+    assert [manifest.path(i) for i in range(5)] == ["/etc/a.wav", *(f"/r/{name}" for name in names[1:])]
+    (tmp_path / "x.tsv").write_bytes(b"/r\n../a\0b\t1\n")
+    with pytest.raises(DataError, match="zero byte"):
+        read_manifest(tmp_path / "x.tsv", allow_outside_root=True)
+
+
+def test_links_are_followed(tmp_path):
+    """Who can put a link into the root could put the file there."""
+    (tmp_path / "root").mkdir()
+    (tmp_path / "root" / "x.wav").symlink_to(tmp_path / "elsewhere.wav")
+    write_manifest(tmp_path / "x.tsv", str(tmp_path / "root"), ["x.wav"], [1])
+    assert os.path.realpath(read_manifest(tmp_path / "x.tsv").path(0)) == str(tmp_path / "elsewhere.wav")

@@ -1,13 +1,14 @@
 """Clips from audio files: FLAC, WAV, OGG, MP3 and whatever else libsndfile reads.
 
 Every failure is a `DataError` that names the file and the reason in one line. A header is never trusted with memory:
-a file is read in blocks until it ends. Cropping and batching are done by `dataset`.
+a file is read, mixed down and resampled in blocks until it ends. Cropping and batching are done by `dataset`.
 """
 
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
+import stat
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
@@ -23,6 +24,9 @@ Samples = npt.NDArray[np.float32]
 
 BLOCK = 1 << 22  # values read at once: 262 s of 16 kHz mono, so that an ordinary clip takes one read
 UNKNOWN_LENGTH = 1 << 60
+LONGEST = 8 * 3600  # seconds of a clip: 1.8 GB at 16 kHz. A FLAC of silence holds weeks in a few megabytes
+LOUDEST = 2.0**31  # integers of 32 bits, stored as floats; squares of these still fit into float32
+LARGEST_RATIO = 100  # of two sample rates; a header of 1 Hz would make gigabytes of a small file
 NORMALIZE_EPSILON = 1e-5
 
 
@@ -70,23 +74,16 @@ def read_audio(path: str, sample_rate: int, *, resample: bool = False) -> Sample
         (S,) float32, nominally in [-1, 1]; empty where the file holds no samples.
 
     Raises:
-        DataError: the file is unreadable, of another rate or not mono, or holds NaN or infinite samples.
+        DataError: the file is unreadable, of another rate or not mono, longer than `LONGEST`, or holds samples that
+            are not finite or beyond `LOUDEST`.
         MissingPackageError: soxr is needed and not installed.
     """
     with _open(path) as file:
-        rate, channels = file.samplerate, file.channels
+        rate = file.samplerate
         if not resample:
-            check_format(path, rate, channels, sample_rate)
-        samples = _read_blocks(file, channels)
-    # One sum is cheaper than a mask of all samples; only a doubtful one is looked at closely.
-    with np.errstate(all="ignore"):
-        doubtful = not np.isfinite(samples.sum())
-    if doubtful and not np.isfinite(samples).all():
-        bad = int(len(samples) - np.isfinite(samples).reshape(len(samples), -1).all(axis=1).sum())
-        raise DataError(f"{path}: {bad} of {len(samples)} samples are NaN or infinite")
-    if channels > 1:
-        samples = samples.mean(axis=1)
-    return samples if rate == sample_rate else _resample(samples, rate, sample_rate)
+            check_format(path, rate, file.channels, sample_rate)
+        blocks = _mono_blocks(path, file)
+        return _join(blocks if rate == sample_rate else _resampled(path, blocks, rate, sample_rate))
 
 
 def check_format(path: str, rate: int, channels: int, needed: int) -> None:
@@ -124,7 +121,10 @@ def _open(path: str) -> Iterator[Any]:
     try:
         # Through a descriptor: libsndfile says only "System error" for a missing file, and takes no name that is
         # not valid in the locale.
-        with open(path, "rb", buffering=0) as raw, soundfile.SoundFile(raw.fileno(), closefd=False) as file:
+        with (
+            open(path, "rb", buffering=0, opener=_open_at_once) as raw,
+            soundfile.SoundFile(raw.fileno(), closefd=False) as file,
+        ):
             if file.frames >= UNKNOWN_LENGTH:
                 raise DataError(f"{path}: its header gives no length (written to a pipe); re-encode the file")
             yield file
@@ -137,22 +137,59 @@ def _open(path: str) -> Iterator[Any]:
         raise DataError(f"{path}: cannot be read: {' '.join(str(e).split()) or 'out of memory'}") from e
 
 
-def _read_blocks(file: Any, channels: int) -> Samples:
-    """Return (S,) or, with several channels, (S, channels)."""
-    block = max(1, BLOCK // channels)
-    blocks: list[Samples] = []
+def _open_at_once(path: str, flags: int) -> int:
+    """Open a file without waiting: a named pipe would keep a worker for ever, and a device has no end."""
+    number = os.open(path, flags | os.O_NONBLOCK)
+    kind = os.fstat(number).st_mode
+    # A folder is left to `open`, which says so.
+    if not stat.S_ISREG(kind) and not stat.S_ISDIR(kind):
+        os.close(number)
+        raise OSError(None, "it is a pipe or a device, not a file")
+    return number
+
+
+def _mono_blocks(path: str, file: Any) -> Iterator[Samples]:
+    """Yield (S,) blocks of the mean of all channels, until the file ends."""
+    size = max(1, BLOCK // file.channels)
+    num_read = 0
     while True:
-        samples: Samples = file.read(min(block, max(file.frames, 0)), dtype="float32")
-        blocks.append(samples)
-        if len(samples) < block:
-            break
-    return blocks[0] if len(blocks) == 1 else np.concatenate(blocks)
+        block: Samples = file.read(min(size, max(file.frames, 0)), dtype="float32")
+        peak = max(block.max(initial=0), -block.min(initial=0))  # NaN where a sample is
+        if not peak <= LOUDEST:
+            rows = np.abs(block.reshape(len(block), -1)).max(axis=1)
+            place = (num_read + int(np.argmin(rows <= LOUDEST))) / file.samplerate
+            found = f"a sample of {peak:.3g}" if np.isfinite(peak) else "NaN or infinite samples"
+            raise DataError(f"{path}: holds {found}, first at {place:.3f} s")
+        num_read += len(block)
+        if num_read > LONGEST * file.samplerate:
+            raise DataError(f"{path}: is longer than {LONGEST // 3600} hours; cut it into clips")
+        yield block if file.channels == 1 else block.mean(axis=1)
+        if len(block) < size:
+            return
 
 
-def _resample(samples: Samples, rate: int, needed: int) -> Samples:
+def _resampled(path: str, blocks: Iterable[Samples], rate: int, needed: int) -> Iterator[Samples]:
     try:
         import soxr
     except ImportError as e:
         raise MissingPackageError("soxr", "audio", f"resampling from {rate} to {needed} Hz") from e
-    resampled: Samples = soxr.resample(samples, rate, needed, quality="HQ")
-    return resampled
+    if not rate / LARGEST_RATIO <= needed <= rate * LARGEST_RATIO:
+        raise DataError(f"{path}: a sample rate of {rate} Hz cannot be brought to {needed} Hz")
+    stream = soxr.ResampleStream(rate, needed, 1, dtype="float32", quality="HQ")
+    for block in blocks:
+        yield stream.resample_chunk(block)
+    yield stream.resample_chunk(np.zeros(0, dtype=np.float32), last=True)
+
+
+def _join(blocks: Iterable[Samples]) -> Samples:
+    """Return the blocks as one array; each is let go once it is copied, so that no clip is ever held twice."""
+    parts = [block for block in blocks if len(block)]
+    if len(parts) == 1:
+        return parts[0]
+    joined = np.empty(sum(map(len, parts)), dtype=np.float32)
+    end = len(joined)
+    while parts:
+        part = parts.pop()
+        joined[end - len(part) : end] = part
+        end -= len(part)
+    return joined

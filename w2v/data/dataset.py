@@ -34,7 +34,8 @@ Ints = npt.NDArray[np.int64]
 MAX_BAD_SHARE = 0.01
 MIN_BAD_CLIPS = 5  # a share means nothing for the first few clips of a run, or in a tiny data set
 MAX_TRIES = 100  # a folder that has gone away should stop the run soon
-LENGTH_TOLERANCE = 0.01
+LENGTH_TOLERANCE = 0.01  # headers of compressed files are off by a block
+LONG_CLIP = 1 << 22  # samples, 262 s at 16 kHz: above, a worker holds one clip at a time
 
 
 class BatchDataset:
@@ -209,16 +210,16 @@ class AudioDataset(BatchDataset):
         report = ReadReport()
         budget = int(self.lengths[np.asarray(indices)].max())
         examples = [self._readable(int(index), budget, report) for index in indices]
+        lengths = [len(example.source) for example in examples]
         if self.pad:
-            widest = max(len(example.source) for example in examples)
-            width = min(widest, self.max_sample_size or widest)
+            width = min(max(lengths), self.max_sample_size or max(lengths))
         else:
             # Never wider than planned, whatever the files hold, so the batch stays inside --max-tokens.
-            width = min(budget, *(len(example.source) for example in examples))
+            width = min(budget, *lengths)
         rng = numpy_generator(seed, "crop")
-        starts = crop_starts([len(e.source) for e in examples], width, lambda high: int(rng.integers(high)))
-        pad = 1 if self.labels is None else self.labels.pad
-        batch = collate(examples, starts, width, seed, pad)
+        starts = crop_starts(lengths, width, lambda high: int(rng.integers(high)))
+        windows = [self._window(example, start, width) for example, start in zip(examples, starts, strict=True)]
+        batch = collate(windows, [0] * len(windows), width, seed, 1 if self.labels is None else self.labels.pad)
         if self.augmentation is not None:
             batch = replace(batch, source=self.augmentation.apply(batch.source, batch.lengths, seed))
         return batch, report
@@ -240,7 +241,7 @@ class AudioDataset(BatchDataset):
         for index, reason in report.bad.items():
             if index not in self.bad:
                 self.bad[index] = reason
-                logger.warning("unreadable, replaced by another clip: %s", reason)
+                logger.warning("unreadable, replaced by another clip (%d so far): %s", len(self.bad), reason)
         if report.bad and len(self.bad) >= MIN_BAD_CLIPS and len(self.bad) > MAX_BAD_SHARE * self.num_read:
             raise DataError(
                 f"{len(self.bad)} of {self.num_read} clips read are unreadable, more than {MAX_BAD_SHARE:.0%}; "
@@ -254,7 +255,7 @@ class AudioDataset(BatchDataset):
                 raise DataError(f"{tries} clips in a row are unreadable; the last one: {list(report.bad.values())[-1]}")
             report.num_read += 1
             try:
-                example = self.example(candidate)
+                example = self._fitting(candidate, budget)
             except DataError as e:
                 if not self.replace_unreadable:
                     raise
@@ -263,8 +264,33 @@ class AudioDataset(BatchDataset):
             planned, found = int(self.sizes[candidate]), len(example.source)
             if abs(found - planned) > LENGTH_TOLERANCE * planned:
                 report.lengths[candidate] = found
-            return example
+            # A clip of hours is let go, and read again once its window is known: a batch of them would fill the memory.
+            is_long = found > LONG_CLIP and not self.pad
+            return replace(example, source=example.source.to("meta")) if is_long else example
         raise DataError(f"no clip can be read; the last one: {list(report.bad.values())[-1]}")
+
+    def _fitting(self, index: int, budget: int) -> AudioExample:
+        """Read a clip for a batch with room for `budget` samples per row.
+
+        Raises:
+            DataError: it cannot be read, or is so much longer than its manifest says that padding the batch to it
+                could fill the memory.
+        """
+        example = self.example(index)
+        found, room = len(example.source), max(budget, int(self.lengths[index]))
+        is_whole = self.pad and (self.labels is not None or self.max_sample_size is None)
+        if is_whole and found > room * (1 + LENGTH_TOLERANCE) + self.sample_rate:
+            raise DataError(
+                f"{self.path(index)}: holds {found} samples, its manifest says {self.sizes[index]}, and its batch has "
+                f"room for {room}; write the manifest anew"
+            )
+        return example
+
+    def _window(self, example: AudioExample, start: int, width: int) -> AudioExample:
+        """Return a part of a clip, read again where it was let go."""
+        if not example.source.is_meta:
+            return replace(example, source=example.source[start : start + width])
+        return replace(example, source=self.example(example.index).source[start : start + width].clone())
 
     def _candidates(self, index: int, budget: int) -> Iterator[int]:
         yield index

@@ -3,6 +3,9 @@
 The file is the original's: line 1 names the root folder, every further line is `relative/path<TAB>samples`. Names
 live in one flat byte buffer instead of a list of strings: a list of a million Python strings is copied into every
 worker process as its reference counts change, a buffer never is. Audio is not opened here.
+
+A manifest may come from anywhere, so its names stay inside its root folder: absolute ones and parts `..` are refused,
+unless `--allow-outside-root` is given. Links are followed: who can put a link into the root could put the file there.
 """
 
 from __future__ import annotations
@@ -52,7 +55,7 @@ class Manifest:
         return os.fsdecode(self.names[self.offsets[row] : self.offsets[row + 1]].tobytes())
 
     def path(self, row: int) -> str:
-        """Return the path under which clip `row` can be opened."""
+        """Return the path under which clip `row` can be opened; an absolute name stands for itself."""
         return os.path.join(self.root, self.name(row))
 
     def line(self, row: int) -> str:
@@ -78,11 +81,15 @@ def make_manifest(root: str, names: Iterable[str], sizes: Iterable[int], source:
     return Manifest(root, buffer, offsets, np.array(list(sizes), dtype=np.int64).reshape(-1), source)
 
 
-def read_manifest(path: str | Path) -> Manifest:
+def read_manifest(path: str | Path, *, allow_outside_root: bool = False) -> Manifest:
     """Read a manifest; a million lines take about a second.
 
     Differs from the original: names that lead out of the root (absolute, or with a part `..`) are refused, and
     blank lines at the end are allowed.
+
+    Args:
+        path: the file.
+        allow_outside_root: take names that lead out of the root, too (`--allow-outside-root`).
 
     Raises:
         DataError: the file is missing, lists no clips, or a line breaks the format; named as file:line.
@@ -99,13 +106,15 @@ def read_manifest(path: str | Path) -> Manifest:
     text = np.append(text[:end], np.uint8(NEWLINE))
     newlines = np.flatnonzero(text == NEWLINE)
     root = os.fsdecode(text[: newlines[0]].tobytes()).rstrip("\r")
-    if "\t" in root or not root.strip():
+    if "\t" in root or "\0" in root or not root.strip():
         raise DataError(f"{where}:1: the first line must name the root folder, got {root!r}")
     if len(newlines) == 1:
         raise DataError(f"{where}: lists no clips; only its first line, the root folder, is there")
     starts, ends = newlines[:-1] + 1, _strip_right(text, newlines[1:])
     tabs = _one_tab_per_line(where, text, starts, ends)
     _check_names(where, text, starts, tabs)
+    if not allow_outside_root:
+        _check_inside(where, text, starts, tabs)
     sizes = _parse_sizes(where, text, tabs + 1, ends)
     names, offsets = _gather(text, starts, tabs)
     return Manifest(root, names, offsets, sizes, where)
@@ -151,22 +160,25 @@ def _one_tab_per_line(where: str, text: Bytes, starts: Ints, ends: Ints) -> Ints
 
 
 def _check_names(where: str, text: Bytes, starts: Ints, tabs: Ints) -> None:
-    for wrong, rule in (
-        (starts == tabs, "has no path:"),
-        (text[starts] == SLASH, "must be relative to the root folder, got the absolute path"),
-    ):
-        if wrong.any():
-            _refuse(where, text, starts, tabs, int(np.flatnonzero(wrong)[0]), rule)
+    empty = np.flatnonzero(starts == tabs)
+    if len(empty):
+        _refuse(where, text, starts, tabs, int(empty[0]), "has no path:")
     nul = np.flatnonzero(text == 0)
     if len(nul):
         _refuse(where, text, starts, tabs, int(np.searchsorted(starts, nul[0], "right")) - 1, "holds a zero byte:")
+
+
+def _check_inside(where: str, text: Bytes, starts: Ints, tabs: Ints) -> None:
+    rule = "must stay inside the root folder (or give --allow-outside-root), got"
+    absolute = np.flatnonzero(text[starts] == SLASH)
+    if len(absolute):
+        _refuse(where, text, starts, tabs, int(absolute[0]), rule)
     # A part `..` is two dots between delimiters; `a..b` is an ordinary name.
     dots = np.flatnonzero((text[1:-2] == DOT) & (text[2:-1] == DOT)) + 1
     dots = dots[np.isin(text[dots - 1], (SLASH, NEWLINE)) & np.isin(text[dots + 2], (SLASH, TAB))]
     dots = dots[dots >= starts[0]]
     if len(dots):
-        row = int(np.searchsorted(starts, dots[0], "right")) - 1
-        _refuse(where, text, starts, tabs, row, "must stay inside the root folder, got")
+        _refuse(where, text, starts, tabs, int(np.searchsorted(starts, dots[0], "right")) - 1, rule)
 
 
 def _parse_sizes(where: str, text: Bytes, starts: Ints, ends: Ints) -> Ints:
