@@ -42,6 +42,7 @@ def arg(
     parse: Parser | None = None,
     metavar: str | None = None,
     positional: bool = False,
+    many: bool = False,
 ) -> Any:
     """Declare one option of a config dataclass.
 
@@ -54,9 +55,16 @@ def arg(
             field's value; raises `ValueError` with the rule broken.
         metavar: the word for the value in `--help`.
         positional: given by position instead of by a flag.
+        many: any number of values may follow, and `parse` is given a list.
     """
     metadata = dict(
-        help=help, choices=choices, aliases=tuple(aliases), parse=parse, metavar=metavar, positional=positional
+        help=help,
+        choices=choices,
+        aliases=tuple(aliases),
+        parse=parse,
+        metavar=metavar,
+        positional=positional,
+        many=many,
     )
     return dataclasses.field(default=default, kw_only=True, metadata=metadata)
 
@@ -75,6 +83,7 @@ class Option:
     parse: Parser | None
     metavar: str | None
     positional: bool
+    many: bool
 
     @property
     def flag(self) -> str:
@@ -128,6 +137,7 @@ def options_of(config: type) -> list[Option]:
                 parse=meta.get("parse"),
                 metavar=meta.get("metavar"),
                 positional=meta.get("positional", False),
+                many=meta.get("many", False),
             )
         )
     return options
@@ -390,8 +400,8 @@ class ArgumentParser(argparse.ArgumentParser):
             default = (defaults or {}).get(option.name, option.default)
             keywords: dict[str, Any] = {"help": _help(option, default), "default": argparse.SUPPRESS}
             if option.positional:
-                required = default is REQUIRED
-                group.add_argument(option.name, nargs=None if required else "?", metavar=option.metavar, **keywords)
+                nargs = "*" if option.many else None if default is REQUIRED else "?"
+                group.add_argument(option.name, nargs=nargs, metavar=option.metavar, **keywords)
                 continue
             keywords["dest"] = option.name
             for flag in spellings:
@@ -407,7 +417,7 @@ class ArgumentParser(argparse.ArgumentParser):
             else:
                 metavar = option.metavar or ("{" + ",".join(option.choices) + "}" if option.choices else None)
                 metavar = metavar or {int: "N", float: "X"}.get(option.type, option.name.split("_")[-1].upper())
-                group.add_argument(*spellings, metavar=metavar, **keywords)
+                group.add_argument(*spellings, metavar=metavar, nargs="*" if option.many else None, **keywords)
 
     def parse(self, argv: Sequence[str]) -> dict[str, Any]:
         """Parse `argv` and return the typed values, converted, by field name.
@@ -418,9 +428,17 @@ class ArgumentParser(argparse.ArgumentParser):
         namespace, unknown = self.parse_known_args(list(argv))
         values = vars(namespace)
         # argparse closes an optional positional argument before the first flag, and then knows no place for it.
-        waiting = [option.name for option in self.options.values() if option.positional and option.name not in values]
+        waiting = [
+            option.name
+            for option in self.options.values()
+            if option.positional and not option.many and option.name not in values
+        ]
         while waiting and unknown and not unknown[0].startswith("-"):
             values[waiting.pop(0)] = unknown.pop(0)
+        # It knows none either for those that follow a flag where others came before it.
+        for name in [option.name for option in self.options.values() if option.positional and option.many]:
+            while unknown and not unknown[0].startswith("-"):
+                values.setdefault(name, []).append(unknown.pop(0))
         if unknown:
             raise ConfigError(f"{self.prog}: {self._describe_unknown(unknown[0])}")
         return {name: self.options[name].convert(v) if name in self.options else v for name, v in values.items()}

@@ -121,12 +121,21 @@ def estimate_discounts(counts: IntArray, order: int, fallback: Sequence[float]) 
     return Discounts((0.0, first, second, third), is_fallback=True)
 
 
-def _kept(text: TextCounts, prune: Sequence[int], limit: Collection[str] | None) -> list[Flags]:
-    if len(prune) > len(text.orders):
-        raise ConfigError(f"--prune: {len(prune)} numbers for a model of order {len(text.orders)}")
+def check_prune(prune: Sequence[int], order: int) -> None:
+    """Check the numbers of `--prune` for a model of an order.
+
+    Raises:
+        ConfigError: there are too many, or they fall.
+    """
+    if len(prune) > order:
+        raise ConfigError(f"--prune: {len(prune)} numbers for a model of order {order}")
     if any(later < earlier for earlier, later in pairwise(prune)):
         # A longer n-gram would stay without the shorter ones that it is found by.
         raise ConfigError(f"--prune: each number must be at least the one before, got {' '.join(map(str, prune))}")
+
+
+def _kept(text: TextCounts, prune: Sequence[int], limit: Collection[str] | None) -> list[Flags]:
+    check_prune(prune, len(text.orders))
     thresholds = [*prune, *repeat(prune[-1] if prune else 0, len(text.orders) - len(prune))]
     allowed = np.ones(len(text.vocabulary), dtype=bool)
     if limit is not None:

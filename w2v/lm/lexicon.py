@@ -62,9 +62,9 @@ def derive_lexicon(words: Sequence[str], symbols: Sequence[str], path: str) -> L
     Words with letters that the dictionary lacks are left out and counted.
 
     Args:
-        words: words of the language model.
+        words: words, such as those of a language model.
         symbols: symbols of the label dictionary.
-        path: the language model, for messages.
+        path: where they are from, for messages.
 
     Raises:
         ConfigError: fewer than half of the words can be spelled.
@@ -76,8 +76,8 @@ def derive_lexicon(words: Sequence[str], symbols: Sequence[str], path: str) -> L
         bad = next(word for word in words if not known.issuperset(fitting.case(word)))
         letter = next(letter for letter in fitting.case(bad) if letter not in known)
         raise ConfigError(
-            f"--lm-model {path}: only {fitting.share:.0%} of its words can be spelled with the dictionary "
-            f"({bad!r} needs {letter!r}); give --lexicon, or a language model of the same language and case"
+            f"{path}: only {fitting.share:.0%} of its words can be spelled with the dictionary ({bad!r} needs "
+            f"{letter!r}); give --lexicon, or words of the same language and case"
         )
     lexicon: Lexicon = {}
     for word in words:
@@ -85,7 +85,7 @@ def derive_lexicon(words: Sequence[str], symbols: Sequence[str], path: str) -> L
         if known.issuperset(cased):
             lexicon.setdefault(cased, [[*cased, *end]])
     logger.info(
-        "no --lexicon: spelled %d words of %s letter by letter%s (%d left out: letters outside the dictionary)",
+        "spelled %d words of %s letter by letter%s (%d left out: letters outside the dictionary)",
         len(lexicon), path, fitting.note, len(words) - len(lexicon),
     )  # fmt: skip
     return lexicon

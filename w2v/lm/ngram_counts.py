@@ -58,19 +58,24 @@ class TextCounts:
     orders: list[NgramCounts]
 
 
-def read_texts(paths: Sequence[str]) -> Iterator[bytes]:
+def read_texts(paths: Sequence[str], *, allow_reserved: bool = False) -> Iterator[bytes]:
     r"""Yield texts, a sentence per line, in blocks whose lines all end in `\n`.
 
+    Args:
+        paths: files, also gzipped; `-` is the standard input.
+        allow_reserved: let `<s>`, `</s>` and `<unk>` pass.
+
     Raises:
-        DataError: a file cannot be read or is not UTF-8, or a line holds `<s>`, `</s>` or `<unk>`.
+        DataError: a file cannot be read or is not UTF-8, or holds a reserved word.
     """
     for path in paths:
         line = 1
         for block in read_blocks(path, "text"):
             check_utf8(block, path, line)
-            if found := _RESERVED_WORD.search(block) if b"<" in block else None:
+            found = None if allow_reserved or b"<" not in block else _RESERVED_WORD.search(block)
+            if found:
                 number = line + block.count(b"\n", 0, found.start())
-                raise DataError(f"{path}:{number}: the word {found[0].decode()} has a meaning of its own in the model")
+                raise DataError(f"{path}:{number}: the word {found[0].decode()} has a meaning of its own; take it out")
             yield block if block.endswith(b"\n") else block + b"\n"
             line += block.count(b"\n")
 

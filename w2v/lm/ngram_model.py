@@ -16,7 +16,8 @@ from w2v.lm.arpa import read_arpa
 from w2v.lm.kenlm_model import KenlmModel
 from w2v.lm.language_model import FloatArray, IntArray, LanguageModel
 from w2v.lm.ngram_table import SENTENCE_END, SENTENCE_START, UNKNOWN_SPELLINGS, BackoffModel, with_unknown
-from w2v.lm.vocabulary import SPECIAL_WORDS, is_binary
+from w2v.lm.text_blocks import read_blocks
+from w2v.lm.vocabulary import BINARY_MAGIC, SPECIAL_WORDS, is_binary
 
 
 class NgramModel(LanguageModel):
@@ -120,6 +121,16 @@ class NgramModel(LanguageModel):
 
     def finish(self, states: IntArray) -> FloatArray:
         return self.score(states, np.full(len(states), self._end))[0]
+
+
+def is_ngram_file(path: str) -> bool:
+    """Tell whether a file begins as ARPA files or KenLM's binaries do.
+
+    Raises:
+        DataError: it cannot be read.
+    """
+    start = next(read_blocks(path, "language model"), b"").lstrip()
+    return start.startswith((BINARY_MAGIC, b"\\data\\", b"#"))
 
 
 def open_ngram_model(path: str, flag: str = "--lm") -> LanguageModel:
