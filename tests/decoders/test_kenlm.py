@@ -1,4 +1,7 @@
-"""The beam search against an exhaustive search over all paths, and what it says about files that do not fit."""
+"""Beam searches with n-gram models, ours and flashlight-text's, against an exhaustive search over all paths.
+
+And what they say about files that do not fit.
+"""
 
 from __future__ import annotations
 
@@ -16,10 +19,9 @@ from torch import Tensor
 
 from w2v.data.dictionary import Dictionary
 from w2v.decoders import DecoderConfig, KenlmDecoder, build_decoder, wer_args_config
+from w2v.decoders.beam_search import BeamSearch
 from w2v.errors import ConfigError, DataError, MissingPackageError
 from w2v.types import Hypothesis
-
-pytest.importorskip("flashlight.lib.text")
 
 ASSETS = Path(__file__).resolve().parent.parent / "assets" / "lm"
 WORDS, UNITS = str(ASSETS / "words.arpa"), str(ASSETS / "units.arpa")
@@ -27,6 +29,15 @@ DICTIONARY = Dictionary.from_symbols(["|", "A", "B"])
 BAR = DICTIONARY.index("|")
 USED = [0, BAR, DICTIONARY.index("A"), DICTIONARY.index("B")]
 NUM_FRAMES = 6
+
+
+@pytest.fixture(params=["flashlight", "own"], autouse=True)
+def backend(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
+    if request.param == "own":
+        monkeypatch.setattr("w2v.decoders.kenlm.import_flashlight", lambda: None)
+    else:
+        pytest.importorskip("flashlight.lib.text")
+    return str(request.param)
 
 
 def config(model: str | None = WORDS, **options: Any) -> DecoderConfig:
@@ -192,7 +203,7 @@ def test_a_model_of_another_alphabet_does_not_fit() -> None:
 def test_a_damaged_model_is_one_line(tmp_path: Path) -> None:
     damaged = tmp_path / "damaged.arpa"
     damaged.write_text(Path(WORDS).read_text().replace("ngram 2=8", "ngram 2=9"))
-    with pytest.raises(DataError, match="cannot be read by KenLM") as caught:
+    with pytest.raises(DataError, match=r"cannot be read by KenLM|damaged.arpa:\d+: ") as caught:
         build_decoder(config(str(damaged)), DICTIONARY)
     assert "\n" not in str(caught.value)
     (tmp_path / "text").write_text("nothing of the kind")
@@ -200,17 +211,26 @@ def test_a_damaged_model_is_one_line(tmp_path: Path) -> None:
         build_decoder(config(str(tmp_path / "text")), DICTIONARY)
 
 
-def test_without_flashlight_one_line_names_the_extra(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_without_flashlight_our_own_search_is_used_and_said(backend: str, caplog: pytest.LogCaptureFixture) -> None:
+    with caplog.at_level(logging.INFO):
+        decoder = build_decoder(config(), DICTIONARY)
+    assert isinstance(decoder, KenlmDecoder)
+    assert isinstance(decoder.search, BeamSearch) == (backend == "own")
+    assert ("flashlight-text is not installed" in caplog.text) == (backend == "own")
+
+
+def test_without_any_package_a_binary_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     real_import = builtins.__import__
 
     def refuse(name: str, *args: Any, **kwargs: Any) -> Any:
-        if name.startswith("flashlight"):
+        if name.startswith(("flashlight", "kenlm")):
             raise ImportError(name)
         return real_import(name, *args, **kwargs)
 
     monkeypatch.setattr(builtins, "__import__", refuse)
+    assert build_decoder(config(), DICTIONARY).decode(random_log_probs(0), torch.tensor([NUM_FRAMES] * 4))
     with pytest.raises(MissingPackageError, match=r'pip install "w2v\[kenlm\]"'):
-        KenlmDecoder(config(), DICTIONARY)
+        build_decoder(config(str(ASSETS / "words.trie.bin")), DICTIONARY)
 
 
 def test_two_words_that_are_one_for_the_model_both_decode(tmp_path: Path) -> None:

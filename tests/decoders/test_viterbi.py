@@ -58,4 +58,4 @@ def test_unknown_decoder_and_your_own() -> None:
             pass
 
         assert isinstance(build_decoder(DecoderConfig(w2l_decoder="mine"), DICTIONARY), Mine)
-    assert DECODERS.names() == ["kenlm", "viterbi"]
+    assert DECODERS.names() == ["fairseqlm", "kenlm", "viterbi"]

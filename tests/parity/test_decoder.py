@@ -9,16 +9,24 @@ import pytest
 import torch
 from torch.nn.utils.rnn import pad_sequence
 
+from w2v.build import load_language_model
 from w2v.data.dictionary import Dictionary
 from w2v.decoders import DecoderConfig, build_decoder
-from w2v.decoders.kenlm import silence_index
+from w2v.decoders.search_space import silence_index
 from w2v.scoring import WerScorer
 from w2v.types import Hypothesis
 
-pytest.importorskip("flashlight.lib.text")
-
 RUNS = "runs_head_silence_is_bar.pt"
 RECORDED_NBEST = ("viterbi", "kenlm")
+
+
+@pytest.fixture(params=["flashlight", "own"])
+def backend(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
+    if request.param == "own":
+        monkeypatch.setattr("w2v.decoders.kenlm.import_flashlight", lambda: None)
+    else:
+        pytest.importorskip("flashlight.lib.text")
+    return str(request.param)
 
 
 def config_of(run: dict[str, Any], folder: Path, **changes: Any) -> DecoderConfig:
@@ -34,7 +42,7 @@ def decode(config: DecoderConfig, recorded: dict[str, Any], dictionary: Dictiona
     lengths = torch.tensor([len(rows) for rows in emissions])
     # Frames of padding that would win every frame if they were read.
     batch = pad_sequence(emissions, batch_first=True, padding_value=5.0)
-    return build_decoder(config, dictionary).decode(batch, lengths)
+    return build_decoder(config, dictionary, language_model=load_language_model).decode(batch, lengths)
 
 
 @pytest.fixture(scope="module")
@@ -55,6 +63,7 @@ def recorded_runs(recorded: dict[str, Any]) -> list[dict[str, Any]]:
     return runs
 
 
+@pytest.mark.usefixtures("backend")
 def test_recorded_runs(golden: Path, recorded: dict[str, Any], dictionary: Dictionary) -> None:
     for run in recorded_runs(recorded):
         if run["silence_index"] is not None:
@@ -73,6 +82,18 @@ def test_recorded_runs(golden: Path, recorded: dict[str, Any], dictionary: Dicti
         assert scorer.score() == pytest.approx(run["wer"])
 
 
+def test_recorded_runs_with_a_transformer(golden: Path, recorded: dict[str, Any], dictionary: Dictionary) -> None:
+    runs = [run for run in recorded["runs"] if run["decoder"] == "fairseqlm"]
+    assert runs
+    for run in runs:
+        found = decode(config_of(run, golden / "decoder"), recorded, dictionary)
+        for ours, theirs in zip(found, run["hypos"], strict=True):
+            assert [h.tokens for h in ours] == [h["tokens"] for h in theirs]
+            assert [h.words for h in ours] == [h["words"] for h in theirs]
+            assert [h.score for h in ours] == pytest.approx([h["score"] for h in theirs], rel=1e-5)
+
+
+@pytest.mark.usefixtures("backend")
 def test_a_derived_lexicon_equals_the_recorded_one(
     golden: Path, recorded: dict[str, Any], dictionary: Dictionary
 ) -> None:
@@ -85,6 +106,7 @@ def test_a_derived_lexicon_equals_the_recorded_one(
             assert [h.score for h in ours] == pytest.approx([h["score"] for h in theirs], abs=1e-4)
 
 
+@pytest.mark.usefixtures("backend")
 def test_score_is_the_sum_of_its_parts(golden: Path, recorded: dict[str, Any], dictionary: Dictionary) -> None:
     run = next(run for run in recorded["runs"] if run["decoder"] == "kenlm")
     config = config_of(run, golden / "decoder", sil_weight=0.0)
@@ -98,6 +120,7 @@ def test_score_is_the_sum_of_its_parts(golden: Path, recorded: dict[str, Any], d
         assert best.score == pytest.approx(total, abs=1e-4)
 
 
+@pytest.mark.usefixtures("backend")
 def test_a_model_in_the_other_case_reads_the_same(
     golden: Path, recorded: dict[str, Any], dictionary: Dictionary, tmp_path: Path
 ) -> None:

@@ -1,6 +1,7 @@
 """Decoders, found by `--w2l-decoder`. Importing this package registers the built-in ones."""
 
 from w2v.decoders.base import DECODERS, Decoder, DecoderConfig, build_decoder, register_decoder, wer_args_config
+from w2v.decoders.fairseqlm import FairseqLmDecoder
 from w2v.decoders.kenlm import KenlmDecoder
 from w2v.decoders.viterbi import ViterbiDecoder
 
@@ -8,6 +9,7 @@ __all__ = [
     "DECODERS",
     "Decoder",
     "DecoderConfig",
+    "FairseqLmDecoder",
     "KenlmDecoder",
     "ViterbiDecoder",
     "build_decoder",

@@ -6,7 +6,9 @@ A decoder gets log-probabilities and gives back readings. It knows nothing of mo
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass
+from typing import ClassVar
 
 from torch import Tensor
 
@@ -14,6 +16,7 @@ from w2v.config import arg, build_config, check_range
 from w2v.data.dictionary import Dictionary
 from w2v.data.post_process import post_process
 from w2v.errors import ConfigError
+from w2v.lm.language_model import LanguageModel
 from w2v.registry import Registry
 from w2v.types import Hypothesis
 
@@ -76,6 +79,10 @@ def wer_args_config(wer_args: tuple[str, str | None, float, float], num_symbols:
     )
 
 
+OpenLanguageModel = Callable[[str], LanguageModel]
+"""Opens a language model of any kind; `w2v.build.load_language_model` is such."""
+
+
 class Decoder:
     """Base class of decoders.
 
@@ -83,7 +90,12 @@ class Decoder:
         config: the options.
         dictionary: the labels that the columns of the log-probabilities stand for; the blank is column 0.
         symbol: `--post-process`, for decoders whose words come from the labels.
+
+    Attributes:
+        needs_language_model: the class takes one more argument, an `OpenLanguageModel`.
     """
+
+    needs_language_model: ClassVar[bool] = False
 
     def __init__(self, config: DecoderConfig, dictionary: Dictionary, symbol: str | None = "letter") -> None:
         self.config = config
@@ -108,8 +120,19 @@ DECODERS: Registry[Decoder] = Registry("decoder", "--w2l-decoder", Decoder)
 register_decoder = DECODERS.register
 
 
-def build_decoder(config: DecoderConfig, dictionary: Dictionary, symbol: str | None = "letter") -> Decoder:
+def build_decoder(
+    config: DecoderConfig,
+    dictionary: Dictionary,
+    symbol: str | None = "letter",
+    language_model: OpenLanguageModel | None = None,
+) -> Decoder:
     """Build the decoder that `config.w2l_decoder` names.
+
+    Args:
+        config: the options.
+        dictionary: the labels.
+        symbol: `--post-process`.
+        language_model: opens language models, for decoders that need other than n-gram models.
 
     Raises:
         RegistryError: no such decoder.
@@ -117,4 +140,6 @@ def build_decoder(config: DecoderConfig, dictionary: Dictionary, symbol: str | N
         DataError: a file is malformed.
         MissingPackageError: the decoder needs a package that is not installed.
     """
-    return DECODERS.get(config.w2l_decoder).cls(config, dictionary, symbol)
+    kind = DECODERS.get(config.w2l_decoder).cls
+    more = {"language_model": language_model} if kind.needs_language_model else {}
+    return kind(config, dictionary, symbol, **more)

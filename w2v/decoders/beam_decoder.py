@@ -1,0 +1,75 @@
+"""From the paths of a beam search to readings, whichever search found them."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import Protocol
+
+from torch import Tensor
+
+from w2v.decoders.base import Decoder, DecoderConfig
+from w2v.decoders.found_path import FoundPath
+from w2v.decoders.search_space import SearchSpace
+from w2v.errors import ConfigError
+from w2v.functional.best_path import BLANK
+from w2v.types import Hypothesis
+
+
+class Search(Protocol):
+    """`BeamSearch` and `FlashlightSearch` are such."""
+
+    def find(self, log_probs: Tensor, lengths: Tensor, nbest: int) -> list[list[FoundPath]]: ...
+
+
+class BeamDecoder(Decoder):
+    """Base class of decoders by beam search.
+
+    The score of a reading is sum of frame log-probabilities + lm_weight * log P(words, </s>) + word_score * words +
+    sil_weight * silent frames; the logarithm is the language model's own.
+
+    Attributes:
+        space: what is searched.
+        search: what searches it.
+    """
+
+    space: SearchSpace
+    search: Search
+
+    def decode(self, log_probs: Tensor, lengths: Tensor) -> list[list[Hypothesis]]:
+        found: list[list[Hypothesis]] = [[Hypothesis(tokens=[], words=[], score=0.0)] for _ in range(len(lengths))]
+        spoken = lengths.nonzero()[:, 0]
+        if not len(spoken):
+            return found
+        paths = self.search.find(log_probs[spoken].float(), lengths[spoken], self.config.nbest)
+        for clip, length, nbest in zip(spoken.tolist(), lengths[spoken].tolist(), paths, strict=True):
+            readings = [self._hypothesis(path, length) for path in nbest]
+            found[clip] = readings or [Hypothesis(tokens=[], words=[], score=-math.inf)]
+        return found
+
+    def _hypothesis(self, path: FoundPath, num_frames: int) -> Hypothesis:
+        tokens, timesteps = _collapse(path.symbols, num_frames)
+        words = [self.space.words[word] for word in path.words] if self.space.words else self.words(tokens)
+        scores = {"emission": path.emission, "lm": path.lm}
+        return Hypothesis(tokens=tokens, words=words, score=path.score, scores=scores, timesteps=timesteps)
+
+
+def model_path(config: DecoderConfig, kind: str) -> str:
+    """Return `--lm-model`.
+
+    Raises:
+        ConfigError: it is not given.
+    """
+    if config.kenlm_model is None:
+        raise ConfigError(f"--w2l-decoder {config.w2l_decoder} needs --lm-model FILE ({kind})")
+    return config.kenlm_model
+
+
+def _collapse(path: Sequence[int], num_frames: int) -> tuple[list[int], list[int]]:
+    """Return tokens without repetitions and blanks, and the frame of each.
+
+    A path has one silence before the first frame and one after the last; as in the original they stay in the tokens,
+    and their frames are the nearest real ones.
+    """
+    starts = [i for i, token in enumerate(path) if token != BLANK and (i == 0 or token != path[i - 1])]
+    return [path[i] for i in starts], [min(max(i - 1, 0), num_frames - 1) for i in starts]
