@@ -15,8 +15,12 @@ from torch.overrides import TorchFunctionMode
 
 from w2v.config import build_config, options_of, to_plain
 from w2v.convert import ModelFile, read_model_file
-from w2v.errors import CheckpointError, ConfigError
+from w2v.convert.model_file import LANGUAGE_MODEL
+from w2v.errors import CheckpointError, ConfigError, DataError
+from w2v.lm.language_model import LanguageModel
+from w2v.lm.transformer_language_model import TransformerLanguageModel
 from w2v.models.base import MODELS, W2vModel
+from w2v.models.transformer_lm import TransformerLm
 from w2v.optim import build_optimizer, build_schedule
 from w2v.options import TrainConfig
 from w2v.plugins import import_installed, import_user_dir
@@ -72,7 +76,7 @@ class LoadedModel:
 
     Attributes:
         model: in evaluation mode, on the CPU.
-        task: knows the dictionary (`task.dictionary`) and how audio is read (`task.config`).
+        task: knows the dictionary (`task.dictionary`) and how input is read (`task.config`).
         config: the configuration it was trained with, plain data by section.
         num_updates: how long it was trained.
     """
@@ -96,7 +100,7 @@ def load_model(
         path: checkpoint of `w2v-train` or of the original, `.safetensors` file, or folder of Hugging Face.
         overrides: options of the model or the task to change, by name.
         user_dir: the plugin it was trained with. It is never taken from the file: that would let a file run code.
-        dictionary: dictionary file of a CTC model that comes without one (`dict.ltr.txt`).
+        dictionary: dictionary file of a model that comes without one (`dict.ltr.txt`, of a language model `dict.txt`).
 
     Raises:
         CheckpointError: the file cannot be read, or its tensors do not fit its configuration.
@@ -109,8 +113,48 @@ def load_model(
     for note in file.notes:
         logger.info("%s: %s", path, note)
     if file.symbols_from not in ("", "the checkpoint"):
-        logger.warning("%s: its %d symbols come from %s", path, len(file.symbols or ()), file.symbols_from)
+        # The original's language models always have their dictionary beside them.
+        level = logging.INFO if file.name.startswith(LANGUAGE_MODEL) else logging.WARNING
+        logger.log(level, "%s: its %d symbols come from %s", path, len(file.symbols or ()), file.symbols_from)
     return build_model(file, overrides)
+
+
+def load_language_model(path: str | Path, *, dictionary: str | None = None) -> LanguageModel:
+    """Open a language model of any kind, for scoring.
+
+    Args:
+        path: ARPA file (or `.arpa.gz`), KenLM binary, or checkpoint of a `transformer_lm`, ours or the original's.
+        dictionary: dictionary file of a checkpoint that comes without one; else `dict.txt` beside it is read.
+
+    Raises:
+        DataError: an n-gram file is malformed.
+        CheckpointError: a checkpoint cannot be read, or holds no language model.
+        MissingPackageError: kenlm is needed, and not installed.
+    """
+    if not _is_checkpoint(path):
+        from w2v.lm.ngram_model import open_ngram_model
+
+        return open_ngram_model(str(path))
+    loaded = load_model(path, dictionary=dictionary)
+    if not isinstance(loaded.model, TransformerLm):
+        raise CheckpointError(f"{path}: holds a {loaded.config['model']['_name']}, which is no language model")
+    task: Any = loaded.task
+    return TransformerLanguageModel(
+        loaded.model,
+        loaded.model.config.decoder_layers,
+        task.dictionary,
+        str(path),
+        add_bos=task.config.add_bos_token,
+    )
+
+
+def _is_checkpoint(path: str | Path) -> bool:
+    """Whether a file begins like those of torch: a zip archive, or a pickle."""
+    try:
+        with open(path, "rb") as file:
+            return file.read(4).startswith((b"PK\x03\x04", b"\x80"))
+    except OSError as e:
+        raise DataError(f"cannot read the language model {path}: {e.strerror or e}") from e
 
 
 def build_model(file: ModelFile, overrides: Mapping[str, Any] | None = None) -> LoadedModel:

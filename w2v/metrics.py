@@ -19,9 +19,9 @@ from w2v.types import Value
 
 # Digits after the point, as the original rounds them; other values are shown with six significant digits.
 DIGITS = {
-    "loss": 3, "nll_loss": 3, "prob_perplexity": 3, "code_perplexity": 3, "temp": 3, "accuracy": 5, "uer": 3, "wer": 3,
-    "raw_wer": 3, "wps": 1, "ups": 2, "wpb": 1, "bsz": 1, "gnorm": 3, "clip": 1, "loss_scale": 4, "train_wall": 0,
-    "wall": 0,
+    "loss": 3, "nll_loss": 3, "ppl": 2, "prob_perplexity": 3, "code_perplexity": 3, "temp": 3, "accuracy": 5,
+    "uer": 3, "wer": 3, "raw_wer": 3, "wps": 1, "ups": 2, "wpb": 1, "bsz": 1, "gnorm": 3, "clip": 1,
+    "loss_scale": 4, "train_wall": 0, "wall": 0,
 }  # fmt: skip
 
 

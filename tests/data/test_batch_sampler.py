@@ -61,7 +61,7 @@ def test_too_long_clips():
     plan = plan_batches(sizes, sizes, **options)
     assert sorted(plan.skipped.tolist()) == [1, 3]
     assert [b.tolist() for b in plan.batches] == [[2, 0]]
-    with pytest.raises(DataError, match=r"^d: 700 samples do not fit into --max-tokens 100 \(nor do 1 other clips\)$"):
+    with pytest.raises(DataError, match=r"^d: 700 samples do not fit into --max-tokens 100 \(nor do 1 others\)$"):
         plan_batches(sizes, sizes, **options, refuse_long=True)
     with pytest.raises(DataError, match="d: 700 samples do not fit"):
         plan_batches(sizes[[1, 3]], sizes[[1, 3]], **(options | dict(name_of=["b", "d"].__getitem__)))

@@ -12,6 +12,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from w2v.config import options_of
+from w2v.convert.model_file import LANGUAGE_MODEL
 from w2v.criterions import CRITERIONS
 from w2v.errors import CheckpointError
 from w2v.models import MODELS
@@ -22,6 +23,7 @@ logger = logging.getLogger(__name__)
 TASK_OPTIONS = (
     "data", "sample_rate", "normalize", "max_sample_size", "min_sample_size", "enable_padding", "labels",
 )  # fmt: skip
+LM_TASK_OPTIONS = ("sample_break_mode", "tokens_per_sample", "max_target_positions", "add_bos_token")
 KEYS = {"task": "task", "model": "arch", "criterion": "criterion"}
 
 # Options of later versions that do not change what a trained model computes.
@@ -31,11 +33,18 @@ LEFT_OUT = {
     "mask_channel_min_space", "mask_dropout", "mask_min_space", "max_positions", "min_params_to_wrap", "normalize",
     "offload_activations", "quantizer_factor", "require_same_masks", "required_seq_len_multiple", "update_alibi",
     "zero_mask", "blank_mode", "infonce",
+    # of language models: noise of training, and what belongs to their task here
+    "quant_noise_pq", "quant_noise_pq_block_size", "quant_noise_scalar", "relu_dropout", "character_embedding_dim",
+    "character_filters", "char_embedder_highway_layers", "adaptive_softmax_dropout", "add_bos_token",
+    "max_target_positions", "tokens_per_sample", "tpu", "base_layers", "base_shuffle", "base_sublayers",
+    "no_decoder_attention", "scale_fc", "scale_attn", "scale_heads", "scale_resids",
 }  # fmt: skip
 # Options that change it; only these values are known here.
 ONLY: dict[str, tuple[Any, ...]] = {
     "layer_type": ("transformer",), "pos_conv_depth": (1,), "quantizer_depth": (1,), "blank_weight": (0,),
     "adp_num": (-1, None), "attn_type": ("", None), "pos_enc_type": ("abs", None), "conv_pos_batch_norm": (False,),
+    "character_embeddings": (False,), "decoder_layers_to_keep": (None,), "self_target": (False,),
+    "past_target": (False,), "output_dictionary_size": (-1,), "decoder_xformers_att_config": (None,),
 }  # fmt: skip
 
 
@@ -64,10 +73,7 @@ class FairseqConfig:
         """
         config = self.upgrade(config)
         model = self._component("model", MODELS, config)
-        task_values = self._values("task", config)
-        task = {name: task_values[name] for name in TASK_OPTIONS if _is_given(task_values.get(name))}
-        task = {"_name": "audio_pretraining", "data": ".", **task}
-        sections = {"task": task, "model": model}
+        sections = {"task": self._task(config, model["_name"]), "model": model}
         if self._name("criterion", config) in CRITERIONS.names():
             sections["criterion"] = self._component("criterion", CRITERIONS, config)
             # The newer name of an option of the CTC criterion.
@@ -76,13 +82,28 @@ class FairseqConfig:
                 sections["criterion"].setdefault("post_process", post_process)
         return sections
 
+    def _task(self, config: Mapping[str, Any], model: str) -> dict[str, Any]:
+        """Return the options of the task that trains such a model here."""
+        is_language_model = model.startswith(LANGUAGE_MODEL)
+        name = "language_modeling" if is_language_model else "audio_pretraining"
+        options: tuple[str, ...] = LM_TASK_OPTIONS if is_language_model else TASK_OPTIONS
+        values = self._values("task", config)
+        if is_language_model:
+            self._check_only(values)
+            values = {**self._values("model", config), **values}
+        given = {option: values[option] for option in options if _is_given(values.get(option))}
+        return {"_name": name, "data": ".", **given}
+
     # ---------------------------------------------------------------------------------------- upgrades
 
     def upgrade(self, config: Mapping[str, Any]) -> dict[str, Any]:
         """Bring options of older releases up to the names and kinds of October 2020; says what was changed."""
         config = dict(config)
         if "model" not in config:
-            for step in (self._rename_task, self._rename_arch, self._rename_criterion, self._one_data_folder):
+            for step in (
+                self._rename_task, self._rename_arch, self._rename_criterion, self._one_data_folder,
+                self._rename_norms_of_language_models,
+            ):  # fmt: skip
                 step(config)
         return config
 
@@ -95,6 +116,18 @@ class FairseqConfig:
         if args.get("arch") == "audio_cpc":
             self._note("arch 'audio_cpc' is wav2vec today")
             args["arch"] = "wav2vec"
+        arch = args.get("arch")
+        if isinstance(arch, str) and arch.startswith(LANGUAGE_MODEL) and arch not in MODELS.names():
+            self._note(f"arch {arch!r} is {LANGUAGE_MODEL} with the sizes that the file has")
+            args["arch"] = LANGUAGE_MODEL
+
+    def _rename_norms_of_language_models(self, args: dict[str, Any]) -> None:
+        if "no_tie_adaptive_proj" in args:
+            self._note("a model of 2018: without a norm after the last block")
+            args["no_decoder_final_norm"] = True
+            args["tie_adaptive_proj"] = not args["no_tie_adaptive_proj"]
+        if "decoder_final_norm" in args:
+            args["no_decoder_final_norm"] = not args["decoder_final_norm"]
 
     def _rename_criterion(self, args: dict[str, Any]) -> None:
         if args.get("criterion") == "binary_cross_entropy":

@@ -11,6 +11,8 @@ from torch import Tensor
 ENCODER = "wav2vec2_encoder"
 CTC = "wav2vec_ctc"
 PRETRAINING = "wav2vec2"
+LANGUAGE_MODEL = "transformer_lm"
+"""Names of language models begin with this."""
 
 
 @dataclass(frozen=True)
@@ -22,7 +24,7 @@ class ModelFile:
         kind: what wrote it, in words.
         config: options by section; at least `task` and `model`, each with `_name`.
         state: tensors of the model by name; windows on the file where its format allows.
-        symbols: the labels of a CTC model, the four specials first.
+        symbols: the labels of a CTC model or the words of a language model, the four specials first.
         symbols_from: where they were found, in words.
         num_updates: how long it was trained.
         notes: what was filled in, left out or assumed.

@@ -12,8 +12,11 @@ from torch import Tensor
 
 from w2v.errors import CheckpointError
 
-COUNTS = ("encoder_layers", "vq_depth", "conv_feature_layers", "conv_aggregator_layers")
-WIDTHS = ("encoder_embed_dim", "encoder_ffn_embed_dim", "conv_pos")
+COUNTS = ("encoder_layers", "vq_depth", "conv_feature_layers", "conv_aggregator_layers", "decoder_layers")
+WIDTHS = (
+    *("encoder_embed_dim", "encoder_ffn_embed_dim", "conv_pos"),
+    *("decoder_embed_dim", "decoder_ffn_embed_dim", "decoder_input_dim", "decoder_output_dim"),
+)
 FREE_LIMIT = 2**20
 """Largest value of other whole numbers that tensors are made by."""
 FREE = (

@@ -13,7 +13,8 @@ from w2v.checkpoint import check_version
 from w2v.convert.encoder_shape import infer_encoder
 from w2v.convert.fairseq_config import FairseqConfig
 from w2v.convert.huggingface_folder import CONFIG_FILE, read_huggingface
-from w2v.convert.model_file import CTC, ModelFile
+from w2v.convert.language_model_state import num_words, upgrade_language_model
+from w2v.convert.model_file import CTC, LANGUAGE_MODEL, ModelFile
 from w2v.convert.plausible import check_plausible
 from w2v.convert.safetensors_file import read_safetensors_model
 from w2v.convert.symbols import find_symbols
@@ -35,7 +36,7 @@ def read_model_file(path: str | Path, *, dictionary: str | None = None, pretrain
 
     Args:
         path: a file of w2v or of the original, a `.safetensors` file, or a folder of Hugging Face.
-        dictionary: dictionary file for a CTC model (`--dict`).
+        dictionary: dictionary file for a CTC model or a language model (`--dict`).
         pretrained: the pretrained model of a fine-tuned one that does not hold its encoder's options (`--w2v-path`).
 
     Raises:
@@ -117,6 +118,10 @@ def _fairseq(path: Path, content: Mapping[str, Any], dictionary: str | None, pre
             path, num_classes(path, state), given=dictionary, inside=inside, labels=str(task["labels"])
         )
         _complete_encoder(path, sections, state, pretrained, notes)
+    elif sections["model"]["_name"].startswith(LANGUAGE_MODEL):
+        state = upgrade_language_model(path, state, sections["model"])
+        inside = _dictionary(content)
+        symbols, source = find_symbols(path, num_words(path, state), given=dictionary, inside=inside, labels=None)
     return ModelFile(str(path), kind, sections, state, symbols, source, _updates(content), notes)
 
 

@@ -1,9 +1,10 @@
 """Losses, found by `--criterion`. Importing this package registers the built-in ones."""
 
+from w2v.criterions import cross_entropy as _cross_entropy
 from w2v.criterions import ctc as _ctc
 from w2v.criterions import wav2vec_criterion as _wav2vec_criterion
 from w2v.criterions.base import CRITERIONS, Criterion, register_criterion
 
 __all__ = ["CRITERIONS", "Criterion", "register_criterion"]
 
-_BUILT_IN = (_ctc, _wav2vec_criterion)
+_BUILT_IN = (_cross_entropy, _ctc, _wav2vec_criterion)

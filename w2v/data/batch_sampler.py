@@ -97,6 +97,7 @@ def plan_batches(
     multiple: int = 8,
     name_of: Callable[[int], str] = str,
     refuse_long: bool = False,
+    unit: str = "samples",
 ) -> BatchPlan:
     """Order clips by length and cut them into batches.
 
@@ -109,6 +110,7 @@ def plan_batches(
         multiple: `--required-batch-size-multiple`.
         name_of: name of a clip, for messages.
         refuse_long: raise for a clip longer than `max_tokens` instead of leaving it out.
+        unit: what lengths count, for messages.
 
     Raises:
         DataError: no clip fits into a batch, or `refuse_long` and one does not.
@@ -119,8 +121,8 @@ def plan_batches(
     if plan.num_skipped and (refuse_long or not plan.batches):
         first = int(plan.skipped[0])
         raise DataError(
-            f"{name_of(first)}: {lengths[first]} samples do not fit into --max-tokens {max_tokens}"
-            + (f" (nor do {plan.num_skipped - 1} other clips)" if plan.num_skipped > 1 else "")
+            f"{name_of(first)}: {lengths[first]} {unit} do not fit into --max-tokens {max_tokens}"
+            + (f" (nor do {plan.num_skipped - 1} others)" if plan.num_skipped > 1 else "")
         )
     if not plan.batches:
         raise DataError("there are no clips to make batches of")

@@ -1,0 +1,77 @@
+"""Histories of words as nodes of a tree: equal histories are one node, known by a small number."""
+
+from __future__ import annotations
+
+import numpy as np
+import numpy.typing as npt
+
+Ints = npt.NDArray[np.int64]
+
+NONE = -1
+"""The parent of the root."""
+
+
+class PrefixTree:
+    """Nodes, each one word longer than its parent.
+
+    Args:
+        num_words: V; words are below it.
+
+    Attributes:
+        size: number of nodes; nodes are numbered from 0 in the order in which they came.
+    """
+
+    def __init__(self, num_words: int) -> None:
+        self.num_words = num_words
+        self.size = 0
+        self._nodes = np.empty((256, 2), dtype=np.int64)
+        self._by_key: dict[int, int] = {}
+
+    @property
+    def parents(self) -> Ints:
+        """(size,) the node before, or `NONE`."""
+        return self._nodes[: self.size, 0]
+
+    @property
+    def words(self) -> Ints:
+        """(size,) the last word of each."""
+        return self._nodes[: self.size, 1]
+
+    def children(self, parents: Ints, words: Ints) -> Ints:
+        """Return (N,) nodes of histories that are one word longer; new ones are made.
+
+        Args:
+            parents: (N,) nodes, or `NONE`.
+            words: (N,) the words that follow.
+        """
+        keys, first, places = np.unique((parents + 1) * self.num_words + words, return_index=True, return_inverse=True)
+        nodes = np.array([self._by_key.get(key, NONE) for key in keys.tolist()], dtype=np.int64)
+        new = np.flatnonzero(nodes == NONE)
+        if len(new):
+            nodes[new] = self.size + np.arange(len(new))
+            self._append(parents[first[new]], words[first[new]])
+            self._by_key.update(zip(keys[new].tolist(), nodes[new].tolist(), strict=True))
+        return nodes[places]
+
+    def paths(self, nodes: Ints) -> Ints:
+        """Return (N, T) the nodes above each, the root first; rows of short paths begin with `NONE`."""
+        columns, above = [], self.parents[nodes]
+        while (above != NONE).any():
+            columns.append(above)
+            above = np.where(above == NONE, NONE, self.parents[above])
+        columns.reverse()
+        return np.stack(columns, axis=1) if columns else np.empty((len(nodes), 0), dtype=np.int64)
+
+    def truncate(self, size: int) -> None:
+        """Forget all nodes but the first `size`."""
+        self.size = size
+        self._nodes = self._nodes[: max(size, 256)].copy()
+        self._by_key = {key: node for key, node in self._by_key.items() if node < size}
+
+    def _append(self, parents: Ints, words: Ints) -> None:
+        size = self.size + len(parents)
+        if size > len(self._nodes):
+            self._nodes = np.concatenate([self._nodes, np.empty((max(size, len(self._nodes)), 2), dtype=np.int64)])
+        self._nodes[self.size : size, 0] = parents
+        self._nodes[self.size : size, 1] = words
+        self.size = size

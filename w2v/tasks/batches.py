@@ -1,0 +1,59 @@
+"""A split's batches, in resumable epochs for training and in one pass for validation, whatever they are made of."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterator
+from typing import Any
+
+import torch
+
+from w2v import distributed
+from w2v.data.batch_sampler import BatchPlan
+from w2v.data.dataset import BatchDataset
+from w2v.data.iterator import EpochIterator, iterate
+from w2v.rng import seed_from
+from w2v.sections import DatasetConfig
+
+logger = logging.getLogger(__name__)
+
+
+def train_epochs(
+    samples: BatchDataset, plan: BatchPlan, split: str, dataset: DatasetConfig, seed: int
+) -> EpochIterator:
+    """Return the epochs of a training split for this rank.
+
+    Args:
+        samples: makes batches.
+        plan: which samples share one.
+        split: name, for messages.
+        dataset: the root section.
+        seed: `--seed`.
+    """
+    _warn_of_skipped(plan, split)
+    return EpochIterator(
+        samples,
+        plan.batches,
+        seed=seed,
+        num_workers=dataset.num_workers,
+        data_buffer_size=dataset.data_buffer_size,
+        curriculum=dataset.curriculum,
+        rank=distributed.rank(),
+        world_size=distributed.world_size(),
+        name=split,
+        pin_memory=torch.cuda.is_available(),
+    )
+
+
+def valid_epoch(samples: BatchDataset, plan: BatchPlan, split: str, dataset: DatasetConfig, seed: int) -> Iterator[Any]:
+    """Return this rank's batches of a validation split, the same ones with the same seeds at every call."""
+    _warn_of_skipped(plan, split)
+    seed = seed if dataset.fixed_validation_seed is None else dataset.fixed_validation_seed
+    seeds = [seed_from(seed, split, number) for number in range(len(plan.batches))]
+    mine = slice(distributed.rank(), None, distributed.world_size())
+    return iterate(samples, plan.batches[mine], seeds[mine], num_workers=dataset.num_workers)
+
+
+def _warn_of_skipped(plan: BatchPlan, split: str) -> None:
+    if plan.num_skipped:
+        logger.warning("%s: left out %d longer than --max-tokens", split, plan.num_skipped)
