@@ -12,7 +12,8 @@ import pytest
 import torch
 
 from w2v import checkpoint
-from w2v.checkpoint import CheckpointManager, copy_checkpoint, load_checkpoint, save_checkpoint
+from w2v.checkpoint import copy_checkpoint, load_checkpoint, save_checkpoint
+from w2v.checkpoint_manager import CheckpointManager
 from w2v.errors import CheckpointError, ConfigError
 from w2v.sections import CheckpointConfig
 
@@ -32,7 +33,7 @@ def manager(folder: Path, **fields: Any) -> CheckpointManager:
 
 
 def names(folder: Path) -> set[str]:
-    return {path.name for path in folder.iterdir()}
+    return {path.name for path in folder.iterdir() if path.name != ".lock"}
 
 
 def test_what_is_saved_comes_back(tmp_path: Path) -> None:

@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import os
 import signal
+import subprocess
+import sys
+from pathlib import Path
 
 import pytest
 
@@ -20,9 +23,24 @@ def test_a_signal_is_noted(number: signal.Signals) -> None:
     assert signal.getsignal(number) is before
 
 
-def test_the_second_ctrl_c_leaves_at_once() -> None:
-    with Interrupt():
-        os.kill(os.getpid(), signal.SIGTERM)
-        os.kill(os.getpid(), signal.SIGINT)
-        with pytest.raises(KeyboardInterrupt):
-            os.kill(os.getpid(), signal.SIGINT)
+STUCK = """
+import ctypes, signal
+from w2v.interrupt import Interrupt
+with Interrupt():
+    print("ready", flush=True)
+    while True:
+        ctypes.CDLL(None).sleep(60)  # C code: python's own handlers wait until it returns
+"""
+
+
+def test_the_second_ctrl_c_leaves_at_once_even_out_of_c_code() -> None:
+    environ = {**os.environ, "PYTHONPATH": str(Path(__file__).resolve().parents[1])}
+    child = subprocess.Popen([sys.executable, "-c", STUCK], env=environ, stdout=subprocess.PIPE, text=True)
+    assert child.stdout is not None
+    assert child.stdout.readline() == "ready\n"
+    child.send_signal(signal.SIGTERM)
+    child.send_signal(signal.SIGINT)  # wakes the sleeper up; noted
+    with pytest.raises(subprocess.TimeoutExpired):
+        child.wait(0.5)
+    child.send_signal(signal.SIGINT)
+    assert child.wait(2) == -signal.SIGINT

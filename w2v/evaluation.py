@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Callable
 
 import torch
 
 from w2v import distributed
 from w2v.criterions.base import Criterion
 from w2v.errors import DataError
-from w2v.metrics import Totals, Window
+from w2v.memory import MemoryGuard
+from w2v.metrics import Totals, Window, averaged_counts, rounded, speed
 from w2v.rng import seed_from
 from w2v.sections import CommonConfig, DatasetConfig
 from w2v.tasks.base import Task
@@ -24,12 +26,16 @@ class Evaluator:
         criterion: the loss.
         device: batches are copied there.
         common: `--fp16` or `--bf16` choose the number format of autocast; weights stay in float32.
+
+    Attributes:
+        memory: decides in how many parts a batch goes through the model.
     """
 
     def __init__(self, task: Task, criterion: Criterion, device: torch.device, common: CommonConfig) -> None:
         self.task = task
         self.criterion = criterion
         self.device = device
+        self.memory = MemoryGuard()
         self.half: torch.dtype | None = None
         if common.bf16:
             self.half = torch.bfloat16
@@ -37,7 +43,7 @@ class Evaluator:
             self.half = torch.float16
 
     def train_loss(self, model: torch.nn.Module, batch: Batch) -> Loss:
-        """Return the loss that is trained on."""
+        """Return the loss that is trained on; for want of memory it may fail, as may the way back from it."""
         # Dropout is the one user of the global generator. Seeded by the batch, it is the same in whichever
         # micro-batch, rank or restart the batch comes up.
         torch.manual_seed(seed_from(batch.seed, "dropout"))
@@ -45,14 +51,24 @@ class Evaluator:
             return self.task.train_step(model, self.criterion, batch.to(self.device))
 
     def valid_loss(self, model: torch.nn.Module, batch: Batch) -> Loss:
-        """Return the loss of a validation batch."""
-        torch.manual_seed(seed_from(batch.seed, "dropout"))
-        with torch.autocast(self.device.type, self.half, enabled=self.half is not None):
-            return self.task.valid_step(model, self.criterion, batch.to(self.device))
+        """Return the loss of a validation batch, computed in parts where memory does not suffice for the whole."""
+        while True:
+            with self.memory.attempt(), self.memory.parts_of(batch):
+                torch.manual_seed(seed_from(batch.seed, "dropout"))
+                with torch.autocast(self.device.type, self.half, enabled=self.half is not None):
+                    return self.task.valid_step(model, self.criterion, batch.to(self.device))
 
     @torch.no_grad()
-    def evaluate(self, model: torch.nn.Module, subset: str, dataset: DatasetConfig) -> Window:
-        """Return totals over a validation subset and all ranks; the task gives each rank its share of the batches.
+    def evaluate(
+        self, model: torch.nn.Module, subset: str, dataset: DatasetConfig, is_over: Callable[[], bool]
+    ) -> dict[str, float] | None:
+        """Return the values of a validation subset over all ranks; the task gives each rank its share of the batches.
+
+        Args:
+            model: to be evaluated.
+            subset: name of the subset.
+            dataset: sizes of batches.
+            is_over: asked after every batch whether to leave off; if any rank has, the result is None on all of them.
 
         Raises:
             DataError: the subset is empty.
@@ -61,11 +77,18 @@ class Evaluator:
         model.eval()
         sums, clips, count = Totals(self.device), 0, 0
         for batch in self.task.valid_batches(subset, dataset):
+            if is_over():
+                break
             loss = self.valid_loss(model, batch)
             sums.add({"loss": loss.value, "sample_size": loss.sample_size, **loss.sums})
             clips, count = clips + batch.num_items, count + 1
+        if distributed.any_rank(is_over()):
+            return None
         totals = distributed.sum_dicts_across_ranks(sums.values())
         steps = distributed.sum_dicts_across_ranks({"clips": clips, "updates": count})
         if not steps["updates"]:
             raise DataError(f"--valid-subset {subset}: there is not a single batch to validate on")
-        return Window(totals, {**steps, "seconds": time.perf_counter() - begin})
+        window = Window(totals, {**steps, "seconds": time.perf_counter() - begin})
+        rates = speed(window)
+        values = averaged_counts(self.task.summarize_valid(self.criterion, totals), window)
+        return rounded({**values, **{name: rates[name] for name in ("wps", "wpb", "bsz")}})

@@ -14,7 +14,7 @@ SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1)
 
 
 class Interrupt:
-    """Context in which a signal is noted instead of ending the program; a second Ctrl-C leaves at once.
+    """Context in which a signal is noted instead of ending the program; a second Ctrl-C ends it at once.
 
     Outside the main thread, where python delivers no signals, it does nothing.
 
@@ -38,7 +38,10 @@ class Interrupt:
             signal.signal(number, handler)
 
     def _note(self, number: int, frame: FrameType | None) -> None:
-        if number == signal.SIGINT and self.received == signal.SIGINT:
-            raise KeyboardInterrupt
         self.received = signal.Signals(number)
-        logger.warning("%s: saving after this update", self.received.name)
+        if number == signal.SIGINT:
+            # The next one is the kernel's business: python would answer it only between two of its own instructions,
+            # and this process may be waiting for a GPU or for another rank that will never come.
+            signal.signal(number, signal.SIG_DFL)
+        again = "; Ctrl-C again leaves at once, without saving" if number == signal.SIGINT else ""
+        logger.warning("%s: saving after this update%s", self.received.name, again)

@@ -38,6 +38,9 @@ class CommonConfig:
         None, help="how progress is printed (default: tqdm on a terminal, else json)", choices=LOG_FORMATS
     )
     log_interval: int = arg(100, help="updates between two lines of the log")
+    on_collapse: str = arg(
+        "warn", help="what to do when a codebook or the task has collapsed: warn, or stop", choices=("warn", "stop")
+    )
     no_progress_bar: bool = arg(False, help="print lines instead of a bar (--log-format simple)")
     tensorboard_logdir: str | None = arg(None, help="folder for TensorBoard events (needs tensorboardX)")
 

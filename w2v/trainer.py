@@ -1,8 +1,8 @@
 """The training loop: micro-batches to updates, validation, checkpoints, reasons to stop.
 
-File names are `checkpoint`'s, averages `metrics`', intervals `cadence`'s, log lines `progress`', collectives
-`distributed`'s, learning rates `optim`'s, and what a batch means is the task's. There are no hooks: what a model needs
-to know about progress it is told through `set_num_updates`.
+File names are `checkpoint_manager`'s, log lines `training_log`'s, intervals `cadence`'s, collectives `distributed`'s,
+want of memory `memory`'s, learning rates `optim`'s, and what a batch means is the task's. There are no hooks: what a
+model needs to know about progress it is told through `set_num_updates`.
 """
 
 from __future__ import annotations
@@ -19,26 +19,27 @@ import torch
 import w2v
 from w2v import distributed
 from w2v.cadence import Cadence, Patience
-from w2v.checkpoint import LAST, CheckpointManager, load_checkpoint
+from w2v.checkpoint import load_checkpoint
+from w2v.checkpoint_manager import LAST, CheckpointManager
 from w2v.criterions.base import Criterion
 from w2v.errors import CheckpointError, ConfigError, DataError, TrainingError, W2vError
 from w2v.evaluation import Evaluator
 from w2v.interrupt import Interrupt
-from w2v.metrics import TrainingMeter, Window, averaged_counts, outlook, rounded, speed
 from w2v.models.base import W2vModel
 from w2v.optim.base import Optimizer, Schedule
 from w2v.optim.gradients import clip_coefficient, gradient_norm, scale_gradients
 from w2v.optim.loss_scaler import build_loss_scaler
 from w2v.parallel import ParallelModel
-from w2v.progress import build_progress
 from w2v.sections import CheckpointConfig, CommonConfig, DatasetConfig, DistributedConfig, OptimizationConfig
 from w2v.tasks.base import Task
+from w2v.training_log import TrainingLog
 from w2v.types import Batch
 from w2v.update_report import SkipCounter, UpdateReport
 
 logger = logging.getLogger(__name__)
 
 MicroBatches = list[tuple[Batch, bool]]
+INTERRUPTED = "a signal asked for it"
 
 
 class Trainer:
@@ -78,11 +79,10 @@ class Trainer:
         self.model, self.criterion = model.to(self.device), criterion.to(self.device)
         self.common, self.dataset = common, dataset
         self.optimization, self.checkpoint = optimization, checkpoint
-        self.config_plain, self.sample_rate = config_plain, sample_rate
+        self.config_plain = config_plain
         self.batches: Any = task.train_batches(dataset.train_subset, dataset)
         self.manager = CheckpointManager(checkpoint)
-        self.meter = TrainingMeter(self.device)
-        self.progress = build_progress(common, is_master=distributed.is_master())
+        self.log = TrainingLog(self.criterion, common, optimization, self.device, model.codebook, sample_rate)
         self.num_updates = 0
         self.skips = SkipCounter()
         self._scaler = build_loss_scaler(common, optimization, distributed.world_size())
@@ -94,7 +94,7 @@ class Trainer:
         # The loss scale decides about the very next update; and a CPU has nothing queued.
         self._settle_at_once = self._scaler is not None or self.device.type == "cpu"
         self._interrupt = Interrupt()
-        self._interrupted = self._time_up = False
+        self._interrupted = self._time_up = self._owes_validation = False
 
     def train(self) -> str:
         """Restore, train, validate and save until there is a reason to stop, which is returned.
@@ -104,13 +104,15 @@ class Trainer:
             CheckpointError: a checkpoint cannot be read, or not be written.
         """
         begin = time.perf_counter()
-        if distributed.is_master():
-            self.manager.prepare()
-        distributed.barrier()
-        self.restore()
-        logger.info("training on %d devices (%s)", distributed.world_size(), self.device.type)
-        with self._interrupt, contextlib.closing(self.progress), contextlib.closing(self.batches):
-            reason = self.stop_reason(end_of_epoch=False)
+        with self._interrupt, contextlib.ExitStack() as stack:
+            for part in (self.manager, self.log, self.batches):
+                stack.callback(part.close)
+            if distributed.is_master():
+                self.manager.prepare()
+            distributed.barrier()
+            self.restore()
+            logger.info("training on %d devices (%s)", distributed.world_size(), self.device.type)
+            reason = self._catch_up() or self.stop_reason(end_of_epoch=False)
             while not reason:
                 reason = self.train_epoch()
         logger.info("stopping: %s", reason)
@@ -129,19 +131,18 @@ class Trainer:
             raise DataError(f"--train-subset {self.dataset.train_subset}: there is not a single batch to train on")
         done = math.ceil(self.batches.position / (accumulated * distributed.world_size()))
         logger.info("begin training epoch %d", self.batches.epoch)
-        self.progress.begin_epoch(self.batches.epoch, size, done)
+        self.log.progress.begin_epoch(self.batches.epoch, size, done)
         reason = ""
         for micro_batches in self.batches.updates(accumulated):
             self.train_step(micro_batches)
-            self.progress.advance()
+            self.log.progress.advance()
             done += 1
             due = self._cadence.is_due(self.num_updates) or self.stop_reason(end_of_epoch=False)
             if due or self.batches.end_of_epoch():
                 reason = self._after_update(done, size)
             if reason:
                 break
-        line = self._training_line(self.meter.turn("train"), "train_")
-        self.progress.log_summary("train", self.batches.epoch, line)
+        self.log.epoch(self.batches.epoch, self._pace())
         return reason
 
     def train_step(self, micro_batches: MicroBatches) -> None:
@@ -162,19 +163,29 @@ class Trainer:
 
     def _backward(self, micro_batches: MicroBatches) -> UpdateReport:
         """Add up gradients of summed losses; return the report of the update, summed over ranks."""
+        while True:
+            # After an attempt for which memory did not suffice, gradients are incomplete: the next begins anew.
+            with self._evaluator.memory.attempt():
+                report = self._accumulate(micro_batches)
+                break
+        limit = self.optimization.stop_time_hours * 3600
+        report.close(signal=self._is_signalled(), time_up=0 < limit < self.log.meter.seconds)
+        return report
+
+    def _accumulate(self, micro_batches: MicroBatches) -> UpdateReport:
         self.optimizer.zero_grad()
-        report = UpdateReport(self.device)
+        report, memory = UpdateReport(self.device), self._evaluator.memory
         model = self._parallel.current()
         for i, (batch, counts) in enumerate(micro_batches):
-            with self._parallel.exchange(last=i == len(micro_batches) - 1):
+            is_last = i == len(micro_batches) - 1
+            with self._parallel.exchange(last=is_last), memory.parts_of(batch):
                 loss = self._evaluator.train_loss(model, batch)
+                memory.is_shared = is_last and distributed.world_size() > 1
                 # A filler keeps ranks in step: it runs through the model and counts for nothing.
                 scaled: Any = loss.value * (self._loss_scale if counts else 0.0)
                 scaled.backward()
             if counts:
                 report.add(batch, loss)
-        limit = self.optimization.stop_time_hours * 3600
-        report.close(signal=self._interrupt.received is not None, time_up=0 < limit < self.meter.seconds)
         return report
 
     def _optimizer_step(self, report: UpdateReport) -> None:
@@ -201,12 +212,7 @@ class Trainer:
             self.optimizer.undo_count()
             self.num_updates -= 1
         else:
-            clipped = 100.0 * (0 < self.optimization.clip_norm < outcome.norm)
-            self.meter.add_sums(report.sums)
-            self.meter.add_step(
-                updates=1, loss=outcome.loss, sample_size=outcome.sample_size, clips=outcome.clips,
-                tokens=outcome.tokens, gnorm=outcome.norm, clip=clipped, train_wall=report.seconds,
-            )  # fmt: skip
+            self.log.add(report, outcome)
         self.skips.note(report, outcome, self.num_updates, self._scaler)
 
     def _after_update(self, done: int, size: int) -> str:
@@ -214,26 +220,44 @@ class Trainer:
         self._settle()
         end = self.batches.end_of_epoch()
         reason = self.stop_reason(end_of_epoch=end)
-        plan = self._cadence.plan(self.num_updates, self.batches.epoch, end_of_epoch=end, stopping=bool(reason))
+        # A signal leaves no time for a validation that would only be there because training ends.
+        stopping = bool(reason) and not self._interrupted
+        plan = self._cadence.plan(self.num_updates, self.batches.epoch, end_of_epoch=end, stopping=stopping)
         if plan.log:
-            self._log_update(done, size)
-        score = None
-        if plan.validate and not self._interrupted:
+            self.log.updates(self.batches.epoch, done, size, self._pace())
+        late = self._validate_and_save(validate=plan.validate, save=plan.save or bool(reason), end_of_epoch=end)
+        return reason or late
+
+    def _validate_and_save(self, *, validate: bool, save: bool, end_of_epoch: bool) -> str:
+        """Do what is due; return the reason to stop that it gives.
+
+        A validation that a signal forestalls or cuts short is made up for when the run goes on.
+        """
+        score, reason = None, ""
+        if validate and not self._interrupted:
             try:
                 score = self.validate()
             except W2vError:
-                self.save(end_of_epoch=end, score=None)  # a fault of the validation set costs no update
+                self.save(end_of_epoch=end_of_epoch, score=None)  # a fault of the validation set costs no update
                 raise
-            reason = reason or self._patience.note(score)
-        if plan.save or reason:
-            self.save(end_of_epoch=end, score=score)
+            reason = INTERRUPTED if self._interrupted else self._patience.note(score)
+        self._owes_validation = validate and self._interrupted
+        if save or reason:
+            self.save(end_of_epoch=end_of_epoch, score=score)
         return reason
+
+    def _catch_up(self) -> str:
+        """Make up for the validation that an earlier start of the run owes; return a reason to stop, or nothing."""
+        if not self._owes_validation or self.dataset.disable_validation:
+            return ""
+        self.model.set_num_updates(max(self.num_updates - 1, 0))  # as it was during the last update
+        return self._validate_and_save(validate=True, save=True, end_of_epoch=self.batches.position == 0)
 
     def stop_reason(self, *, end_of_epoch: bool) -> str:
         """Return why training should end now, or an empty string."""
         limits, n = self.optimization, self.num_updates
         if self._interrupted:
-            return "a signal asked for it"
+            return INTERRUPTED
         if 0 < limits.max_update <= n:
             return f"--max-update {limits.max_update} is reached"
         if self._time_up:
@@ -248,6 +272,8 @@ class Trainer:
     def validate(self) -> float | None:
         """Validate on every subset; return the score of the first one, None if it is not a finite number.
 
+        A signal, to whichever rank, cuts it short.
+
         Raises:
             ConfigError: validation does not give the value of `--best-checkpoint-metric`.
         """
@@ -255,10 +281,10 @@ class Trainer:
         metric = self.checkpoint.best_checkpoint_metric
         for place, subset in enumerate(name.strip() for name in self.dataset.valid_subset.split(",")):
             logger.info('begin validation on "%s" subset', subset)
-            window = self._evaluator.evaluate(self.model, subset, self.dataset)
-            rates = speed(window)
-            values = averaged_counts(self.task.summarize_valid(self.criterion, window.sums), window)
-            values = rounded({**values, **{name: rates[name] for name in ("wps", "wpb", "bsz")}})
+            values = self._evaluator.evaluate(self.model, subset, self.dataset, self._is_signalled)
+            if values is None:
+                self._interrupted = True
+                return None
             line = {f"{subset}_{name}": value for name, value in values.items()}
             line[f"{subset}_num_updates"] = self.num_updates
             if place == 0:
@@ -268,7 +294,7 @@ class Trainer:
                 best = self.manager.best
                 if best is not None:
                     line[f"{subset}_best_{metric}"] = self.manager.better_of(score, best)
-            self.progress.log_summary(subset, self.batches.epoch, line)
+            self.log.progress.log_summary(subset, self._epoch, line)
         return score
 
     def save(self, *, end_of_epoch: bool, score: float | None) -> None:
@@ -279,8 +305,9 @@ class Trainer:
             CheckpointError: a file cannot be written.
         """
         begin = time.perf_counter()
-        epoch, n = self.batches.epoch, self.num_updates
+        epoch, n = self._epoch, self.num_updates
         names = self.manager.names(epoch=epoch, num_updates=n, end_of_epoch=end_of_epoch, score=score)
+        names += [LAST] if self._interrupted and LAST not in names else []
         if self.checkpoint.no_save or not names:
             return
         weights = [tensor for tensor in self.model.state_dict().values() if tensor.is_floating_point()]
@@ -288,7 +315,7 @@ class Trainer:
             raise TrainingError(f"weights are not finite after update {n}; no checkpoint was written")
         state = self.state_dict()
         if distributed.is_master():
-            path = self.manager.write([LAST] if self._interrupted else names, state)[0]
+            path = self.manager.write(names, state)[0]
             logger.info(
                 "saved checkpoint %s (epoch %d @ %d updates, score %s) (writing took %.3f seconds)",
                 path, epoch, n, score, time.perf_counter() - begin,
@@ -306,20 +333,22 @@ class Trainer:
             "iterator": self.batches.state_dict(),
             "trainer": {
                 "num_updates": self.num_updates,
-                "skipped": self.skips.total,
+                "skips": self.skips.state_dict(),
                 "best": self.manager.best,
                 "patience": self._patience.state_dict(),
+                "owes_validation": self._owes_validation,
             },
-            "metrics": self.meter.state_dict(),
+            "metrics": self.log.state_dict(),
             "task": self.task.state_dict(),
         }
 
     def restore(self) -> None:
-        """Go on from a checkpoint, if there is one; every rank reads it."""
-        found = self.manager.find()
-        if found is not None:
-            self.load_state_dict(found[1])
-            logger.info("loaded checkpoint %s (epoch %d @ %d updates)", found[0], self.batches.epoch, self.num_updates)
+        """Go on from a checkpoint, if there is one; every rank reads it, and the master says which."""
+        found = self.manager.find() if distributed.is_master() else None
+        path = distributed.gather_objects(found and found[0])[0]
+        if path is not None:
+            self.load_state_dict(found[1] if found else load_checkpoint(path))
+            logger.info("loaded checkpoint %s (epoch %d @ %d updates)", path, self.batches.epoch, self.num_updates)
         elif self.checkpoint.finetune_from_model:
             self._load_weights(load_checkpoint(Path(self.checkpoint.finetune_from_model)))
             logger.info("loaded the weights of %s", self.checkpoint.finetune_from_model)
@@ -333,6 +362,8 @@ class Trainer:
             CheckpointError: the state belongs to another model, criterion or optimizer.
         """
         flags, trainer = self.checkpoint, state["trainer"]
+        if "optimizer" not in state:
+            raise CheckpointError("the checkpoint holds a model and no state of training; give --finetune-from-model")
         self._load_weights(state)
         if not flags.reset_optimizer:
             self._check_component(state, "criterion")
@@ -343,17 +374,17 @@ class Trainer:
                 self.optimizer.load_state_dict(state["optimizer"])
             if self._scaler is not None and state["scaler"] is not None:
                 self._scaler.load_state_dict(state["scaler"])
-            self.num_updates, self.skips.total = trainer["num_updates"], trainer["skipped"]
+            self.num_updates = trainer["num_updates"]
+            self.skips.load_state_dict(trainer.get("skips") or {"total": trainer["skipped"], "in_a_row": 0})
             self._cadence.resume(self.num_updates)
         if not flags.reset_dataloader:
             self.batches.load_state_dict(state["iterator"])
         if not flags.reset_meters:
-            self.meter.load_state_dict(state["metrics"], is_master=distributed.is_master())
-            if self.batches.position == 0:
-                self.meter.turn("train")  # it was saved at the end of an epoch
+            self.log.load_state_dict(state["metrics"], new_epoch=self.batches.position == 0)
             if not flags.reset_optimizer:
                 self.manager.best = trainer["best"]
                 self._patience.load_state_dict(trainer["patience"])
+                self._owes_validation = trainer.get("owes_validation", False)
 
     def _load_weights(self, state: dict[str, Any]) -> None:
         try:
@@ -377,24 +408,16 @@ class Trainer:
     def _loss_scale(self) -> float:
         return self._scaler.scale if self._scaler else 1.0
 
-    def _log_update(self, done: int, size: int) -> None:
-        """Report on the updates since the last report."""
-        window = self.meter.turn("train_inner")
-        limits = self.optimization
-        left = [limits.max_update - self.num_updates] if limits.max_update else []
-        left += [(limits.max_epoch - self.batches.epoch) * size + size - done] if limits.max_epoch else []
-        extra = outlook(window, updates_left=min(left, default=None), sample_rate=self.sample_rate)
-        self.progress.log_update(self.batches.epoch, done, size, self._training_line(window), extra)
+    @property
+    def _epoch(self) -> int:
+        """The epoch of the last update; the iterator may have been restored to the beginning of the next one."""
+        epoch: int = self.batches.epoch
+        return max(epoch - 1, 1) if self.batches.position == 0 else epoch
 
-    def _training_line(self, window: Window, prefix: str = "") -> dict[str, float]:
-        """Return what a training line shows, in the order of the original."""
-        sums, steps = window.sums, window.steps
-        loss = {"loss": steps.get("loss", 0.0), "sample_size": steps.get("sample_size", 0.0)}
-        values = averaged_counts(self.criterion.summarize({**loss, **sums}), window) if steps["updates"] else {}
-        values |= {**speed(window), "num_updates": self.num_updates, "lr": self.lr, "gnorm": window.average("gnorm")}
-        if self.optimization.clip_norm > 0:
-            values["clip"] = window.average("clip")
-        if self._scaler is not None:
-            values["loss_scale"] = self._scaler.scale
-        values |= {"train_wall": steps.get("train_wall", 0.0), "wall": self.meter.seconds}
-        return {prefix + name: value for name, value in rounded(values).items()}
+    def _is_signalled(self) -> bool:
+        return self._interrupt.received is not None
+
+    def _pace(self) -> dict[str, float]:
+        """Return what a training line shows beside averages."""
+        scale = {} if self._scaler is None else {"loss_scale": self._scaler.scale}
+        return {"num_updates": self.num_updates, "lr": self.lr, **scale}

@@ -9,6 +9,7 @@ from __future__ import annotations
 import itertools
 import logging
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 import torch
@@ -114,7 +115,7 @@ class UpdateReport:
 
 
 class SkipCounter:
-    """Counts skipped updates, and ends training when nothing else happens.
+    """Counts skipped updates, explains changes of the loss scale, and ends training when nothing else happens.
 
     Attributes:
         total: updates skipped so far.
@@ -134,25 +135,35 @@ class SkipCounter:
             self._in_a_row = 0
         else:
             self.total += 1
+            self._in_a_row += 1
         if scaler is not None and outcome.sample_size > 0:
-            self._rescale(scaler, report, overflow=bool(outcome.skipped))
+            self._rescale(scaler, report, outcome, num_updates)
         elif outcome.skipped:
             self._complain(report, outcome, num_updates)
 
-    def _rescale(self, scaler: LossScaler, report: UpdateReport, *, overflow: bool) -> None:
+    def _rescale(self, scaler: LossScaler, report: UpdateReport, outcome: Outcome, num_updates: int) -> None:
         before = scaler.scale
         try:
-            scaler.update(overflow)
+            scaler.update(bool(outcome.skipped))
         except TrainingError as e:
             raise TrainingError(f"{e}; the last update had clips {report.named_clips()}") from e
-        if overflow:
+        now = scaler.scale
+        if now > before:
+            text = "loss scale %g -> %g (normal: no overflow in the last %d updates)"
+            logger.info(text, before, now, scaler.window)
+        if not outcome.skipped:
+            return
+        # A smaller scale cures gradients, not losses; and where it does not fall any further, it cures nothing.
+        if math.isfinite(outcome.loss) and now < before:
+            self._in_a_row = 0
             text = "gradient overflow, update skipped, loss scale %g -> %g (normal while it adapts; skipped so far: %d)"
-            logger.info(text, before, scaler.scale, self.total)
+            logger.info(text, before, now, self.total)
+        else:
+            self._complain(report, outcome, num_updates, f", loss scale {before:g} -> {now:g}")
 
-    def _complain(self, report: UpdateReport, outcome: Outcome, num_updates: int) -> None:
-        self._in_a_row += 1
+    def _complain(self, report: UpdateReport, outcome: Outcome, num_updates: int, scale: str = "") -> None:
         what = f"loss {outcome.loss:g}, gradient norm {outcome.norm:g}" if outcome.sample_size else "no targets"
-        where = f"after update {num_updates}: {what} in clips {report.named_clips()}"
+        where = f"after update {num_updates}: {what}{scale} in clips {report.named_clips()}"
         if is_master():
             logger.warning("update skipped %s; skipped so far: %d", where, self.total)
         if self._in_a_row >= MAX_SKIPS_IN_A_ROW:
@@ -160,3 +171,11 @@ class SkipCounter:
                 f"{self._in_a_row} updates in a row were skipped, the last one {where}; look at these clips, or lower "
                 "--lr, lengthen the warm-up or set --clip-norm; the checkpoints hold good weights"
             )
+
+    def state_dict(self) -> dict[str, int]:
+        """Return the counts."""
+        return {"total": self.total, "in_a_row": self._in_a_row}
+
+    def load_state_dict(self, state: Mapping[str, int]) -> None:
+        """Take over saved counts."""
+        self.total, self._in_a_row = state["total"], state["in_a_row"]

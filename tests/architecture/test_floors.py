@@ -31,6 +31,10 @@ FLOORS = {
     "w2v.metrics": 1,
     "w2v.progress": 1,
     "w2v.checkpoint": 1,
+    "w2v.checkpoint_manager": 1,
+    "w2v.collapse": 1,
+    "w2v.folder_lock": 1,
+    "w2v.memory": 1,
     "w2v.torch_file": 1,
     "w2v.unpickle": 1,
     "w2v.sections": 1,
@@ -51,6 +55,7 @@ FLOORS = {
     "w2v.evaluation": 4,
     "w2v.encode": 4,
     "w2v.trainer": 4,
+    "w2v.training_log": 4,
     "w2v.transcribe": 4,
     # F5
     "w2v_cli": 5,

@@ -106,7 +106,7 @@ def test_reading_outcomes_one_update_late_changes_nothing(tmp_path: Path, caplog
     assert torch.equal(weights(at_once), weights(late))
     assert (at_once.num_updates, at_once.skips.total) == (late.num_updates, late.skips.total) == (18, 4)
     assert [entry["step"] for entry in late.optimizer.state.values()] == [18] * 4
-    assert at_once.meter.collect().sums == pytest.approx(late.meter.collect().sums)
+    assert at_once.log.meter.collect().sums == pytest.approx(late.log.meter.collect().sums)
     logged = [json.loads(r.message)["num_updates"] for r in caplog.records if r.name == "train_inner"]
     assert logged == ["3", "6", "9", "12", "15", "18"] * 2
 
@@ -142,9 +142,25 @@ def test_fp16_overflows_lower_the_scale_until_they_end(tmp_path: Path, caplog: p
 
 
 def test_fp16_that_always_overflows_says_what_to_do(tmp_path: Path) -> None:
+    common = {"fp16": True, "fp16_init_scale": 2**20, "min_loss_scale": 2.0**18}
     with pytest.raises(TrainingError, match=r"--min-loss-scale.*--lr.*clips \d+"):
-        train(tmp_path, common={"fp16": True}, task={"factor": 1e6})
+        train(tmp_path, common=common, task={"factor": 30.0})
     assert all(load_checkpoint(path)["trainer"]["num_updates"] == 0 for path in tmp_path.glob("*.pt"))
+
+
+def test_fp16_losses_that_are_no_numbers_name_their_clips(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    """A smaller scale does not cure them: they are named, and end training, whatever the scale is allowed to do."""
+    common = {"fp16": True, "fp16_init_scale": 2**10, "threshold_loss_scale": 2.0**9}
+    train(tmp_path / "one", common=common, task={"bad_clips": [4]}, optimization={"max_update": 10})
+    assert any("loss nan" in message and "clips 4, 5 " in message for message in caplog.messages)
+    with pytest.raises(TrainingError, match=r"20 updates in a row .* loss scale 512 -> 512 in clips \d+"):
+        train(tmp_path / "all", common=common, task={"bad_clips": range(NUM_CLIPS)})
+
+
+def test_a_growing_loss_scale_is_explained(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level(logging.INFO)
+    train(tmp_path, common={"fp16": True, "fp16_scale_window": 4}, optimization={"max_update": 6})
+    assert "loss scale 128 -> 256 (normal: no overflow in the last 4 updates)" in caplog.messages
 
 
 def test_a_parameter_set_free_later_joins_the_optimizer(tmp_path: Path) -> None:
@@ -178,6 +194,6 @@ def test_fillers_count_for_nothing(tmp_path: Path) -> None:
     with_filler.train_step([(real, True), (filler, False)])
     without.train_step([(real, True)])
     torch.testing.assert_close(weights(with_filler), weights(without), rtol=0, atol=0)
-    one, other = with_filler.meter.collect(), without.meter.collect()
+    one, other = with_filler.log.meter.collect(), without.log.meter.collect()
     assert one.sums == other.sums
     assert one.steps["loss"] == other.steps["loss"]

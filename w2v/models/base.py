@@ -18,9 +18,11 @@ class W2vModel(nn.Module):
 
     Attributes:
         shortest_clip: samples of the shortest clip that training gets anything out of; shorter ones are left out.
+        codebook: groups and codewords per group of the quantizer whose `code_perplexity` is logged; (0, 0) without one.
     """
 
     shortest_clip: int = 1
+    codebook: tuple[int, int] = (0, 0)
 
     @classmethod
     def build(cls, config: Any, **context: Any) -> W2vModel:

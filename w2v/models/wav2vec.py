@@ -22,6 +22,7 @@ from w2v.errors import ConfigError
 from w2v.functional.conv_spec import ConvLayer, conv_layers, frame_lengths, receptive_field, total_stride
 from w2v.functional.future_prediction import sample_future_negatives
 from w2v.models.base import W2vModel, register_model, register_model_architecture
+from w2v.modules.clip_parts import by_clips
 from w2v.modules.conv_aggregator import ConvAggregator, GruAggregator
 from w2v.modules.conv_encoder import ConvEncoder
 from w2v.modules.future_predictor import FuturePredictor
@@ -175,6 +176,8 @@ class Wav2VecModel(W2vModel):
             activation=config.activation,
         )
         self.vector_quantizer = _quantizer(config)
+        if self.vector_quantizer is not None:
+            self.codebook = (config.vq_groups, config.vq_vars)
         self.feature_aggregator = _aggregator(config)
         self.wav2vec_predictions = FuturePredictor(
             config.context_dim, config.target_dim, config.prediction_steps, config.offset_frames, config.dropout
@@ -227,7 +230,7 @@ class Wav2VecModel(W2vModel):
             One row of logits per (clip, target frame, step). Penalties: `diversity`, the sum over groups of V minus
             the perplexity (not divided by G x V, other than in wav2vec 2.0), or `kmeans_loss`.
         """
-        latent = self.feature_extractor(source, lengths)
+        latent = by_clips(self.feature_extractor, source, lengths)
         frames = self._frames(source, lengths)
         penalties: dict[str, Tensor] = {}
         stats: dict[str, Tensor | float] = {}
@@ -247,8 +250,8 @@ class Wav2VecModel(W2vModel):
             stats["code_perplexity"] = kmeans.code_perplexity
             stats["num_vars"] = self.vector_quantizer.num_vars
             stats["kmeans_loss"] = kmeans.kmeans_loss
-        context = self.dropout_agg(self.feature_aggregator(self.dropout_feats(latent), frames))
-        targets = latent if self.project_features is None else self.project_features(latent, frames)
+        context = self.dropout_agg(by_clips(self.feature_aggregator, self.dropout_feats(latent), frames))
+        targets = latent if self.project_features is None else by_clips(self.project_features, latent, frames)
         if negative_indices is None:
             negative_indices = self._draw_negatives(frames, latent.shape[2], source.device, seed)
         logits = self.wav2vec_predictions(context, targets, negative_indices, frames)

@@ -91,6 +91,8 @@ class Wav2Vec2Model(W2vModel, Wav2Vec2Encoder):
         Wav2Vec2Encoder.__init__(self, config)
         self.config = config
         self.shortest_clip = receptive_field(config.conv_feature_layers)
+        if config.quantize_targets or config.quantize_input:
+            self.codebook = (config.latent_groups, config.latent_vars)
         self.quantizer: GumbelVectorQuantizer | None = None
         target_dim = config.feature_dim
         if config.quantize_targets:

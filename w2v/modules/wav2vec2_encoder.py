@@ -17,6 +17,7 @@ from w2v.errors import ConfigError
 from w2v.functional.conv_spec import ConvLayer, conv_layers, frame_lengths, padded_frame_lengths
 from w2v.functional.masking import SELECTIONS, BoolArray, MaskSpec, sample_mask
 from w2v.functional.padding import is_padded, mean_square
+from w2v.modules.clip_parts import by_clips
 from w2v.modules.conv_feature_extractor import EXTRACTOR_MODES, ConvFeatureExtractor
 from w2v.modules.grad_multiply import grad_multiply
 from w2v.modules.gumbel_vector_quantizer import GumbelVectorQuantizer, Quantized
@@ -317,8 +318,11 @@ class Wav2Vec2Encoder(nn.Module):
         x, quantized = self._project(features, seed)
         x = F.dropout(x, config.dropout_input, self.training)
         x = self._hide(x, masks)
-        context, layers = self.encoder(x, frames.lengths, with_layers=with_layers)
-        return Encoded(context, features, features_pen, quantized, layers)
+        if with_layers:
+            context, layers = self.encoder(x, frames.lengths, with_layers=True)
+            return Encoded(context, features, features_pen, quantized, layers)
+        context = by_clips(lambda x, lengths: self.encoder(x, lengths)[0], x, frames.lengths)
+        return Encoded(context, features, features_pen, quantized)
 
     def _features(self, source: Tensor, lengths: Tensor | None, frames: Frames) -> tuple[Tensor, Tensor]:
         """Return (B, T, F) normalised features, and the penalty on their size before the norm."""
@@ -327,7 +331,7 @@ class Wav2Vec2Encoder(nn.Module):
         exact = not config.original_padding and frames.lengths is not None
         source_lengths = lengths if exact and is_padded(lengths, source.shape[1]) else None
         with torch.set_grad_enabled(torch.is_grad_enabled() and config.feature_grad_mult > 0):
-            features = self.feature_extractor(source, source_lengths)
+            features = by_clips(self.feature_extractor, source, source_lengths)
         # The order is the original's: gradient factor, penalty, norm.
         if config.feature_grad_mult > 0:
             features = grad_multiply(features, config.feature_grad_mult)
