@@ -57,6 +57,7 @@ class FeaturizeConfig:
     max_tokens: int = arg(1_300_000, help="largest batch: clips x longest clip, in samples; 0: clip by clip")
     max_size: int = arg(1_300_000, help="clips longer than this, in samples, are cut into windows; 0: never")
     context: int = arg(64_000, help="samples at both ends of a window that only serve as context")
+    allow_outside_root: bool = arg(False, help="take clips that a manifest names by absolute paths or with `..`")
     resample: bool = arg(False, help="convert other sample rates and mix channels down, instead of refusing them")
     overwrite: bool = arg(False, help="write files anew that are there already")
     num_workers: int = arg(2, help="files read at once")
@@ -204,13 +205,14 @@ def find_jobs(config: FeaturizeConfig, splits: Sequence[str], sample_rate: int) 
             clips = list_folder(folder, config.ext, sample_rate, recursive=False)
             yield Job(clips, output / split, None if config.no_copy_labels else folder)
         elif manifest.is_file():
-            yield Job(read_manifest(manifest), output / split)
+            clips = read_manifest(manifest, allow_outside_root=config.allow_outside_root)
+            yield Job(clips, output / split)
         else:
             raise DataError(f"--split {split}: neither a folder {folder} nor a manifest {manifest}")
     if splits:
         return
     if source.suffix == ".tsv" or source.is_file():
-        yield Job(read_manifest(source), output)
+        yield Job(read_manifest(source, allow_outside_root=config.allow_outside_root), output)
     else:
         yield Job(list_folder(source, config.ext, sample_rate, recursive=True), output)
 
@@ -219,7 +221,8 @@ def write_job(config: FeaturizeConfig, encoder: ClipEncoder, job: Job) -> list[s
     """Write the features of a job's clips that are not there yet; return what went wrong, a line per clip."""
     clips = job.clips
     clips.check_root()
-    paths = [job.output / Path(clips.name(row)).with_suffix(SUFFIXES[config.format]) for row in range(len(clips))]
+    suffix = SUFFIXES[config.format]
+    paths = [feature_path(job.output, clips.name(row), suffix) for row in range(len(clips))]
     check_names(clips, paths)
     missing = [row for row, path in enumerate(paths) if config.overwrite or not path.is_file()]
     if len(missing) < len(clips):
@@ -236,6 +239,12 @@ def write_job(config: FeaturizeConfig, encoder: ClipEncoder, job: Job) -> list[s
     if job.labels_from is not None:
         copy_labels(config, job.labels_from, job.output)
     return failed
+
+
+def feature_path(folder: Path, name: str, suffix: str) -> Path:
+    """Return where the features of a clip go: below `folder`, also where its name leads out of the manifest's root."""
+    inside = [part for part in Path(name).parts if part.strip("/") not in ("", "..")]
+    return folder.joinpath(*inside).with_suffix(suffix)
 
 
 def describe(clips: Manifest, encoded: Encoded) -> str:

@@ -37,6 +37,7 @@ class LabelsConfig:
         "(default: LibriSpeech's *.trans.txt files beside the audio)",
     )
     dict: bool = arg(False, help="also write dict.ltr.txt, the letters of these texts by falling count")
+    allow_outside_root: bool = arg(False, help="take clips that a manifest names by absolute paths or with `..`")
     drop_missing: bool = arg(
         False, help="leave out clips without text, and write NAME.tsv without them to the output folder"
     )
@@ -67,7 +68,7 @@ def _parse(argv: Sequence[str] | None) -> LabelsConfig:
 
 
 def _write(config: LabelsConfig) -> int:
-    manifest = read_manifest(config.tsv)
+    manifest = read_manifest(config.tsv, allow_outside_root=config.allow_outside_root)
     texts = read_transcripts(config.transcripts, manifest) if config.transcripts else read_librispeech(manifest)
     missing = [row for row, text in enumerate(texts.by_clip) if text is None]
     if len(missing) == len(manifest):

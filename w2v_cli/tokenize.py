@@ -57,6 +57,7 @@ class TokenizeConfig:
         help="largest batch: clips x longest clip, in samples; 0: clip by clip, so that no rounding depends on others",
     )
     no_dict: bool = arg(False, help="write no dict.txt")
+    allow_outside_root: bool = arg(False, help="take clips that a manifest names by absolute paths or with `..`")
     resample: bool = arg(False, help="convert other sample rates and mix channels down, instead of refusing them")
     num_workers: int = arg(2, help="files read at once")
     cpu: bool = arg(False, help="never use a GPU")
@@ -88,8 +89,7 @@ def tokenize(argv: Sequence[str]) -> int:
     """Write the tokens of what the flags name.
 
     Raises:
-        W2vError: a flag, a file or the checkpoint breaks a rule, or a clip cannot be read. A line must stand for each
-            clip, so a clip that cannot be read ends the split.
+        W2vError: a flag, a file or the checkpoint breaks a rule; or, when all else is done, a clip could not be read.
     """
     config, splits = parse_flags(argv)
     set_up_logging(is_master=not config.quiet, stream=sys.stderr)
@@ -101,17 +101,20 @@ def tokenize(argv: Sequence[str]) -> int:
         output.mkdir(parents=True, exist_ok=True)
     except OSError as e:
         raise DataError(f"cannot make the folder {output}: {e.strerror or e}") from e
+    failed: list[str] = []
     for split in splits:
         clips = find_clips(config, split, encoder.sample_rate)
         rows = range(len(clips))[config.shard :: config.num_shards] if config.num_shards else range(len(clips))
         labels = read_clip_labels(config, clips, rows)
-        codes = encode_split(config, encoder, clips, rows, split)
+        codes = encode_split(config, encoder, clips, rows, split, failed)
         write_lines(output / f"{split}.src{config.suffix}", [to_line(clip) for clip in codes])
         if labels is not None:
             write_lines(output / f"{split}.lbl{config.suffix}", labels)
         report(split, codes, groups, num_vars)
     if not config.no_dict:
         make_dictionary(config, output, splits[0])
+    if failed:
+        raise DataError(f"no tokens of {len(failed)} clips, whose lines are empty; the first: {failed[0]}")
     return 0
 
 
@@ -164,7 +167,7 @@ def find_clips(config: TokenizeConfig, split: str, sample_rate: int) -> Manifest
         DataError: there are none.
     """
     if config.extension == "tsv":
-        clips = read_manifest(Path(config.data_dir) / f"{split}.tsv")
+        clips = read_manifest(Path(config.data_dir) / f"{split}.tsv", allow_outside_root=config.allow_outside_root)
         clips.check_root()
         return clips
     return list_folder(Path(config.data_dir) / split, [config.extension], sample_rate, recursive=True)
@@ -191,23 +194,30 @@ def read_clip_labels(config: TokenizeConfig, clips: Manifest, rows: Sequence[int
 
 
 def encode_split(
-    config: TokenizeConfig, encoder: ClipEncoder, clips: Manifest, rows: Sequence[int], split: str
+    config: TokenizeConfig, encoder: ClipEncoder, clips: Manifest, rows: Sequence[int], split: str, failed: list[str]
 ) -> list[Codes]:
-    """Return the codes (T, G) of each clip, in the order of `rows`.
+    """Return the codes (T, G) of each clip, in the order of `rows`; none for a clip too short or unreadable.
 
-    Raises:
-        DataError: a clip cannot be read.
+    Args:
+        config: the options.
+        encoder: from clips to codes.
+        clips: all clips of the split.
+        rows: which of them.
+        split: its name, for messages.
+        failed: takes the reason for each clip that cannot be read.
     """
     codes: dict[int, Codes] = {}
     for encoded in show_clips(encoder.run(clips, rows), len(rows), split, quiet=config.quiet):
         if encoded.frames is not None:
             # 16 bits: a large corpus waits here until its split is done.
             codes[encoded.row] = encoded.frames.astype(np.int16 if encoded.frames.max(initial=0) < 2**15 else np.int64)
-        elif encoded.is_short:
-            logger.warning("%s: no tokens, its line is empty: %s", clips.path(encoded.row), encoded.reason)
-            codes[encoded.row] = np.zeros((0, 1), dtype=np.int16)
-        else:
-            raise DataError(f"no tokens for {split}, of which a clip cannot be read: {encoded.reason}")
+            continue
+        codes[encoded.row] = np.zeros((0, 1), dtype=np.int16)
+        path = clips.path(encoded.row)
+        reason = encoded.reason if path in encoded.reason else f"{path}: {encoded.reason}"
+        logger.warning("no tokens, the line is empty: %s", reason)
+        if not encoded.is_short:
+            failed.append(reason)
     return [codes[row] for row in rows]
 
 

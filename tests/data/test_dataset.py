@@ -12,7 +12,7 @@ import torch
 from torch.nn import functional as F
 
 from w2v.data import dataset as dataset_module
-from w2v.data.dataset import AudioDataset
+from w2v.data.dataset import AudioDataset, ReadReport
 from w2v.data.dictionary import Dictionary
 from w2v.data.labels import read_labels
 from w2v.data.manifest import make_manifest
@@ -172,6 +172,27 @@ def test_too_many_unreadable_clips_stop_the_run(folder, monkeypatch):
     monkeypatch.setattr(dataset_module, "MAX_TRIES", 10)
     with pytest.raises(DataError, match="10 clips in a row are unreadable"):
         dataset.batch([0], seed=1)
+
+
+@pytest.mark.parametrize(("share", "stops"), [(0.009, False), (0.02, True), (0.5, True)])
+def test_one_per_cent_is_meant_of_the_whole_data_set(folder, share, stops):
+    """Bad clips come in clusters by chance: a set just below the limit must outlive any order of its clips."""
+    dataset = make(folder, sizes=[1000] * 20000)
+    for seed in range(20):
+        is_bad = np.zeros(20000, dtype=bool)
+        is_bad[np.random.default_rng(seed).permutation(20000)[: round(share * 20000)]] = True
+        dataset.bad, dataset.num_read = {}, 0
+        stopped = None
+        for start in range(0, 20000, 100):
+            bad = {start + int(i): "reason" for i in np.flatnonzero(is_bad[start : start + 100])}
+            try:
+                dataset.record(ReadReport(num_read=100, bad=bad))
+            except DataError:
+                stopped = start
+                break
+        assert (stopped is not None) == stops
+        if share == 0.5:
+            assert stopped == 0  # a folder that is broken throughout is noticed with the first batch
 
 
 @pytest.mark.parametrize("pad", [False, True])

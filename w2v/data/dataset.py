@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import copy
 import logging
+import math
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
@@ -32,7 +33,8 @@ logger = logging.getLogger(__name__)
 Ints = npt.NDArray[np.int64]
 
 MAX_BAD_SHARE = 0.01
-MIN_BAD_CLIPS = 5  # a share means nothing for the first few clips of a run, or in a tiny data set
+MIN_BAD_CLIPS = 5  # a share means nothing in a tiny data set
+BY_CHANCE = 4  # standard deviations by which a random part of a data set may be worse than the whole
 MAX_TRIES = 100  # a folder that has gone away should stop the run soon
 LENGTH_TOLERANCE = 0.01  # headers of compressed files are off by a block
 LONG_CLIP = 1 << 22  # samples, 262 s at 16 kHz: above, a worker holds one clip at a time
@@ -228,7 +230,8 @@ class AudioDataset(BatchDataset):
         """Log each unreadable file once, and stop when there are too many.
 
         Raises:
-            DataError: more than 1 % of the clips read so far, and at least five, are unreadable.
+            DataError: more than 1 % of the data set, and at least five clips, are unreadable; or so many of the clips
+                read so far that the whole is most likely no better.
         """
         self.num_read = min(self.num_read + report.num_read, len(self))
         if report.lengths and not self._length_warned:
@@ -242,7 +245,9 @@ class AudioDataset(BatchDataset):
             if index not in self.bad:
                 self.bad[index] = reason
                 logger.warning("unreadable, replaced by another clip (%d so far): %s", len(self.bad), reason)
-        if report.bad and len(self.bad) >= MIN_BAD_CLIPS and len(self.bad) > MAX_BAD_SHARE * self.num_read:
+        expected = MAX_BAD_SHARE * self.num_read
+        limit = min(expected + BY_CHANCE * math.sqrt(expected), MAX_BAD_SHARE * len(self))
+        if report.bad and len(self.bad) >= MIN_BAD_CLIPS and len(self.bad) > limit:
             raise DataError(
                 f"{len(self.bad)} of {self.num_read} clips read are unreadable, more than {MAX_BAD_SHARE:.0%}; "
                 f"the last one: {list(self.bad.values())[-1]}"
