@@ -14,7 +14,6 @@ from typing import Any, ClassVar
 
 import torch
 
-from w2v import distributed
 from w2v.config import arg, build_config, check_range
 from w2v.convert import read_model_file
 from w2v.criterions.base import Criterion
@@ -22,17 +21,17 @@ from w2v.data.augment import Augmentation, decibel_range
 from w2v.data.batch_sampler import plan_batches
 from w2v.data.dataset import AudioDataset
 from w2v.data.dictionary import Dictionary
-from w2v.data.iterator import EpochIterator, iterate
+from w2v.data.iterator import EpochIterator
 from w2v.data.labels import Labels, read_labels
 from w2v.data.manifest import read_manifest
 from w2v.decoders import Decoder, build_decoder, wer_args_config
 from w2v.errors import ConfigError
 from w2v.models.base import MODELS, W2vModel
 from w2v.registry import Entry
-from w2v.rng import seed_from
 from w2v.scoring.ctc_errors import count_errors
 from w2v.sections import DatasetConfig
 from w2v.tasks.base import Task, register_task
+from w2v.tasks.batches import train_epochs, valid_epoch
 from w2v.types import AudioBatch, CtcOutput, Loss
 
 logger = logging.getLogger(__name__)
@@ -153,20 +152,7 @@ class AudioPretrainingTask(Task):
             multiple=dataset.required_batch_size_multiple,
             name_of=clips.name,
         )
-        if plan.num_skipped:
-            logger.warning("%s: left out %d clips longer than --max-tokens", split, plan.num_skipped)
-        return EpochIterator(
-            clips,
-            plan.batches,
-            seed=self.seed,
-            num_workers=dataset.num_workers,
-            data_buffer_size=dataset.data_buffer_size,
-            curriculum=dataset.curriculum,
-            rank=distributed.rank(),
-            world_size=distributed.world_size(),
-            name=split,
-            pin_memory=torch.cuda.is_available(),
-        )
+        return train_epochs(clips, plan, split, dataset, self.seed)
 
     def valid_batches(self, split: str, dataset: DatasetConfig) -> Iterator[AudioBatch]:
         clips = self.load_dataset(split)
@@ -180,12 +166,7 @@ class AudioPretrainingTask(Task):
             name_of=clips.name,
             refuse_long=not dataset.skip_invalid_size_inputs_valid_test,
         )
-        if plan.num_skipped:
-            logger.warning("%s: left out %d clips longer than --max-tokens", split, plan.num_skipped)
-        seed = self.seed if dataset.fixed_validation_seed is None else dataset.fixed_validation_seed
-        seeds = [seed_from(seed, split, number) for number in range(len(plan.batches))]
-        mine = slice(distributed.rank(), None, distributed.world_size())
-        return iterate(clips, plan.batches[mine], seeds[mine], num_workers=dataset.num_workers)
+        return valid_epoch(clips, plan, split, dataset, self.seed)
 
     def prepare_validation(self, split: str, dataset: DatasetConfig, criterion: Criterion) -> None:
         super().prepare_validation(split, dataset, criterion)
