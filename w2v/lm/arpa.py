@@ -217,8 +217,9 @@ def _is_number(text: bytes) -> bool:
 def _number_words(lines: _Lines, names: list[bytes], numbered: IntArray, numbers: dict[bytes, int]) -> None:
     """Give words the next numbers."""
     for name, line in zip(names, numbered.tolist(), strict=True):
-        if numbers.setdefault(name, len(numbers)) != len(numbers) - 1:
+        if name in numbers:
             raise lines.error(f"the 1-gram {name.decode()!r} occurs twice", line)
+        numbers[name] = len(numbers)
 
 
 def _unigram_table(rows: _Rows) -> NgramTable:
