@@ -26,16 +26,23 @@ class DecoderConfig:
     """Options of all built-in decoders, under the names of the original's `infer.py`."""
 
     w2l_decoder: str = arg(
-        "viterbi", help="viterbi: best symbol of each frame; kenlm: beam search with an n-gram model"
+        "viterbi",
+        help="viterbi: best symbol of each frame; kenlm: beam search with an n-gram model; fairseqlm: a neural one",
     )
-    kenlm_model: str | None = arg(None, help="ARPA file or KenLM binary, over words or units", aliases=("--lm-model",))
+    kenlm_model: str | None = arg(
+        None,
+        help="ARPA file or KenLM binary, or for fairseqlm a checkpoint; over words or units",
+        aliases=("--lm-model",),
+    )
     lexicon: str | None = arg(
         None, help="lines 'WORD W O R D |' (default: the model's words, spelled letter by letter)"
     )
     unit_lm: bool = arg(False, help="the language model is over units, not words (default: seen from its words)")
     # Differs from the original of October 2020, where another option group's default of 0 silently wins, so that a
     # language model has no effect until it is weighed; 0.2 is what its own group and all later versions say.
-    lm_weight: float = arg(0.2, help="weight of the language model's log10 probability")
+    lm_weight: float = arg(
+        0.2, help="weight of the language model's log-probability: to base 10, or natural with fairseqlm"
+    )
     word_score: float = arg(1.0, help="added for each word")
     unk_weight: float = arg(-math.inf, help="added for each word outside the lexicon; -inf: there are none")
     sil_weight: float = arg(0.0, help="added for each frame of silence (`|`)")
@@ -43,11 +50,21 @@ class DecoderConfig:
     beam_threshold: float = arg(25.0, help="drop hypotheses whose score is this far below the best")
     beam_size_token: float = arg(100, help="symbols tried per frame and hypothesis")
     nbest: int = arg(1, help="readings returned per clip; a search may find fewer")
+    rescore_lm: str | None = arg(
+        None, help="language model of any kind that puts the --nbest readings into a new order", metavar="FILE"
+    )
+    rescore_weight: float = arg(0.5, help="weight of its log-probability of the whole sentence")
+    rescore_word_score: float = arg(0.0, help="added for each word when rescoring")
+    rescore_replaces_lm: bool = arg(False, help="leave out the score of --lm-model when rescoring (default: keep it)")
 
     def __post_init__(self) -> None:
         check_range(self, 1, math.inf, "beam", "beam_size_token", "nbest")
         check_range(self, 0, math.inf, "beam_threshold")
-        for name in ("lm_weight", "word_score", "sil_weight"):
+        if self.rescore_lm is not None and (self.nbest < 2 or self.w2l_decoder == "viterbi"):
+            raise ConfigError(
+                "--rescore-lm chooses among readings: give --nbest 50, say, and a beam search (--w2l-decoder kenlm)"
+            )
+        for name in ("lm_weight", "word_score", "sil_weight", "rescore_weight", "rescore_word_score"):
             if not math.isfinite(getattr(self, name)):
                 raise ConfigError(f"--{name.replace('_', '-')} must be a finite number, got {getattr(self, name)}")
 
@@ -118,28 +135,3 @@ class Decoder:
 
 DECODERS: Registry[Decoder] = Registry("decoder", "--w2l-decoder", Decoder)
 register_decoder = DECODERS.register
-
-
-def build_decoder(
-    config: DecoderConfig,
-    dictionary: Dictionary,
-    symbol: str | None = "letter",
-    language_model: OpenLanguageModel | None = None,
-) -> Decoder:
-    """Build the decoder that `config.w2l_decoder` names.
-
-    Args:
-        config: the options.
-        dictionary: the labels.
-        symbol: `--post-process`.
-        language_model: opens language models, for decoders that need other than n-gram models.
-
-    Raises:
-        RegistryError: no such decoder.
-        ConfigError: a file is missing, or does not fit the dictionary.
-        DataError: a file is malformed.
-        MissingPackageError: the decoder needs a package that is not installed.
-    """
-    kind = DECODERS.get(config.w2l_decoder).cls
-    more = {"language_model": language_model} if kind.needs_language_model else {}
-    return kind(config, dictionary, symbol, **more)

@@ -11,7 +11,7 @@ from w2v.decoders.beam_decoder import BeamDecoder, model_path
 from w2v.decoders.beam_search import SearchOptions
 from w2v.decoders.model_search import build_search
 from w2v.decoders.search_space import plan_search
-from w2v.errors import ConfigError
+from w2v.lm.ngram_model import open_ngram_model
 
 
 @register_decoder("fairseqlm", DecoderConfig)
@@ -39,12 +39,9 @@ class FairseqLmDecoder(BeamDecoder):
         config: DecoderConfig,
         dictionary: Dictionary,
         symbol: str | None = "letter",
-        language_model: OpenLanguageModel | None = None,
+        language_model: OpenLanguageModel = open_ngram_model,
     ) -> None:
         super().__init__(config, dictionary, symbol)
-        path = model_path(config, "the checkpoint of a language model")
-        if language_model is None:
-            raise ConfigError("--w2l-decoder fairseqlm: this program does not open language models")
-        model = language_model(path)
+        model = language_model(model_path(config, "the checkpoint of a language model"))
         self.space = plan_search(config, dictionary, model)
         self.search = build_search(SearchOptions.from_config(config), model, self.space)

@@ -66,15 +66,16 @@ def plan_search(config: DecoderConfig, dictionary: Dictionary, vocabulary: Vocab
         ConfigError: lexicon, language model and dictionary do not fit, or the lexicon is missing.
         DataError: the lexicon is malformed.
     """
-    unit_case = _unit_case(config, dictionary, vocabulary)
+    case = _asked_unit_case(config, dictionary, vocabulary)
+    is_unit_lm = case is not None
     silence = silence_index(dictionary)
-    units = [unit_case(unit) for unit in dictionary.symbols] if unit_case else list(dictionary.symbols)
+    units = [*SPECIALS, *map(case or str, dictionary.symbols[len(SPECIALS) :])]
     if len(set(units)) < len(units):
         units = list(dictionary.symbols)
-    if unit_case and config.lexicon is None:
+    if is_unit_lm and config.lexicon is None:
         return SearchSpace(silence, units, True, [], [], [], [])
     lexicon = _load_lexicon(config, dictionary, vocabulary)
-    case = str if unit_case else _word_case(config, list(lexicon), vocabulary)
+    case = str if is_unit_lm else _word_case(config, list(lexicon), vocabulary)
     # Two words of the lexicon may be one for the language model (`Us`, `US`): the first one is shown.
     shown: dict[str, str] = {}
     for word in lexicon:
@@ -90,7 +91,7 @@ def plan_search(config: DecoderConfig, dictionary: Dictionary, vocabulary: Vocab
     return SearchSpace(
         silence,
         units,
-        unit_case is not None,
+        is_unit_lm,
         words=list(shown.values()),
         entries=list(shown),
         spellings=[spelling for spelling, _ in spelled],
@@ -110,27 +111,34 @@ def silence_index(dictionary: Dictionary) -> int:
     return dictionary.eos
 
 
-def is_over_units(vocabulary: Vocabulary, units: set[str]) -> bool:
-    """Tell whether a model's words are units; of a binary without words: whether all units are its words."""
-    if vocabulary.words is not None:
-        return units.issuperset(vocabulary.words)
-    return all(vocabulary.contains(unit) for unit in units)
+def unit_case(dictionary: Dictionary, vocabulary: Vocabulary) -> Case | None:
+    """Return how a language model over the units of a dictionary writes them; None where it is over words.
+
+    It is over units if all its words are units; where a binary does not list them, if all units are its words.
+    """
+    for case in (str, str.upper, str.lower):
+        units = {case(unit) for unit in dictionary.symbols[len(SPECIALS) :]}
+        is_over_units = (
+            all(map(vocabulary.contains, units)) if vocabulary.words is None else units.issuperset(vocabulary.words)
+        )
+        if is_over_units:
+            return case
+    return None
 
 
-def _unit_case(config: DecoderConfig, dictionary: Dictionary, vocabulary: Vocabulary) -> Case | None:
-    """Return how to write a unit for a language model over units, None for one over words."""
-    units = dictionary.symbols[len(SPECIALS) :]
+def _asked_unit_case(config: DecoderConfig, dictionary: Dictionary, vocabulary: Vocabulary) -> Case | None:
     if config.unit_lm:
+        units = dictionary.symbols[len(SPECIALS) :]
         choice = choose_case(units, vocabulary.contains)
         if choice.share < LOWEST_COVERAGE:
             raise ConfigError(f"--unit-lm: only {choice.share:.0%} of the dictionary's units are in {vocabulary.path}")
         return choice.case
-    if config.lexicon is None:
-        for case in (str, str.upper, str.lower):
-            if is_over_units(vocabulary, {case(unit) for unit in units}):
-                logger.info("%s is a model over units (seen from its words): search without a lexicon", vocabulary.path)
-                return case
-    return None
+    if config.lexicon is not None:
+        return None
+    case = unit_case(dictionary, vocabulary)
+    if case is not None:
+        logger.info("%s is a model over units (seen from its words): search without a lexicon", vocabulary.path)
+    return case
 
 
 def _load_lexicon(config: DecoderConfig, dictionary: Dictionary, vocabulary: Vocabulary) -> Lexicon:
