@@ -216,7 +216,7 @@ def test_finetuning(place: Path, finetuned: Outcome) -> None:
     check_run(finetuned, place / "ctc")
     valid = finetuned.lines("dev_other")[-1]
     assert {"dev_other_wer", "dev_other_raw_wer", "dev_other_uer", "dev_other_loss"} <= valid.keys()
-    names = {path.name for path in (place / "ctc").iterdir()}
+    names = {path.name for path in (place / "ctc").glob("*.pt")}
     assert names == {"checkpoint_best.pt", "checkpoint_last.pt"}
 
 
