@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import logging
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -119,12 +120,15 @@ def load_model(
     return build_model(file, overrides)
 
 
-def load_language_model(path: str | Path, *, dictionary: str | None = None) -> LanguageModel:
+def load_language_model(
+    path: str | Path, *, dictionary: str | None = None, unknown: float | None = -math.inf
+) -> LanguageModel:
     """Open a language model of any kind, for scoring.
 
     Args:
         path: ARPA file (or `.arpa.gz`), KenLM binary, or checkpoint of a `transformer_lm`, ours or the original's.
         dictionary: dictionary file of a checkpoint that comes without one; else `dict.txt` beside it is read.
+        unknown: what `score` of a Transformer gives for unknown words; None: the model's own value for `<unk>`.
 
     Raises:
         DataError: an n-gram file is malformed.
@@ -145,6 +149,7 @@ def load_language_model(path: str | Path, *, dictionary: str | None = None) -> L
         task.dictionary,
         str(path),
         add_bos=task.config.add_bos_token,
+        unknown=unknown,
     )
 
 

@@ -196,7 +196,7 @@ def _open_model(path: str) -> LanguageModel:
     # Not before: it imports torch, which takes seconds.
     from w2v.build import load_language_model
 
-    return load_language_model(path)
+    return load_language_model(path, unknown=None)
 
 
 def _words_of_texts(paths: Sequence[str], *, allow_reserved: bool = False) -> list[str]:

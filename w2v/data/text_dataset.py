@@ -55,7 +55,7 @@ class TextDataset(BatchDataset):
 
     def batch(self, indices: Sequence[int] | Ints, seed: int) -> TextBatch:
         """Return a batch; it depends on `indices` and `seed` alone."""
-        chosen = np.asarray(indices, dtype=np.int64)
+        chosen = np.array(indices, dtype=np.int64)
         sizes = self.sizes[chosen] - self.add_bos
         places = np.arange(sizes.max())
         inside = places < sizes[:, None]

@@ -54,8 +54,8 @@ class TransformerLanguageModel(LanguageModel):
         dictionary: its words.
         path: the file it was read from.
         add_bos: whether samples began with `<s>` in training.
-        unknown: what `score` gives for `<unk>`, whatever the model thinks of it. It is impossible by default: so the
-            original keeps unknown words out of its searches. `sentence_scores` gives the model's own value always.
+        unknown: what `score` gives for `<unk>`. By default it is impossible: so the original keeps unknown words out
+            of its searches. None: the model's own value, which `sentence_scores` gives always.
 
     Attributes:
         path: the file it was read from.
@@ -65,7 +65,7 @@ class TransformerLanguageModel(LanguageModel):
 
     def __init__(
         self, model: NextWordModel, num_layers: int, dictionary: Dictionary, path: str, *,
-        add_bos: bool = False, unknown: float = -math.inf,
+        add_bos: bool = False, unknown: float | None = -math.inf,
     ) -> None:  # fmt: skip
         self.path = path
         self.words = [word for word in dictionary.symbols[len(SPECIALS) :] if not FILLER.fullmatch(word)]
@@ -97,7 +97,8 @@ class TransformerLanguageModel(LanguageModel):
 
     def score(self, states: IntArray, words: IntArray) -> tuple[FloatArray, IntArray]:
         scores = self._log_probs(states, words)
-        scores[words == self._dictionary.unk] = self._unknown
+        if self._unknown is not None:
+            scores[words == self._dictionary.unk] = self._unknown
         return scores, self._tree.children(states, words)
 
     def finish(self, states: IntArray) -> FloatArray:
@@ -149,6 +150,7 @@ class TransformerLanguageModel(LanguageModel):
 
     # ------------------------------------------------------------------------------------------ step by step
 
+    @torch.no_grad()
     def _log_probs(self, states: IntArray, words: IntArray) -> FloatArray:
         """Return (N,) log-probabilities of words after states."""
         self._compute(np.unique(states))
@@ -161,7 +163,6 @@ class TransformerLanguageModel(LanguageModel):
         result: FloatArray = found.double().cpu().numpy()
         return result
 
-    @torch.no_grad()
     def _compute(self, states: IntArray) -> None:
         """Send states through the model that have not been there yet."""
         if len(self._places) < self._tree.size:
