@@ -6,13 +6,13 @@ negatives is never built.
 
 from __future__ import annotations
 
-from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
-from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+
+from w2v.functional.autocast import without_autocast
 
 COSINE_EPSILON = 1e-8
 
@@ -81,13 +81,6 @@ def contrastive_logits(
 
 def _normalised(vectors: Tensor) -> Tensor:
     return F.normalize(vectors.float(), dim=-1, eps=COSINE_EPSILON)
-
-
-def without_autocast(device: torch.device) -> AbstractContextManager[Any]:
-    """Return a context in which products of float32 stay in float32; autocast would turn them to half precision."""
-    if torch.amp.is_autocast_available(device.type):
-        return torch.autocast(device.type, enabled=False)
-    return nullcontext()
 
 
 def code_identity(codes: Tensor) -> Tensor:

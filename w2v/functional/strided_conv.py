@@ -90,7 +90,7 @@ class _StridedConv(torch.autograd.Function):
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, Tensor | None, Tensor | None, None]:
         x, weight = ctx.saved_tensors
         grad, stride = grads[0].contiguous(), ctx.stride
-        grad_x = torch.zeros_like(x) if ctx.needs_input_grad[0] else None
+        grad_x = torch.empty_like(x) if ctx.needs_input_grad[0] else None
         grad_weight = torch.empty_like(weight) if ctx.needs_input_grad[1] else None
         for first, width in _pieces(weight, stride):
             if grad_weight is not None:
@@ -102,7 +102,10 @@ class _StridedConv(torch.autograd.Function):
                 grad_weight[:, :, first : first + width] = taps
             if grad_x is not None:
                 columns = _columns(weight, first, width).t()
+                if first == 0:
+                    # These windows cover the frames from the first on, one after the other, unless strides are wider.
+                    grad_x[:, grad.shape[1] * stride if width == stride else 0 :] = 0
                 for clip, out in zip(_windows(grad_x, first, width, stride, grad.shape[1]), grad, strict=True):
-                    clip.addmm_(out, columns)
+                    torch.addmm(clip, out, columns, beta=1 if first else 0, out=clip)
         grad_bias = grad.sum(dim=(0, 1), dtype=torch.float32).to(grad.dtype) if ctx.has_bias else None
         return grad_x, grad_weight, grad_bias, None

@@ -12,6 +12,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+_NUMBERS_AT_ONCE = 2**18
+
 
 def norm_over_time(
     x: Tensor, lengths: Tensor | None, weight: Tensor | None, bias: Tensor | None, eps: float = 1e-5
@@ -45,13 +47,17 @@ class _TimeNorm(torch.autograd.Function):
             result[i, length:] = 0
             if length == 0:
                 continue
-            clip = x[i, :length].float()
-            mean = clip.mean(dim=0)
-            centred = clip - mean
+            mean, scale = means[i], scales[i]
+            for piece in _pieces(x, length):
+                mean += x[i, piece].float().sum(dim=0)
+            mean /= length
             # Two passes: the mean of squares less the square of the mean would lose digits on audio with an offset.
-            scale = torch.rsqrt(centred.square().mean(dim=0) + eps)
-            result[i, :length] = torch.addcmul(bias, centred, weight * scale)
-            means[i], scales[i] = mean, scale
+            for piece in _pieces(x, length):
+                scale += (x[i, piece].float() - mean).square_().sum(dim=0)
+            scale.div_(length).add_(eps).rsqrt_()
+            factor = weight * scale
+            for piece in _pieces(x, length):
+                result[i, piece] = torch.addcmul(bias, x[i, piece].float() - mean, factor)
         ctx.save_for_backward(x, weight, means, scales)
         ctx.valid = valid
         return result
@@ -65,13 +71,24 @@ class _TimeNorm(torch.autograd.Function):
             grad_x[i, length:] = 0
             if length == 0:
                 continue
-            grad, scale = grads[0][i, :length].float(), scales[i]
-            normed = (x[i, :length].float() - means[i]).mul_(scale)
-            total, weighted = grad.sum(dim=0), (grad * normed).sum(dim=0)
+            total, weighted = torch.zeros_like(weight), torch.zeros_like(weight)
+            for piece in _pieces(x, length):
+                grad = grads[0][i, piece].float()
+                total += grad.sum(dim=0)
+                weighted += (x[i, piece].float() - means[i]).mul_(grad).sum(dim=0)
+            weighted *= scales[i]
             grad_bias += total
             grad_weight += weighted
-            # scale * weight * (grad - mean(grad) - normed * mean(grad * normed))
-            factor = weight * scale
-            normed.mul_(-factor * weighted / length).addcmul_(grad, factor)
-            grad_x[i, :length] = normed.sub_(factor * total / length)
+            # scale * weight * (grad - mean(grad) - normed * mean(grad * normed)), normed = (x - mean) * scale
+            factor = weight * scales[i]
+            slope, offset = -factor * weighted * scales[i] / length, -factor * total / length
+            for piece in _pieces(x, length):
+                part = torch.addcmul(offset, x[i, piece].float() - means[i], slope)
+                grad_x[i, piece] = part.addcmul_(grads[0][i, piece].float(), factor)
         return grad_x, grad_weight, grad_bias, None, None
+
+
+def _pieces(x: Tensor, length: int) -> list[slice]:
+    """Cut the first `length` frames of (B, T, C) into pieces that a cache holds."""
+    step = max(_NUMBERS_AT_ONCE // x.shape[2], 1)
+    return [slice(first, min(first + step, length)) for first in range(0, length, step)]

@@ -20,6 +20,7 @@ from torch import Tensor, nn
 from w2v.config import arg, build_config, check_range, float_triple
 from w2v.errors import ConfigError
 from w2v.functional.conv_spec import ConvLayer, conv_layers, frame_lengths, receptive_field, total_stride
+from w2v.functional.dropout import Dropout
 from w2v.functional.future_prediction import sample_future_negatives
 from w2v.models.base import W2vModel, register_model, register_model_architecture
 from w2v.modules.clip_parts import by_clips
@@ -182,8 +183,8 @@ class Wav2VecModel(W2vModel):
         self.wav2vec_predictions = FuturePredictor(
             config.context_dim, config.target_dim, config.prediction_steps, config.offset_frames, config.dropout
         )
-        self.dropout_feats = nn.Dropout(config.dropout_features)
-        self.dropout_agg = nn.Dropout(config.dropout_agg)
+        self.dropout_feats = Dropout(config.dropout_features)
+        self.dropout_agg = Dropout(config.dropout_agg)
         self.project_features: nn.Module | None = None
         if config.project_features != "none":
             self.project_features = (

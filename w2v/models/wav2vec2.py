@@ -15,15 +15,16 @@ from torch import Tensor, nn
 
 from w2v.config import arg, check_range
 from w2v.errors import ConfigError
+from w2v.functional.autocast import without_autocast
 from w2v.functional.codebook import codebook_index, codes_of_index, look_up
 from w2v.functional.contrastive import (
     Candidates,
     code_identity,
     contrastive_logits,
     vector_identity,
-    without_autocast,
 )
 from w2v.functional.conv_spec import conv_layers, receptive_field
+from w2v.functional.dropout import dropout
 from w2v.functional.masking import BoolArray, equal_rows, masked_positions
 from w2v.functional.negatives import sample_negatives, sample_negatives_everywhere
 from w2v.models.base import W2vModel, register_model, register_model_architecture
@@ -190,7 +191,7 @@ class Wav2Vec2Model(W2vModel, Wav2Vec2Encoder):
         self, raw: Tensor, noise: Tensor | None, seed: int, key: str
     ) -> tuple[Candidates, Quantized | None]:
         """Return (B', M, C) targets of (B', M, F) features, and how they were quantised."""
-        raw = F.dropout(raw, self.config.dropout_features, self.training)
+        raw = dropout(raw, self.config.dropout_features, self.training)
         if self.quantizer is None:
             vectors = self._project_targets(raw)
             return Candidates(vectors, vector_identity(vectors)), None

@@ -14,12 +14,12 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from w2v.config import arg, build_config, check_range, to_plain
 from w2v.errors import CheckpointError, ConfigError
 from w2v.functional.conv_spec import receptive_field
+from w2v.functional.dropout import dropout
 from w2v.functional.masking import SELECTIONS
 from w2v.models.base import MODELS, W2vModel, register_model
 from w2v.modules.wav2vec2_encoder import Masks, Wav2Vec2Encoder, Wav2Vec2EncoderConfig
@@ -192,7 +192,7 @@ class Wav2VecCtc(W2vModel):
             masks = dataclasses.replace(masks, channel=mask_channel_indices.cpu().numpy())
         with torch.set_grad_enabled(torch.is_grad_enabled() and not self.is_frozen):
             context = encoder.encode(source, lengths, frames, masks, seed).context
-        context = F.dropout(context, self.config.final_dropout, self.training)
+        context = dropout(context, self.config.final_dropout, self.training)
         logits = self.w2v_encoder.proj(context)
         return CtcOutput(logits, torch.tensor(frames.per_clip(len(source)), dtype=torch.int64))
 

@@ -11,6 +11,7 @@ from collections.abc import Sequence
 from torch import Tensor, nn
 
 from w2v.functional.conv_spec import ConvLayer
+from w2v.functional.dropout import Dropout
 from w2v.modules.normed_conv import ACTIVATIONS, NormedConv
 from w2v.modules.norms import GroupNorm
 
@@ -52,7 +53,7 @@ class ConvAggregator(nn.Module):
             pad = nn.ConstantPad1d((kernel - 1, 0), 0.0) if zero_pad else nn.ReplicationPad1d((kernel - 1, 0))
             conv = nn.Conv1d(input_dim, width, kernel, bias=conv_bias)
             norm = GroupNorm(1, width, affine=affine)
-            self.conv_layers.append(NormedConv(pad, conv, nn.Dropout(dropout), norm, ACTIVATIONS[activation]()))
+            self.conv_layers.append(NormedConv(pad, conv, Dropout(dropout), norm, ACTIVATIONS[activation]()))
             needs_projection = skip_connections and input_dim != width
             self.residual_proj.append(nn.Conv1d(input_dim, width, 1, bias=False) if needs_projection else nn.Identity())
             input_dim = width

@@ -14,6 +14,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from w2v.functional.conv_spec import ConvLayer, conv_length, receptive_field
+from w2v.functional.dropout import Dropout
 from w2v.modules.normed_conv import ACTIVATIONS, NormedConv
 from w2v.modules.norms import GroupNorm
 
@@ -52,7 +53,7 @@ class ConvEncoder(nn.Module):
         for width, kernel, stride in self.layers:
             conv = nn.Conv1d(width_before, width, kernel, stride=stride, bias=False)
             norm = GroupNorm(1, width, affine=affine)
-            self.conv_layers.append(NormedConv(conv, nn.Dropout(dropout), norm, ACTIVATIONS[activation]()))
+            self.conv_layers.append(NormedConv(conv, Dropout(dropout), norm, ACTIVATIONS[activation]()))
             width_before = width
 
     def forward(self, source: Tensor, lengths: Tensor | None = None) -> Tensor:

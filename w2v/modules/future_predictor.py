@@ -10,6 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from w2v.functional.dropout import Dropout
 from w2v.functional.future_prediction import future_logits, prediction_rows
 
 
@@ -30,7 +31,7 @@ class FuturePredictor(nn.Module):
         self.offset = offset
         # Holds the parameters in the original's shape (context_dim, target_dim, 1, steps); it is never called.
         self.project_to_steps = nn.ConvTranspose2d(context_dim, target_dim, (1, steps))
-        self.dropout = nn.Dropout(dropout)
+        self.dropout = Dropout(dropout)
 
     def forward(self, context: Tensor, targets: Tensor, negatives: Tensor, frames: Tensor) -> Tensor:
         """Return the logits of all predictions of the batch, the positive in column 0.

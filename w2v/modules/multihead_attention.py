@@ -1,11 +1,12 @@
-"""Self-attention of the transformer blocks; the products are torch's fused kernels."""
+"""Self-attention of the transformer blocks."""
 
 from __future__ import annotations
 
 from typing import Protocol
 
-import torch.nn.functional as F
 from torch import Tensor, nn
+
+from w2v.functional.attention import attend
 
 
 class Memory(Protocol):
@@ -52,8 +53,6 @@ class MultiheadAttention(nn.Module):
         if memory is not None:
             key, value = memory.extend(key, value)
         dropout = self.dropout if self.training else 0.0
-        mixed = F.scaled_dot_product_attention(
-            query, key, value, attn_mask=attend_to, dropout_p=dropout, is_causal=is_causal
-        )
+        mixed = attend(query, key, value, attend_to, dropout=dropout, is_causal=is_causal)
         result: Tensor = self.out_proj(mixed.transpose(1, 2).flatten(2))
         return result

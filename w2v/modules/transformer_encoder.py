@@ -7,9 +7,9 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-import torch.nn.functional as F
 from torch import Tensor, nn
 
+from w2v.functional.dropout import dropout
 from w2v.functional.padding import is_padded, padding_mask
 from w2v.modules.positional_conv import PositionalConv
 from w2v.modules.touch import touch
@@ -59,7 +59,7 @@ class TransformerEncoder(nn.Module):
         x = x + self.pos_conv(x)
         if not self.spec.layer_norm_first:
             x = self.layer_norm(x)
-        x = F.dropout(x, self.spec.dropout, self.training)
+        x = dropout(x, self.spec.dropout, self.training)
         layers = []
         for layer, is_kept in zip(self.layers, self._kept_layers(), strict=True):
             x = layer(x, attend_to) if is_kept else touch(x, layer.parameters())

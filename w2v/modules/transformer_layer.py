@@ -9,6 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from w2v.functional.dropout import dropout
 from w2v.modules.multihead_attention import Memory, MultiheadAttention
 from w2v.rng import numpy_generator
 
@@ -73,11 +74,11 @@ class TransformerLayer(nn.Module):
 
     def _attention(self, x: Tensor, attend_to: Tensor | None, is_causal: bool, memory: Memory | None) -> Tensor:
         x = self.self_attn(x, attend_to, is_causal=is_causal, memory=memory)
-        return F.dropout(x, self.spec.dropout, self.training)
+        return dropout(x, self.spec.dropout, self.training)
 
     def _feed_forward(self, x: Tensor) -> Tensor:
-        x = F.dropout(self.activation(self.fc1(x)), self.spec.activation_dropout, self.training)
-        return F.dropout(self.fc2(x), self.spec.dropout, self.training)
+        x = dropout(self.activation(self.fc1(x)), self.spec.activation_dropout, self.training)
+        return dropout(self.fc2(x), self.spec.dropout, self.training)
 
 
 def kept_layers(spec: StackSpec, num_updates: int, *, training: bool) -> list[bool]:

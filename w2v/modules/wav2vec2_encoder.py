@@ -9,12 +9,12 @@ import math
 from dataclasses import dataclass, field
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from w2v.config import arg, check_range, float_triple
 from w2v.errors import ConfigError
 from w2v.functional.conv_spec import ConvLayer, conv_layers, frame_lengths, padded_frame_lengths
+from w2v.functional.dropout import dropout
 from w2v.functional.masking import SELECTIONS, BoolArray, MaskSpec, sample_mask
 from w2v.functional.padding import is_padded, mean_square
 from w2v.modules.clip_parts import by_clips
@@ -316,7 +316,7 @@ class Wav2Vec2Encoder(nn.Module):
         config = self.encoder_config
         features, features_pen = self._features(source, lengths, frames)
         x, quantized = self._project(features, seed)
-        x = F.dropout(x, config.dropout_input, self.training)
+        x = dropout(x, config.dropout_input, self.training)
         x = self._hide(x, masks)
         if with_layers:
             context, layers = self.encoder(x, frames.lengths, with_layers=True)

@@ -1,0 +1,123 @@
+"""One update of wav2vec 2.0 pretraining, against `transformers.Wav2Vec2ForPreTraining` at its best.
+
+    python benchmarks/pretraining_step.py [--model base|large] [--precision bf16|fp32] [--rounds 5] [--record]
+
+Both sides: the published sizes and dropouts, the same number of clips of the same length, masks of the recipe, 100
+negatives, forward, backward, AdamW. Ours is `Trainer.train_step` as a run calls it: it draws its own masks and
+negatives, sums up what is logged, and clips the gradient. The peer gets masks and negatives ready made, torch's fused
+attention and its fused AdamW, and neither clips nor logs.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).resolve().parent))  # for the spawned processes, too
+
+from side_by_side import Step, ratio, record, take_turns
+
+RESULTS = Path(__file__).with_name("training_steps.json")
+CLIPS = {"base": 4, "large": 2}
+SECONDS = 10
+RATE = 16000
+CONVOLUTIONS = "[(512, 10, 5)] + [(512, 3, 2)] * 4 + [(512, 2, 2)] * 2"
+MASK_PROB, MASK_LENGTH, NEGATIVES = 0.65, 10, 100
+
+
+def ours(model: str, precision: str, clips: int, seconds: float) -> Step:
+    """Return a step of this library's trainer."""
+    from trained_step import trainer_step
+
+    options = {
+        "base": {"encoder_layerdrop": 0.0, "dropout_input": 0.1, "dropout_features": 0.1, "feature_grad_mult": 0.1},
+        "large": {"encoder_layerdrop": 0.0, "feature_grad_mult": 1.0, "dropout": 0.0, "attention_dropout": 0.0},
+    }[model]
+    return trainer_step(
+        arch="wav2vec2" if model == "base" else "wav2vec2_large",
+        model={
+            "conv_feature_layers": CONVOLUTIONS,
+            "quantize_targets": True,
+            "final_dim": 256 if model == "base" else 768,
+            **options,
+        },
+        criterion="wav2vec",
+        criterion_options={"infonce": True, "loss_weights": (0.1, 10.0), "log_keys": ("code_perplexity", "temp")},
+        precision=precision,
+        clips=clips,
+        samples=int(seconds * RATE),
+    )
+
+
+def peer(model: str, precision: str, clips: int, seconds: float) -> Step:
+    """Return a step of transformers."""
+    import numpy as np
+    import torch
+    from transformers import Wav2Vec2Config, Wav2Vec2ForPreTraining
+    from transformers.models.wav2vec2.modeling_wav2vec2 import _compute_mask_indices, _sample_negative_indices
+
+    shared = dict(
+        num_negatives=NEGATIVES, mask_time_prob=MASK_PROB, mask_time_length=MASK_LENGTH, layerdrop=0.0,
+        attn_implementation="sdpa",
+    )  # fmt: skip
+    if model == "base":
+        config = Wav2Vec2Config(feat_proj_dropout=0.1, feat_quantizer_dropout=0.1, **shared)
+    else:
+        config = Wav2Vec2Config(
+            hidden_size=1024, num_hidden_layers=24, num_attention_heads=16, intermediate_size=4096,
+            codevector_dim=768, proj_codevector_dim=768, feat_extract_norm="layer", conv_bias=True,
+            do_stable_layer_norm=True, hidden_dropout=0.0, attention_dropout=0.0, activation_dropout=0.0,
+            feat_proj_dropout=0.0, feat_quantizer_dropout=0.0, **shared,
+        )  # fmt: skip
+    torch.manual_seed(1)
+    network = Wav2Vec2ForPreTraining(config).train()
+    optimizer = torch.optim.AdamW(network.parameters(), lr=1e-5, fused=True)
+    source = torch.randn(clips, int(seconds * RATE))
+    frames = int(network._get_feat_extract_output_lengths(source.shape[1]))
+    np.random.seed(1)
+    mask = _compute_mask_indices((clips, frames), MASK_PROB, MASK_LENGTH, min_masks=2)
+    negatives = torch.from_numpy(_sample_negative_indices((clips, frames), NEGATIVES, mask))
+    time_mask = torch.from_numpy(mask)
+
+    def step() -> None:
+        with torch.autocast("cpu", torch.bfloat16, enabled=precision == "bf16"):
+            loss = network(source, mask_time_indices=time_mask, sampled_negative_indices=negatives).loss
+        loss.backward()
+        optimizer.step()
+        optimizer.zero_grad()
+
+    return step
+
+
+def main() -> None:
+    """Measure and print."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--model", choices=("base", "large"), default="base")
+    parser.add_argument("--precision", choices=("bf16", "fp32"), default="bf16")
+    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--clips", type=int, help="default: 4 for base, 2 for large")
+    parser.add_argument("--seconds", type=float, default=SECONDS, help="length of each clip")
+    parser.add_argument("--record", action="store_true", help=f"write the figures to {RESULTS.name}")
+    arguments = parser.parse_args()
+    clips = arguments.clips or CLIPS[arguments.model]
+    given = (arguments.model, arguments.precision, clips, arguments.seconds)
+    mine, theirs = take_turns([("w2v", ours, given), ("transformers", peer, given)], arguments.rounds)
+    audio = clips * arguments.seconds
+    for side in (mine, theirs):
+        print(f"{side.name:13} {side.median:7.2f} s  {audio / side.median:6.2f} audio-s/s  {side.peak / 1e9:5.2f} GB")
+    faster, memory = ratio(mine, theirs), mine.peak / theirs.peak
+    print(f"{arguments.model} {arguments.precision}: {faster:.2f} x as fast, {memory:.2f} x the memory")
+    if arguments.record:
+        values = {
+            "speed ratio": round(faster, 2), "memory ratio": round(memory, 2),
+            "audio-seconds per second": round(audio / mine.median, 2),
+            "of transformers": round(audio / theirs.median, 2),
+        }  # fmt: skip
+        record(
+            RESULTS, f"pretraining {arguments.model} {arguments.precision}, {clips} x {arguments.seconds:g} s", values
+        )
+
+
+if __name__ == "__main__":
+    main()

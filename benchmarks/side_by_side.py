@@ -1,0 +1,125 @@
+"""Two programs that take turns: time of a step and peak memory, ours against a peer's.
+
+Each side lives in a process of its own, so that memory is its own, and waits while the other one computes, so that
+both see the same machine. Ratios are medians over rounds; absolute figures drift with the machine, ratios much less.
+"""
+
+from __future__ import annotations
+
+import json
+import multiprocessing
+import os
+import platform
+import resource
+import statistics
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from importlib.metadata import PackageNotFoundError, version
+from multiprocessing.connection import Connection
+from pathlib import Path
+
+Step = Callable[[], object]
+"""Does the work of one round."""
+
+
+@dataclass(frozen=True)
+class Side:
+    """What was measured of one program.
+
+    Attributes:
+        name: for the table.
+        seconds: of each round.
+        peak: largest resident memory of its process, in bytes.
+    """
+
+    name: str
+    seconds: list[float]
+    peak: int
+
+    @property
+    def median(self) -> float:
+        return statistics.median(self.seconds)
+
+
+def take_turns(
+    sides: Sequence[tuple[str, Callable[..., Step], tuple[object, ...]]], rounds: int, warm_up: int = 1
+) -> list[Side]:
+    """Measure several programs, interleaved.
+
+    Args:
+        sides: name, a function of a module that builds the step, and its arguments.
+        rounds: measured steps of each.
+        warm_up: steps before them.
+    """
+    context = multiprocessing.get_context("spawn")
+    pipes: list[Connection] = []
+    processes = []
+    for _, build, arguments in sides:
+        ours, theirs = context.Pipe()
+        process = context.Process(target=_serve, args=(theirs, build, arguments), daemon=True)
+        process.start()
+        pipes.append(ours)
+        processes.append(process)
+        ours.recv()  # one builds after the other
+    seconds: list[list[float]] = [[] for _ in sides]
+    for number in range(warm_up + rounds):
+        for pipe, taken in zip(pipes, seconds, strict=True):
+            pipe.send(True)
+            value = pipe.recv()
+            if number >= warm_up:
+                taken.append(value)
+    peaks = []
+    for pipe in pipes:
+        pipe.send(False)
+        peaks.append(pipe.recv())
+    for process in processes:
+        process.join()
+    return [Side(name, taken, peak) for (name, _, _), taken, peak in zip(sides, seconds, peaks, strict=True)]
+
+
+def _serve(pipe: Connection, build: Callable[..., Step], arguments: tuple[object, ...]) -> None:
+    step = build(*arguments)
+    pipe.send(True)
+    while pipe.recv():
+        start = time.perf_counter()
+        step()
+        pipe.send(time.perf_counter() - start)
+    pipe.send(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024)
+
+
+def ratio(ours: Side, peer: Side) -> float:
+    """Return how many times faster we are: the median over rounds of the peer's time by ours."""
+    return statistics.median(theirs / mine for mine, theirs in zip(ours.seconds, peer.seconds, strict=True))
+
+
+def machine() -> dict[str, str]:
+    """Return what figures depend on."""
+    packages = {}
+    for name in ("torch", "transformers", "numpy", "soundfile"):
+        try:
+            packages[name] = version(name)
+        except PackageNotFoundError:
+            continue
+    return {
+        "date": time.strftime("%Y-%m-%d"),
+        "python": platform.python_version(),
+        "processor": _processor(),
+        "cores": str(len(os.sched_getaffinity(0))),
+        **packages,
+    }
+
+
+def _processor() -> str:
+    try:
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+    except OSError:
+        return platform.processor()
+    return next((line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")), "unknown")
+
+
+def record(path: Path, key: str, values: dict[str, object]) -> None:
+    """Put the figures of one measurement, with the machine and the date, into a JSON file."""
+    found = json.loads(path.read_text()) if path.exists() else {}
+    found[key] = {**values, **machine()}
+    path.write_text(json.dumps(found, indent=1) + "\n")

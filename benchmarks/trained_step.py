@@ -1,0 +1,84 @@
+"""One update by this library's trainer on batches of noise: the step that the benchmarks time."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import replace
+from types import SimpleNamespace
+from typing import Any
+
+import torch
+
+from w2v.config import build_config
+from w2v.criterions import CRITERIONS
+from w2v.data.dictionary import Dictionary
+from w2v.models import MODELS, W2vModel
+from w2v.optim import LR_SCHEDULERS, OPTIMIZERS, build_optimizer, build_schedule
+from w2v.sections import CheckpointConfig, CommonConfig, DatasetConfig, DistributedConfig, OptimizationConfig
+from w2v.tasks import TASKS
+from w2v.trainer import Trainer
+from w2v.types import AudioBatch
+
+LETTERS = Dictionary.from_symbols(["|", *"ETAONIHSRDLUMWCFGYPBVK'XJQZ"])
+
+
+def noise_batch(clips: int, samples: int, labels: int = 0) -> AudioBatch:
+    """Return clips of noise, with labels of letters if asked for."""
+    generator = torch.Generator().manual_seed(1)
+    source = torch.randn(clips, samples, generator=generator)
+    targets = torch.randint(5, len(LETTERS), (clips, labels), generator=generator) if labels else None
+    return AudioBatch(
+        source,
+        torch.full((clips,), samples),
+        torch.arange(clips),
+        seed=1,
+        targets=targets,
+        target_lengths=torch.full((clips,), labels) if labels else None,
+    )
+
+
+def build(arch: str, options: Mapping[str, Any], **context: Any) -> W2vModel:
+    """Build a model with random weights."""
+    entry = MODELS.get(arch)
+    return entry.cls.build(build_config(entry.config, {**entry.overrides, **options}, arch), **context)
+
+
+def trainer_step(
+    *,
+    arch: str,
+    model: Mapping[str, Any],
+    criterion: str,
+    criterion_options: Mapping[str, Any],
+    precision: str,
+    clips: int,
+    samples: int,
+    labels: int = 0,
+    context: Mapping[str, Any] | None = None,
+) -> Any:
+    """Return a function that makes one update; each has masks and negatives of its own."""
+    torch.manual_seed(1)
+    network = build(arch, model, **(context or {}))
+    loss, task = CRITERIONS.get(criterion), TASKS.get("audio_pretraining")
+    adam, fixed = OPTIMIZERS.get("adam"), LR_SCHEDULERS.get("fixed")
+    optimization = OptimizationConfig(lr=(1e-5,))
+    problem = task.cls(task.config(data="."))
+    problem.train_batches = lambda split, dataset: SimpleNamespace(epoch=1)
+    trainer = Trainer(
+        problem,
+        network,
+        loss.cls(loss.config(**criterion_options)),
+        build_optimizer(adam, adam.config(weight_decay=0.01), network.parameters()),
+        build_schedule(fixed, fixed.config(), optimization),
+        CommonConfig(cpu=True, bf16=precision == "bf16", log_format="none"),
+        DatasetConfig(),
+        DistributedConfig(),
+        optimization,
+        CheckpointConfig(no_save=True),
+        {},
+    )
+    batch = noise_batch(clips, samples, labels)
+
+    def step() -> None:
+        trainer.train_step([(replace(batch, seed=trainer.num_updates), True)])
+
+    return step
