@@ -147,8 +147,12 @@ def _write_model(config: LmConfig) -> None:
     limit = None
     if config.limit_vocab is not None:
         limit = set(_words_of_texts([config.limit_vocab], allow_reserved=True))
-    text = count_ngrams(_show(read_texts(config.inputs), config), config.order)
-    model = estimate(text, prune=config.prune, limit=limit, fallback=config.discount_fallback)
+    model = estimate(
+        count_ngrams(_show(read_texts(config.inputs), config), config.order),
+        prune=config.prune,
+        limit=limit,
+        fallback=config.discount_fallback,
+    )
     if config.arpa == STDIN:
         sys.stdout.buffer.writelines(format_arpa(model))
         sys.stdout.flush()

@@ -274,10 +274,11 @@ def format_arpa(model: BackoffModel) -> Iterator[bytes]:
         row = b"%.7g\t" + b" ".join([b"%b"] * order)
         last = order == len(model.tables)
         row += b"\n" if last else b"\t%.7g\n"
-        columns = [table.log_probs, *spellings[model.spelled(order).T], *([] if last else [table.backoffs])]
+        words = model.spelled(order).T
         for start in range(0, len(table), ROWS_PER_WRITE):
-            part = zip(*(column[start : start + ROWS_PER_WRITE].tolist() for column in columns))
-            yield b"".join(map(row.__mod__, part))
+            part = slice(start, start + ROWS_PER_WRITE)
+            columns = [table.log_probs[part], *spellings[words[:, part]], *([] if last else [table.backoffs[part]])]
+            yield b"".join(map(row.__mod__, zip(*(column.tolist() for column in columns))))
     yield b"\n\\end\\\n"
 
 
