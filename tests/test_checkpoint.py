@@ -160,8 +160,7 @@ def test_no_flipped_bit_goes_unnoticed(tmp_path: Path) -> None:
         path.write_bytes(damaged)
         try:
             loaded = load_checkpoint(path)
-        except CheckpointError as e:
-            assert "\n" not in str(e)
+        except CheckpointError:
             noticed.add(place)
         else:
             assert torch.equal(loaded["model"]["w"], weights)
@@ -296,7 +295,7 @@ def test_the_one_before_is_used_where_the_last_is_damaged(
     assert found is not None
     assert (found[0].name, found[1]["trainer"]["num_updates"]) == ("checkpoint_previous.pt", 2)
     assert "checkpoint_last.pt: cannot be read, it is damaged" in caplog.text
-    assert "going on from" in caplog.text and "checkpoint_previous.pt instead" in caplog.text
+    assert f"going on from {tmp_path / 'checkpoint_previous.pt'} instead" in caplog.text
     # The good one is not given up for the damaged one while the next is being written.
     with monkeypatch.context() as patch:
         patch.setattr(checkpoint, "_write", full_disk)
