@@ -8,6 +8,7 @@ from typing import Any
 
 from torch import nn
 
+from w2v.errors import ConfigError
 from w2v.registry import Registry
 from w2v.types import Loss
 
@@ -25,6 +26,21 @@ class Criterion(nn.Module):
     def forward(self, output: Any, batch: Any) -> Loss:
         """Return the summed loss of one micro-batch."""
         raise NotImplementedError
+
+    @staticmethod
+    def expect(output: Any, kind: type, flags: str) -> None:
+        """Check that the model is of the kind that the loss is for.
+
+        Args:
+            output: what the model returned.
+            kind: what it should have returned.
+            flags: loss and models that go together, for the message.
+
+        Raises:
+            ConfigError: it is something else.
+        """
+        if not isinstance(output, kind):
+            raise ConfigError(f"{flags} (--arch), and this model returns a {type(output).__name__}")
 
     @staticmethod
     def summarize(sums: Mapping[str, float]) -> dict[str, float]:

@@ -61,6 +61,7 @@ class CtcCriterion(Criterion):
         Raises:
             DataError: the batch has no labels.
         """
+        self.expect(output, CtcOutput, "--criterion ctc needs wav2vec_ctc")
         if batch.targets is None or batch.target_lengths is None:
             raise DataError("--criterion ctc needs labels; give --labels")
         num_tokens = int(batch.target_lengths.sum())

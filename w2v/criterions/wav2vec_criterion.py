@@ -46,6 +46,7 @@ class Wav2VecCriterion(Criterion):
         Raises:
             ConfigError: `--loss-weights` does not fit the model's penalties, or a key of `--log-keys` is unknown.
         """
+        self.expect(output, ContrastiveOutput, "--criterion wav2vec needs wav2vec or wav2vec2")
         logits = output.logits.float()
         sample_size = logits.shape[0]
         contrastive = _infonce(logits) if self.config.infonce else _binary(logits, output.negative_weight)

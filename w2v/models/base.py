@@ -17,10 +17,12 @@ class W2vModel(nn.Module):
     draw in it follows from `seed`, save dropout, which uses torch's global generator.
 
     Attributes:
+        reads: what its batches hold: `audio`, or `text` (then it is built for `num_words`, `pad`, `max_positions`).
         shortest_clip: samples of the shortest clip that training gets anything out of; shorter ones are left out.
         codebook: groups and codewords per group of the quantizer whose `code_perplexity` is logged; (0, 0) without one.
     """
 
+    reads: str = "audio"
     shortest_clip: int = 1
     codebook: tuple[int, int] = (0, 0)
 

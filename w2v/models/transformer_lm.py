@@ -157,6 +157,8 @@ class TransformerLm(W2vModel):
         max_positions: `--max-target-positions`, for learned positions.
     """
 
+    reads = "text"
+
     def __init__(self, config: TransformerLmConfig, num_words: int, pad: int, max_positions: int) -> None:
         super().__init__()
         self.config = config

@@ -159,6 +159,15 @@ class LanguageModelingTask(Task):
     # ------------------------------------------------------------------------------------------ model and steps
 
     def build_model(self, entry: Entry[W2vModel], config: Any) -> W2vModel:
+        """Build the model for the dictionary.
+
+        Raises:
+            ConfigError: it is no language model.
+        """
+        if entry.cls.reads != "text":
+            raise ConfigError(
+                f"--task language_modeling needs a language model (--arch transformer_lm), got {entry.name}"
+            )
         return entry.cls.build(
             config, num_words=len(self.dictionary), pad=Dictionary.pad, max_positions=self.config.max_positions
         )
