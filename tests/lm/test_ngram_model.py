@@ -5,6 +5,7 @@ from __future__ import annotations
 import builtins
 import contextlib
 import gzip
+import importlib.util
 import random
 import tracemalloc
 from collections.abc import Sequence
@@ -15,10 +16,11 @@ import numpy as np
 import pytest
 
 from w2v.errors import ConfigError, DataError, MissingPackageError
+from w2v.lm import text_blocks
 from w2v.lm.arpa import read_arpa, write_arpa
 from w2v.lm.kneser_ney import estimate
 from w2v.lm.language_model import LanguageModel
-from w2v.lm.ngram_counts import count_ngrams
+from w2v.lm.ngram_counts import count_ngrams, read_texts
 from w2v.lm.ngram_model import NgramModel, is_ngram_file, open_ngram_model
 from w2v.lm.ngram_table import BackoffModel
 from w2v.lm.perplexity import measure_perplexity
@@ -212,6 +214,29 @@ def test_what_is_written_is_read_again(tmp_path: Path) -> None:
         write_arpa(str(tmp_path / "none" / "model.arpa"), model)
 
 
+@pytest.mark.parametrize("size", [1, 7, 100])
+def test_blocks_of_any_size_give_the_same(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, size: int) -> None:
+    text = tmp_path / "text"
+    text.write_bytes(random_text(2, 40).rstrip(b"\n"))
+    whole = estimate(count_ngrams(read_texts([str(text)]), 3))
+    monkeypatch.setattr(text_blocks, "BLOCK_BYTES", size)
+    write_arpa(str(tmp_path / "model"), estimate(count_ngrams(read_texts([str(text)]), 3)))
+    again = read_arpa(str(tmp_path / "model"))
+    assert again.vocabulary == whole.vocabulary
+    for ours, expected in zip(again.tables, whole.tables, strict=True):
+        np.testing.assert_allclose(ours.log_probs, expected.log_probs, rtol=1e-6)
+    (tmp_path / "model").write_text(GAPS.replace("-0.5 a b", "-0.5 a d"))
+    with pytest.raises(DataError, match=r"model:17: 'd' is not among the 1-grams"):
+        read_arpa(str(tmp_path / "model"))
+    text.write_text("a\nb\nc </s>\n")
+    with pytest.raises(DataError, match=r"text:3: the word </s>"):
+        count_ngrams(read_texts([str(text)]), 3)
+    monkeypatch.setattr(text_blocks, "LONGEST_LINE", 50)
+    text.write_text("a" * 60)
+    with pytest.raises(DataError, match="has a line of more than 50 bytes"):
+        count_ngrams(read_texts([str(text)]), 3)
+
+
 def test_a_model_without_longer_n_grams_is_read(tmp_path: Path) -> None:
     write_arpa(str(tmp_path / "model"), estimate(count_ngrams([b"a b\n"], 3), prune=(0, 1)))
     assert [len(table) for table in read_arpa(str(tmp_path / "model")).tables] == [5, 0, 0]
@@ -301,7 +326,7 @@ def test_opening_says_what_is_missing(tmp_path: Path, monkeypatch: pytest.Monkey
     assert is_ngram_file(str(ASSETS / "words.arpa"))
     assert is_ngram_file(str(ASSETS / "words.trie.bin"))
     (tmp_path / "cut.bin").write_bytes((ASSETS / "words.nameless.bin").read_bytes()[:200])
-    if pytest.importorskip("kenlm"):
+    if importlib.util.find_spec("kenlm"):
         with pytest.raises(DataError, match="cannot be read by KenLM"):
             open_ngram_model(str(tmp_path / "cut.bin"))
     real_import = builtins.__import__

@@ -77,7 +77,7 @@ def derive_lexicon(words: Sequence[str], symbols: Sequence[str], path: str) -> L
         letter = next(letter for letter in fitting.case(bad) if letter not in known)
         raise ConfigError(
             f"{path}: only {fitting.share:.0%} of its words can be spelled with the dictionary ({bad!r} needs "
-            f"{letter!r}); give --lexicon, or words of the same language and case"
+            f"{letter!r}); give words of the same language and case, or a lexicon that spells them"
         )
     lexicon: Lexicon = {}
     for word in words:

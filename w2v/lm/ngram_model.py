@@ -64,16 +64,14 @@ class NgramModel(LanguageModel):
         self._log_probs = np.concatenate([*(table.log_probs for table in tables), [0.0]])
         self._backoffs = np.concatenate([*(table.backoffs for table in tables), [0.0]])
         self._backoffs[offsets[-2] :] = 0.0
-        # The longest n-gram that an n-gram without its first word ends with.
+        # The longest n-gram that an n-gram without its first word ends with; and whether a history must be kept.
         self._suffixes = np.full(self._empty + 1, self._empty)
+        matters = self._backoffs != 0
+        matters[self._empty] = True
         for k, table in enumerate(tables[1:]):
-            nodes = np.arange(offsets[k + 1], offsets[k + 2])
-            self._suffixes[nodes] = self._longest(self._suffixes[table.contexts + offsets[k]], table.words)
-        extended = np.zeros(self._empty + 1, dtype=bool)
-        for k, table in enumerate(tables[1:]):
-            extended[table.contexts + offsets[k]] = True
-        extended[self._empty] = True
-        matters = extended | (self._backoffs != 0)
+            contexts = table.contexts + offsets[k]
+            matters[contexts] = True
+            self._suffixes[offsets[k + 1] : offsets[k + 2]] = self._match(self._suffixes[contexts], table.words)[1]
         # Suffixes are of lower orders, so that they are settled when their turn comes.
         self._histories = np.arange(self._empty + 1)
         for k in range(len(tables)):
@@ -90,10 +88,6 @@ class NgramModel(LanguageModel):
             rows[rows == len(self._keys)] = 0
             found[inner] = np.where(self._keys[rows] == wanted, rows + self._num_words, -1)
         return found
-
-    def _longest(self, nodes: IntArray, words: IntArray) -> IntArray:
-        """Return the nodes of the longest n-grams of words after histories."""
-        return self._match(nodes, words)[1]
 
     def _match(self, nodes: IntArray, words: IntArray) -> tuple[FloatArray, IntArray]:
         """Return the back-off weights met on the way to the longest n-grams, and their nodes."""
