@@ -1,136 +1,247 @@
-"""What `w2v-infer` shows and leaves behind: progress, result files, transcripts, the score.
+"""What `w2v-infer` leaves behind: transcripts, files, scores.
 
-File names and lines are the original's: sclite's trn form, where the speaker is always called `None`.
+Names and lines of the word and unit files are the original's: sclite's trn form, where the speaker is always called
+`None`. What sclite itself takes is written beside them with `--trn` and `--ctm`.
 """
 
 from __future__ import annotations
 
-import json
 import logging
+import math
 import sys
 import time
 from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
-from typing import Any, TextIO
+from typing import TextIO
 
-from w2v.data.dataset import AudioDataset
-from w2v.data.dictionary import Dictionary
-from w2v.data.post_process import post_process
+from w2v.config import arg, check_range
+from w2v.data.speakers import speakers_of, utterance_id
+from w2v.data.word_times import word_times
 from w2v.errors import ConfigError, DataError
-from w2v.scoring import Scorer, build_scorer
-from w2v.types import AudioBatch, Hypothesis
+from w2v.rng import numpy_generator
+from w2v.scoring import SCORERS, ErrorRateScorer, Scorer, build_scorer, score_by_group
+from w2v.scoring.alignment import alignment_lines
+from w2v.scoring.bootstrap import bootstrap_rates, interval
+from w2v.types import Emissions, Hypothesis
+from w2v_cli.emission_source import EmissionSource
 
 logger = logging.getLogger("w2v-infer")
 
 HYPOTHESES = ("hypo.word", "hypo.units")
 REFERENCES = ("ref.word", "ref.units")
 NBEST = "nbest"
+TRN = ("hypo.trn", "ref.trn")
+CTM = ("hypo.ctm", "ref.stm")
+CONFIDENCE = 0.95
+
+
+@dataclass(frozen=True)
+class OutputConfig:
+    """What is written, and what is said about it."""
+
+    results_path: str | None = arg(None, help="folder for the result files (default: print the transcripts)")
+    trn: bool = arg(False, help="also write hypo-*.trn and ref-*.trn, whose ids name speaker and clip, for sclite")
+    ctm: bool = arg(False, help="also write hypo-*.ctm: each word's time, length and confidence; and ref-*.stm")
+    scoring: str = arg("wer", help="what is computed from transcripts and references: wer, cer, bleu, chrf or ter")
+    print_alignment: bool = arg(False, help="print each reference above its reading, errors marked")
+    bootstrap: int = arg(0, help="print a 95 % interval of the error rate, from N drawings of sentences (1000, say)")
+    per_speaker: bool = arg(False, help="print the score of each speaker")
+    speaker_from: str = arg(
+        "parent", help="who speaks: parent (folder of the clip), prefix:MARK (file name up to MARK), or FILE.tsv"
+    )
+
+    def __post_init__(self) -> None:
+        check_range(self, 0, math.inf, "bootstrap")
+        scorer = SCORERS.get(self.scoring).cls
+        if self.bootstrap and not issubclass(scorer, ErrorRateScorer):
+            raise ConfigError(f"--bootstrap is for error rates (--scoring wer or cer), got --scoring {self.scoring}")
+        if self.results_path is None and (self.trn or self.ctm):
+            raise ConfigError(f"--{'trn' if self.trn else 'ctm'} needs --results-path, where the file goes")
+
+
+@dataclass(frozen=True)
+class Transcript:
+    """What is written about one clip; ranks send it to the first one.
+
+    Attributes:
+        row: line of the clip in the manifest.
+        num_samples: samples of the clip; 0: it could not be read.
+        text: the best reading.
+        lines: kind of file -> lines.
+    """
+
+    row: int
+    num_samples: int
+    text: str
+    lines: dict[str, list[str]]
+
+
+class TranscriptWriter:
+    """Turns readings into lines.
+
+    Args:
+        source: the clips.
+        config: which kinds of lines.
+        with_nbest: whether all readings are written: row, rank, score and text between tabs. The original never
+            writes more than the first.
+
+    Raises:
+        ConfigError: the model does not tell when its frames are.
+        DataError: the table of speakers lacks a clip.
+    """
+
+    def __init__(self, source: EmissionSource, config: OutputConfig, *, with_nbest: bool) -> None:
+        self.source = source
+        self.speakers: list[str] = []
+        self.kinds = [*HYPOTHESES, *((NBEST,) if with_nbest else ())]
+        for kinds, is_wanted in ((TRN, config.trn), (CTM, config.ctm)):
+            self.kinds += kinds[:1] if is_wanted else ()
+        if source.labels is not None:
+            self.kinds += REFERENCES
+            for kinds, is_wanted in ((TRN, config.trn), (CTM, config.ctm)):
+                self.kinds += kinds[1:] if is_wanted else ()
+        if config.ctm and not source.info.stride:
+            raise ConfigError(f"--ctm: the model {source.info.model} does not tell when its frames are")
+        if config.trn or config.ctm or config.per_speaker:
+            manifest = source.manifest
+            self.speakers = speakers_of([manifest.name(row) for row in range(len(manifest))], config.speaker_from)
+
+    def transcripts(self, batch: Emissions, readings: list[list[Hypothesis]]) -> list[Transcript]:
+        """Return what is written about the clips of a batch."""
+        found = []
+        for place, (row, hypotheses) in enumerate(zip(batch.rows, readings, strict=True)):
+            lines = {kind: list(self._lines(kind, row, hypotheses, batch, place)) for kind in self.kinds}
+            found.append(Transcript(row, batch.num_samples[place], " ".join(hypotheses[0].words), lines))
+        return found
+
+    def _lines(self, kind: str, row: int, hypotheses: list[Hypothesis], batch: Emissions, place: int) -> Iterator[str]:
+        source, best = self.source, hypotheses[0]
+        units, reference = source.reference(row) or ("", "")
+        if kind == "hypo.word":
+            yield f"{' '.join(best.words)} (None-{row})"
+        elif kind == "hypo.units":
+            yield f"{source.dictionary.string(best.tokens)} (None-{row})"
+        elif kind == "ref.word":
+            yield f"{reference} (None-{row})"
+        elif kind == "ref.units":
+            yield f"{units} (None-{row})"
+        elif kind == "hypo.trn":
+            yield f"{' '.join(best.words)} ({self._id(row)})"
+        elif kind == "ref.trn":
+            yield f"{reference} ({self._id(row)})"
+        elif kind == NBEST:
+            for rank, hypothesis in enumerate(hypotheses, 1):
+                yield f"{row}\t{rank}\t{hypothesis.score:.6f}\t{' '.join(hypothesis.words)}"
+        elif kind == "ref.stm":
+            seconds = batch.num_samples[place] / source.info.sample_rate
+            yield f"{self._id(row)} 1 {self.speakers[row]} 0.000 {seconds:.3f} {reference}"
+        elif kind == "hypo.ctm":
+            for word in word_times(best, batch.clip(place), source.dictionary, source.info.post_process):
+                start, end = source.info.seconds(word.start), source.info.seconds(word.end)
+                yield f"{self._id(row)} 1 {start:.3f} {end - start:.3f} {word.word} {word.confidence:.3f}"
+
+    def _id(self, row: int) -> str:
+        return utterance_id(self.speakers[row], self.source.manifest.name(row))
 
 
 class Results:
-    """Takes transcripts, batch by batch; a context that closes its files.
+    """Takes transcripts and writes, or prints, and scores them; a context that closes its files.
 
     Args:
-        dataset: the clips, with their labels if there are some.
-        dictionary: the labels.
-        symbol: `--post-process`.
-        scoring: name of the scorer.
-        folder: where the files go, made if missing; None prints `path TAB transcript` lines instead.
+        source: the clips.
+        config: where the files go, and what is scored.
+        kinds: kinds of files, as `TranscriptWriter` has them.
         suffix: what follows the kind in each file name.
         prefix: what comes before it, where there are several shards.
-        with_nbest: whether to write one more file with all readings: row, rank, score and text between tabs.
-            The original never writes more than the first.
 
     Raises:
         ConfigError: a file cannot be made.
     """
 
     def __init__(
-        self,
-        dataset: AudioDataset,
-        dictionary: Dictionary,
-        symbol: str | None,
-        *,
-        scoring: str,
-        folder: str | None,
-        suffix: str,
-        prefix: str,
-        with_nbest: bool,
+        self, source: EmissionSource, config: OutputConfig, kinds: list[str], *, suffix: str, prefix: str
     ) -> None:
-        self.dataset = dataset
-        self.dictionary = dictionary
-        self.symbol = symbol
-        self.scorer: Scorer | None = None if dataset.labels is None else build_scorer(scoring)
-        self.num_clips = self.num_unreadable = self.num_samples = 0
+        self.source = source
+        self.config = config
+        self.scorer: Scorer | None = None if source.labels is None else build_scorer(config.scoring)
+        self.rows: list[int] = []
+        self.num_samples: list[int] = []
         self._start = time.monotonic()
         self._files: dict[str, TextIO] = {}
-        if folder is not None:
-            kinds = HYPOTHESES + (REFERENCES if self.scorer else ()) + ((NBEST,) if with_nbest else ())
-            self._open(Path(folder), [(kind, f"{prefix}{kind}-{suffix}.txt") for kind in kinds])
+        if config.results_path is not None:
+            self._open(Path(config.results_path), {kind: prefix + file_name(kind, suffix) for kind in kinds})
 
-    def add(self, batch: AudioBatch, readings: list[list[Hypothesis]]) -> None:
-        """Write, or print, and score the clips of a batch.
+    def add(self, transcript: Transcript) -> None:
+        """Write, or print, and score one clip.
 
         Raises:
             DataError: a file cannot be written.
         """
-        self.num_clips += batch.num_items
-        self.num_samples += int(batch.lengths.sum())
-        self.num_unreadable += int((batch.lengths == 0).sum())
+        self.rows.append(transcript.row)
+        self.num_samples.append(transcript.num_samples)
+        reference = self.source.reference(transcript.row)
+        if self.scorer is not None and reference is not None:
+            self.scorer.add(reference[1], transcript.text)
+        if not self._files:
+            print(f"{self.source.manifest.name(transcript.row)}\t{transcript.text}")
         try:
-            for index, hypotheses in zip(batch.indices.tolist(), readings, strict=True):
-                self._add_clip(index, hypotheses)
+            for kind, file in self._files.items():
+                file.writelines(f"{line}\n" for line in transcript.lines[kind])
         except OSError as e:
             raise DataError(f"cannot write the results: {e.strerror or e}") from e
 
-    def _add_clip(self, index: int, hypotheses: list[Hypothesis]) -> None:
-        row = int(self.dataset.rows[index])
-        best = hypotheses[0]
-        text = " ".join(best.words)
-        if self._files:
-            self._write("hypo.word", f"{text} (None-{row})")
-            self._write("hypo.units", f"{self.dictionary.string(best.tokens)} (None-{row})")
-        else:
-            print(f"{self.dataset.name(index)}\t{text}")
-        if NBEST in self._files:
-            for rank, hypothesis in enumerate(hypotheses, 1):
-                self._write(NBEST, f"{row}\t{rank}\t{hypothesis.score:.6f}\t{' '.join(hypothesis.words)}")
-        if self.scorer is not None and self.dataset.labels is not None:
-            units = self.dictionary.string(self.dataset.labels[index].tolist())
-            reference = post_process(units, self.symbol)
-            self.scorer.add(reference, text)
-            if self._files:
-                self._write("ref.word", f"{reference} (None-{row})")
-                self._write("ref.units", f"{units} (None-{row})")
+    def report(self, subset: str, speakers: list[str], seed: int) -> None:
+        """Print the score, the speed, and what else was asked for.
 
-    def report(self, subset: str) -> None:
-        """Print the score and the speed."""
+        Args:
+            subset: name of the subset.
+            speakers: who speaks in each clip of the manifest, where it is known.
+            seed: of the bootstrap.
+        """
         elapsed = max(time.monotonic() - self._start, 1e-9)
-        seconds = self.num_samples / self.dataset.sample_rate
-        out = sys.stdout if self._files else sys.stderr
-        if self.num_unreadable:
-            logger.warning(
-                "%d of %d clips are unreadable; their transcripts are empty", self.num_unreadable, self.num_clips
-            )
-        print(
-            f"{subset}: {self.num_clips} clips, {seconds:.1f} s of audio in {elapsed:.1f} s "
-            f"({seconds / elapsed:.1f} audio-seconds per second)",
-            file=out,
-        )
+        seconds = sum(self.num_samples) / self.source.info.sample_rate
+        unreadable = self.num_samples.count(0)
+        if unreadable:
+            logger.warning("%d of %d clips are unreadable; their transcripts are empty", unreadable, len(self.rows))
+        lines = [
+            f"{subset}: {len(self.rows)} clips, {seconds:.1f} s of audio in {elapsed:.1f} s "
+            f"({seconds / elapsed:.1f} audio-seconds per second)"
+        ]
         if self.scorer is not None:
-            print(self.scorer.summary(), file=out)
+            lines += self._scores(self.scorer, speakers, seed)
+        print("\n".join(lines), file=sys.stdout if self._files else sys.stderr)
 
-    def _open(self, folder: Path, names: list[tuple[str, str]]) -> None:
+    def _scores(self, scorer: Scorer, speakers: list[str], seed: int) -> Iterator[str]:
+        if self.config.print_alignment:
+            texts = zip(self.rows, scorer.references, scorer.hypotheses, strict=True)
+            for row, reference, hypothesis in texts:
+                yield f"id: {self.source.manifest.name(row)}"
+                yield from alignment_lines(reference.split(), hypothesis.split())
+                yield ""
+        if self.config.per_speaker:
+            groups = [speakers[row] for row in self.rows]
+            by_speaker = score_by_group(self.config.scoring, groups, scorer.references, scorer.hypotheses)
+            width = max(map(len, by_speaker), default=0)
+            yield from (f"{speaker.ljust(width)}  {alone.summary()}" for speaker, alone in by_speaker.items())
+        yield scorer.summary()
+        if self.config.bootstrap and isinstance(scorer, ErrorRateScorer):
+            drawn = numpy_generator(seed, "bootstrap")
+            rates = bootstrap_rates(scorer.errors, scorer.lengths, self.config.bootstrap, drawn)
+            low, high = interval(rates, CONFIDENCE)
+            yield (
+                f"{CONFIDENCE:.0%} interval of the {scorer.name}: {low:.2f} to {high:.2f} % "
+                f"({self.config.bootstrap} drawings of {len(self.rows)} sentences)"
+            )
+
+    def _open(self, folder: Path, names: dict[str, str]) -> None:
         try:
             folder.mkdir(parents=True, exist_ok=True)
-            for kind, name in names:
+            for kind, name in names.items():
                 self._files[kind] = open(folder / name, "w", encoding="utf-8")  # noqa: SIM115 - closed by the context
         except OSError as e:
             raise ConfigError(f"--results-path: cannot write to {folder}: {e.strerror or e}") from e
-
-    def _write(self, kind: str, line: str) -> None:
-        self._files[kind].write(line + "\n")
 
     def __enter__(self) -> Results:
         return self
@@ -145,37 +256,9 @@ class Results:
             raise DataError(f"cannot write the results: {e.strerror or e}") from e
 
 
-def show_progress(
-    batches: Iterator[AudioBatch], total: int, sample_rate: int, style: str | None, log_interval: int
-) -> Iterator[AudioBatch]:
-    """Pass batches through, with a bar on a terminal and a line every `log_interval` batches elsewhere.
-
-    Args:
-        batches: what is passed through.
-        total: how many there are.
-        sample_rate: samples per second.
-        style: `--log-format`; None is a bar on a terminal and JSON elsewhere.
-        log_interval: batches between two lines.
-    """
-    terminal = sys.stderr.isatty()
-    style = style or ("tqdm" if terminal else "json")
-    bar: Any = None
-    if style == "tqdm" and terminal:
-        from tqdm import tqdm
-
-        bar = tqdm(total=total, unit="batch", dynamic_ncols=True, leave=False)
-    start, samples, clips = time.monotonic(), 0, 0
-    for done, batch in enumerate(batches, 1):
-        yield batch
-        clips += batch.num_items
-        samples += int(batch.lengths.sum())
-        speed = samples / sample_rate / max(time.monotonic() - start, 1e-9)
-        if bar is not None:
-            bar.set_postfix(audio=f"{speed:.3g}s/s", refresh=False)
-            bar.update()
-        elif style != "none" and done % log_interval == 0:
-            values = {"batch": done, "batches": total, "clips": clips, "audio_s_per_s": round(speed, 1)}
-            line = ", ".join(f"{name}={value}" for name, value in values.items())
-            logger.info(json.dumps(values) if style == "json" else line)
-    if bar is not None:
-        bar.close()
+def file_name(kind: str, suffix: str) -> str:
+    """Return `hypo.word-SUFFIX.txt`, or `hypo-SUFFIX.trn` for a kind that sclite knows by its ending."""
+    if kind in TRN + CTM:
+        name, ending = kind.split(".")
+        return f"{name}-{suffix}.{ending}"
+    return f"{kind}-{suffix}.txt"

@@ -37,6 +37,7 @@ PROGRAMS: dict[str, tuple[Callable[[list[str]], int], list[str]]] = {
     "w2v-tokenize": (tokenize.main, []),
     "w2v-lm": (lm.main, []),
     **{f"w2v-infer {name}": (infer.main, ["--w2l-decoder", name]) for name in DECODERS.names()},
+    "w2v-infer tune": (infer.main, ["tune"]),
 }
 
 # Where a default differs from the original's, and why. Group, flag -> reason.

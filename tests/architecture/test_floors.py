@@ -53,6 +53,7 @@ FLOORS = {
     "w2v.options": 4,
     "w2v.build": 4,
     "w2v.evaluation": 4,
+    "w2v.emit": 4,
     "w2v.encode": 4,
     "w2v.trainer": 4,
     "w2v.training_log": 4,

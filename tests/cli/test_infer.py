@@ -18,7 +18,7 @@ from torch import Tensor, nn
 
 from w2v.data.dictionary import Dictionary
 from w2v.types import CtcOutput, Features
-from w2v_cli import infer
+from w2v_cli import emission_source, infer
 
 soundfile = pytest.importorskip("soundfile")
 
@@ -90,7 +90,7 @@ def model(monkeypatch: pytest.MonkeyPatch) -> WrittenInAudio:
         loaded.arguments = (path, overrides, user_dir)
         return loaded
 
-    monkeypatch.setattr(infer, "load_model", load)
+    monkeypatch.setattr(emission_source, "load_model", load)
     model.loaded = loaded  # type: ignore[assignment]
     return model
 
@@ -230,7 +230,14 @@ def test_clips_of_equal_length_come_in_the_order_of_the_original(program: Progra
         (["--fp16", "--bf16"], "exclude each other"),
         (["--model-overrides", "[1]"], "--model-overrides: must be {'name': value, ...}"),
         (["--scoring", "wor"], "did you mean 'wer'"),
-        (["--dump-emissions", "x.npy"], "w2v-infer has no --dump-emissions"),
+        (["--dump-emissions", "x.npy"], "name it .safetensors"),
+        (["--load-emissions", "x.npy"], "cannot read the emissions x.npy"),
+        (["--load-emissions", "x", "--dump-emissions", "y"], "exclude each other"),
+        (["--dump-features", "x.npy"], "w2v-infer has no --dump-features: w2v-featurize writes"),
+        (["--ctm"], "--ctm: the model checkpoint_best.pt does not tell when"),
+        (["--per-speaker", "--speaker-from", "nobody"], "--speaker-from must be parent, prefix:MARK or a file"),
+        (["--scoring", "bleu", "--bootstrap", "100"], "--bootstrap is for error rates"),
+        (["--decode-workers", "-1"], "--decode-workers must be at least 0"),
         (["--beam", "0"], "--beam must"),
         (["--path", "a.pt:b.pt"], "--path takes one checkpoint"),
     ],

@@ -42,9 +42,9 @@ def test_a_symbol_ends_where_the_path_is_most_likely() -> None:
         assert token_ends(scores, tokens, starts) == expected
 
 
-def test_confidence_is_the_peak_in_the_symbols_own_frames() -> None:
+def test_confidence_is_the_mean_over_the_symbols_own_frames() -> None:
     probabilities = np.full((6, 3), 1 / 3)
     probabilities[:, 1] = [0.9, 0.2, 0.5, 0.7, 0.95, 0.1]
     found = token_confidences(np.log(probabilities).astype(np.float32), [1], [1], [4])
-    np.testing.assert_allclose(found, [0.7], rtol=1e-6)
+    np.testing.assert_allclose(found, [1.4 / 3], rtol=1e-6)
     assert token_ends(np.zeros((0, 3), dtype=np.float32), [], []) == []

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from pathlib import Path, PurePosixPath
 
@@ -42,9 +43,8 @@ def speakers_of(names: Sequence[str], rule: str) -> list[str]:
 
 def utterance_id(speaker: str, name: str) -> str:
     """Return an id for sclite, which takes what stands before the first `-` or `_` for the speaker."""
-    marks = str.maketrans(dict.fromkeys("()-_ \t", "."))
     stem = PurePosixPath(name).with_suffix("").as_posix()
-    return f"{speaker.translate(marks)}-{stem.translate(str.maketrans(dict.fromkeys('() ', '.'))).replace('/', '.')}"
+    return re.sub(r"[()\-_\s]", ".", speaker) + "-" + re.sub(r"[()/\s]", ".", stem)
 
 
 def _read_table(path: str) -> dict[str, str]:

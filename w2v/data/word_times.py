@@ -22,7 +22,7 @@ class WordTime:
         word: the word.
         start: its first frame.
         end: the frame after its last one.
-        confidence: mean over its symbols of the largest probability that each has in its frames.
+        confidence: mean over its symbols of the mean probability that each has in its frames.
     """
 
     word: str

@@ -37,6 +37,10 @@ def token_ends(
 def token_confidences(
     log_probs: npt.NDArray[np.float32], tokens: Sequence[int], starts: Sequence[int], ends: Sequence[int]
 ) -> list[float]:
-    """Return the largest probability that each symbol has in its own frames."""
+    """Return the mean probability that each symbol has in its own frames.
+
+    Of several ways (peak or mean over frames; mean, least or product over symbols) the mean of means has the best
+    normalised cross entropy, as sclite computes it, with language models and without.
+    """
     spans = zip(tokens, starts, ends, strict=True)
-    return [float(np.exp(log_probs[start:end, token].max())) for token, start, end in spans]
+    return [float(np.exp(log_probs[start:end, token]).mean()) for token, start, end in spans]

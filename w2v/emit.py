@@ -1,0 +1,122 @@
+"""Run a CTC model over the clips of a manifest: from audio to emissions, which decoders read.
+
+No clip is dropped: one that cannot be read is named and has no frames, one shorter than a frame has none either, and
+one that is longer than a batch is a batch of its own. Decoding is `decoders`', files of emissions are
+`data/emission_file`'s.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import torch
+import torch.nn.functional as F
+
+from w2v.build import LoadedModel
+from w2v.data.dataset import AudioDataset, ReadReport
+from w2v.data.dictionary import Dictionary
+from w2v.data.emission_file import EmissionInfo
+from w2v.data.iterator import iterate
+from w2v.data.manifest import Manifest
+from w2v.encode import conv_stack
+from w2v.errors import CheckpointError, ConfigError, DataError
+from w2v.functional.conv_spec import receptive_field, total_stride
+from w2v.types import AudioBatch, AudioExample, CtcOutput, Emissions
+
+logger = logging.getLogger(__name__)
+
+
+class AllClips(AudioDataset):
+    """Every clip of a manifest; one that cannot be read is named, and empty, instead of being replaced."""
+
+    def example(self, index: int, rng: np.random.Generator | None = None) -> AudioExample:
+        try:
+            return super().example(index, rng)
+        except DataError as e:
+            logger.warning("unreadable, its transcript is empty: %s", e)
+            return AudioExample(index, torch.zeros(0))
+
+    def record(self, report: ReadReport) -> None:
+        report.lengths = {index: length for index, length in report.lengths.items() if length}
+        super().record(report)
+
+
+@dataclass(frozen=True)
+class ModelEmissions:
+    """Emissions of a model, computed when they are asked for.
+
+    Attributes:
+        loaded: the model.
+        info: what all its emissions have in common.
+        device: where it computes; it is moved there at the first batch.
+        half: number format of autocast; None: float32.
+        num_workers: processes that read audio; 0 reads in this process.
+    """
+
+    loaded: LoadedModel
+    info: EmissionInfo
+    device: torch.device
+    half: torch.dtype | None
+    num_workers: int
+
+    @torch.inference_mode()
+    def read(self, manifest: Manifest, batches: Sequence[npt.NDArray[np.int64]]) -> Iterator[Emissions]:
+        """Yield the emissions of batches of clips.
+
+        Args:
+            manifest: the clips.
+            batches: their lines in the manifest, from 0.
+
+        Raises:
+            CheckpointError: the model is no CTC model.
+        """
+        task = self.loaded.task.config
+        clips = AllClips(
+            manifest, sample_rate=task.sample_rate, pad=True, normalize=task.normalize, resample=task.resample
+        )
+        model = self.loaded.model.to(self.device).eval()
+        for batch in iterate(clips, batches, [0] * len(batches), num_workers=self.num_workers):
+            with torch.autocast(self.device.type, dtype=self.half, enabled=self.half is not None):
+                output = _forward(model, batch, task.sample_rate, self.device)
+            if not isinstance(output, CtcOutput):
+                raise CheckpointError(f"{self.info.model}: {type(model).__name__} is no CTC model")
+            yield Emissions(
+                rows=batch.indices.tolist(),
+                num_samples=batch.lengths.tolist(),
+                log_probs=output.logits.float().log_softmax(dim=-1).cpu(),
+                lengths=output.lengths.cpu(),
+            )
+
+
+def emission_info(loaded: LoadedModel, name: str, dictionary: Dictionary, post_process: str) -> EmissionInfo:
+    """Return what is common to all emissions of a model.
+
+    Args:
+        loaded: the model.
+        name: what it is called in file names.
+        dictionary: what the columns stand for.
+        post_process: how symbols become words.
+    """
+    task = loaded.task.config
+    try:
+        layers = conv_stack(loaded.model)
+    except ConfigError:  # a model of somebody else: its frames are not known
+        stride, offset = 0, 0.0
+    else:
+        stride = total_stride(layers)
+        offset = (receptive_field(layers) - stride) / 2
+    return EmissionInfo(name, dictionary.symbols, post_process, task.labels or "ltr", task.sample_rate, stride, offset)
+
+
+def _forward(model: torch.nn.Module, batch: AudioBatch, sample_rate: int, device: torch.device) -> Any:
+    source = batch.source
+    # Convolutions refuse a batch of clips shorter than one frame. Padding, which changes no clip's output, helps.
+    if source.shape[1] < sample_rate // 10:
+        source = F.pad(source, (0, sample_rate - source.shape[1]))
+    is_padded = bool((batch.lengths < source.shape[1]).any())
+    return model(source.to(device), batch.lengths if is_padded else None, batch.seed)

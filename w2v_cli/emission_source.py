@@ -1,0 +1,271 @@
+"""Where `w2v-infer` gets emissions from: a model run over audio, or a file that an earlier run wrote."""
+
+from __future__ import annotations
+
+import dataclasses
+import logging
+import math
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Protocol
+
+import numpy as np
+import numpy.typing as npt
+import torch
+
+from w2v import distributed
+from w2v.build import LoadedModel, load_model
+from w2v.config import arg, check_range, parse_literal
+from w2v.data.batch_sampler import batch_by_size, length_order
+from w2v.data.dictionary import Dictionary
+from w2v.data.emission_file import EmissionFile, EmissionInfo, EmissionWriter, merge_emissions
+from w2v.data.labels import Labels, read_labels
+from w2v.data.manifest import Manifest, read_manifest
+from w2v.data.post_process import post_process
+from w2v.emit import ModelEmissions, emission_info
+from w2v.errors import CheckpointError, ConfigError
+from w2v.sections import LOG_FORMATS
+from w2v.types import Emissions
+
+logger = logging.getLogger("w2v-infer")
+
+MAX_TOKENS = 4_000_000
+Ints = npt.NDArray[np.int64]
+
+
+def read_overrides(value: Any) -> dict[str, Any]:
+    """Parse `"{'name': value}"`."""
+    found = parse_literal(value) if isinstance(value, str) else value
+    if not isinstance(found, dict):
+        raise ValueError(f"must be {{'name': value, ...}}, got {value!r}")
+    return found
+
+
+@dataclass(frozen=True)
+class SourceConfig:
+    """Which clips, and how their emissions are computed or read."""
+
+    data: str = arg(help="folder with SUBSET.tsv and, for a score, SUBSET.LABELS", positional=True)
+    path: str | None = arg(None, help="checkpoint of a model fine-tuned with CTC")
+    gen_subset: str = arg("test", help="manifest to transcribe: DATA/NAME.tsv")
+    dump_emissions: str | None = arg(
+        None, help="also write the emissions to FILE (.safetensors), to decode them again", metavar="FILE"
+    )
+    load_emissions: str | None = arg(
+        None, help="decode the emissions of FILE; neither model nor audio is read", metavar="FILE"
+    )
+    decode_workers: int | None = arg(
+        None, help="processes that decode (default: all cores for kenlm, 0 for decoders that compute with torch)"
+    )
+    task: str | None = arg(None, help="accepted; the checkpoint knows its task")
+    criterion: str | None = arg(None, help="accepted; the checkpoint knows its criterion")
+    labels: str | None = arg(None, help="extension of the label file (default: as in training)")
+    dict: str | None = arg(None, help="dictionary file of a checkpoint that comes without one", metavar="FILE")
+    post_process: str | None = arg(
+        None, help="how units become words: letter, sentencepiece, ... (default: as in training)",
+        aliases=("--remove-bpe",),
+    )  # fmt: skip
+    normalize: bool | None = arg(None, help="compared with the checkpoint, which decides")
+    max_tokens: int | None = arg(
+        None,
+        help=f"largest batch: clips x longest clip, in samples (default: {MAX_TOKENS}, unless --batch-size is given)",
+    )
+    batch_size: int | None = arg(None, help="most clips in a batch", aliases=("--max-sentences",))
+    required_batch_size_multiple: int = arg(8, help="batches of at least this many clips are cut to a multiple of it")
+    num_workers: int = arg(1, help="processes that read audio; 0 reads in the main process")
+    num_shards: int = arg(1, help="split the batches over this many runs")
+    shard_id: int = arg(0, help="which of them this run takes, from 0")
+    seed: int = arg(1, help="order of clips of equal length, and chance elsewhere")
+    cpu: bool = arg(False, help="never use CUDA")
+    fp16: bool = arg(False, help="compute in half precision")
+    bf16: bool = arg(False, help="compute in bfloat16")
+    model_overrides: Mapping[str, Any] | None = arg(
+        None, help="options of the checkpoint to change: \"{'name': value}\"", parse=read_overrides
+    )
+    user_dir: str | None = arg(None, help="python file, folder or package with your own models or decoders")
+    quiet: bool = arg(False, help="no progress; only warnings and the result")
+    log_format: str | None = arg(
+        None, help="how progress is shown (default: tqdm on a terminal, else json)", choices=LOG_FORMATS
+    )
+    log_interval: int = arg(100, help="batches between two lines of progress")
+    no_progress_bar: bool = arg(False, help="lines instead of a bar (--log-format simple)")
+
+    def __post_init__(self) -> None:
+        check_range(
+            self, 1, math.inf, "max_tokens", "batch_size", "required_batch_size_multiple", "num_shards", "log_interval"
+        )
+        check_range(self, 0, math.inf, "num_workers", "decode_workers")
+        if not 0 <= self.shard_id < self.num_shards:
+            raise ConfigError(f"--shard-id must be at least 0 and below --num-shards, got {self.shard_id}")
+        if self.fp16 and self.bf16:
+            raise ConfigError("--fp16 and --bf16 exclude each other; give one of them")
+        if self.path is None and self.load_emissions is None:
+            raise ConfigError("w2v-infer: --path is required (or --load-emissions, to decode what a model once wrote)")
+        if self.path is not None and ":" in self.path and not Path(self.path).exists():
+            raise ConfigError(f"--path takes one checkpoint, got {self.path!r}; models cannot be combined")
+        if self.load_emissions is not None and self.dump_emissions is not None:
+            raise ConfigError("--load-emissions and --dump-emissions exclude each other; give one of them")
+        if (self.dump_emissions or "").endswith(".npy"):
+            raise ConfigError(
+                f"--dump-emissions {self.dump_emissions}: clips of several lengths are no .npy file without pickle, "
+                "which lets a file run code; name it .safetensors"
+            )
+
+    @property
+    def progress_style(self) -> str | None:
+        """How progress is shown; None: as fits the terminal."""
+        if self.quiet or not distributed.is_master():
+            return "none"
+        return self.log_format or ("simple" if self.no_progress_bar else None)
+
+    @property
+    def shard_prefix(self) -> str:
+        """What the names of files begin with where each of several runs writes its own."""
+        return f"{self.shard_id}_" if self.num_shards > 1 else ""
+
+    def shard_file(self, path: str) -> Path:
+        """Return the emission file of this shard."""
+        return Path(path).with_name(self.shard_prefix + Path(path).name)
+
+
+class Reader(Protocol):
+    """What gives emissions: `EmissionFile` or `ModelEmissions`."""
+
+    @property
+    def info(self) -> EmissionInfo: ...
+    def read(self, manifest: Manifest, batches: Sequence[Ints]) -> Iterator[Emissions]: ...
+
+
+@dataclass(frozen=True)
+class EmissionSource:
+    """Emissions of a subset.
+
+    Attributes:
+        reader: gives them.
+        info: what they have in common, with `--post-process` as the user wants it.
+        dictionary: what their columns stand for.
+        manifest: the clips.
+        labels: what was said, where it is known.
+        batches: lines of the manifest, of all batches of this run's shard; ranks take turns.
+    """
+
+    reader: Reader
+    info: EmissionInfo
+    dictionary: Dictionary
+    manifest: Manifest
+    labels: Labels | None
+    batches: list[Ints]
+
+    def of_this_rank(self) -> list[Ints]:
+        """Return the batches that this rank computes."""
+        return self.batches[distributed.rank() :: distributed.world_size()]
+
+    def read(self, dump: Path | None = None) -> Iterator[Emissions]:
+        """Yield this rank's emissions, and write them to a file along the way.
+
+        Raises:
+            W2vError: a clip's emissions cannot be computed, read or written.
+        """
+        emissions = self.reader.read(self.manifest, self.of_this_rank())
+        return emissions if dump is None else self._written(emissions, dump)
+
+    def _written(self, emissions: Iterator[Emissions], target: Path) -> Iterator[Emissions]:
+        size = distributed.world_size()
+        parts = [target.with_name(f"{target.name}.rank{rank}") for rank in range(size)] if size > 1 else [target]
+        mine = [self.manifest.name(int(row)) for batch in self.of_this_rank() for row in batch]
+        with EmissionWriter(parts[distributed.rank()], self.info, mine) as writer:
+            for batch in emissions:
+                for place, row in enumerate(batch.rows):
+                    writer.add(self.manifest.name(row), batch.num_samples[place], batch.clip(place))
+                yield batch
+        distributed.barrier()
+        if size > 1 and distributed.is_master():
+            merge_emissions(parts, target, [self.manifest.name(int(row)) for batch in self.batches for row in batch])
+
+    def reference(self, row: int) -> tuple[str, str] | None:
+        """Return what was said in a clip, as symbols and as words."""
+        if self.labels is None:
+            return None
+        units = self.dictionary.string(self.labels[row].tolist())
+        return units, post_process(units, self.info.post_process)
+
+
+def open_source(config: SourceConfig, device: torch.device) -> EmissionSource:
+    """Open the model or the file of emissions, and read manifest and labels.
+
+    Raises:
+        W2vError: a file cannot be read, or does not fit.
+    """
+    reader: Reader
+    if config.load_emissions is not None:
+        file = EmissionFile(config.shard_file(config.load_emissions))
+        info = with_post_process(file.info, config.post_process)
+        reader = file
+    else:
+        half = torch.float16 if config.fp16 else torch.bfloat16 if config.bf16 else None
+        loaded, info = load(config)
+        reader = ModelEmissions(loaded, info, device, half, config.num_workers)
+    dictionary = Dictionary(info.symbols)
+    manifest = read_manifest(Path(config.data) / f"{config.gen_subset}.tsv")
+    labels = open_labels(config, info, manifest, dictionary)
+    return EmissionSource(reader, info, dictionary, manifest, labels, plan_batches(config, manifest))
+
+
+def with_post_process(info: EmissionInfo, symbol: str | None) -> EmissionInfo:
+    """Return `info` with what the user says about words."""
+    return info if symbol is None else dataclasses.replace(info, post_process=symbol)
+
+
+def load(config: SourceConfig) -> tuple[LoadedModel, EmissionInfo]:
+    """Read the checkpoint.
+
+    Raises:
+        CheckpointError: the model writes no labels.
+        ConfigError: `--normalize` contradicts the checkpoint.
+    """
+    path = str(config.path)
+    given = {"dictionary": config.dict} if config.dict else {}
+    loaded = load_model(path, overrides=config.model_overrides, user_dir=config.user_dir, **given)
+    dictionary = getattr(loaded.task, "dictionary", None)
+    if not isinstance(dictionary, Dictionary):
+        raise CheckpointError(f"--path {path} has no labels to write: it was not fine-tuned with --labels")
+    trained = loaded.task.config.normalize
+    if config.normalize is not None and config.normalize != trained:
+        said = "--normalize" if config.normalize else "--no-normalize"
+        raise ConfigError(f"{said}: {path} was trained {'with' if trained else 'without'} --normalize")
+    symbol = config.post_process or loaded.config.get("criterion", {}).get("post_process", "letter") or "none"
+    return loaded, emission_info(loaded, Path(path).name, dictionary, symbol)
+
+
+def open_labels(config: SourceConfig, info: EmissionInfo, manifest: Manifest, dictionary: Dictionary) -> Labels | None:
+    """Read the label file, where there is one."""
+    path = Path(config.data) / f"{config.gen_subset}.{config.labels or info.labels}"
+    if not path.is_file():
+        logger.warning("no file %s: transcripts are not scored", path)
+        return None
+    labels = read_labels(path, len(manifest), dictionary)
+    if labels.num_unknown:
+        logger.warning(labels.unknown_warning())
+    return labels
+
+
+def plan_batches(config: SourceConfig, manifest: Manifest) -> list[Ints]:
+    """Return the batches of this shard, longest clips first, as the original makes them."""
+    max_tokens = config.max_tokens
+    if max_tokens is None and config.batch_size is None:
+        max_tokens = MAX_TOKENS
+    plan = batch_by_size(
+        length_order(manifest.sizes, config.seed),
+        manifest.sizes,
+        max_tokens=max_tokens,
+        batch_size=config.batch_size,
+        multiple=config.required_batch_size_multiple,
+    )
+    for row in map(int, plan.skipped):
+        logger.warning(
+            "%s: %d samples do not fit into --max-tokens %s; the clip is a batch of its own",
+            manifest.name(row), manifest.sizes[row], max_tokens,
+        )  # fmt: skip
+    batches = [plan.skipped[i : i + 1] for i in range(plan.num_skipped)] + plan.batches
+    return batches[config.shard_id :: config.num_shards]
