@@ -30,7 +30,7 @@ def told(
 
 
 def lasting(updates: int, **line: float) -> dict[int, dict[str, float]]:
-    return {n: line for n in range(100, updates + 1, 100)}
+    return dict.fromkeys(range(100, updates + 1, 100), line)
 
 
 def test_a_collapsed_codebook_is_told_of_once(caplog: pytest.LogCaptureFixture) -> None:

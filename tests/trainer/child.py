@@ -1,22 +1,22 @@
-"""The toy run in a child process that is forked, so that it may be killed without the seconds that imports take."""
+"""The toy run in child processes that are forked, so that they may be killed without the seconds that imports take."""
 
 from __future__ import annotations
 
 import os
+import socket
 import traceback
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 import torch
 from toy_training import make_trainer
 
+from w2v import distributed
 from w2v.checkpoint import load_checkpoint
 from w2v.errors import W2vError
 from w2v.progress import set_up_logging
-
-SIGNALLED = 256
 
 
 @dataclass(frozen=True)
@@ -34,30 +34,53 @@ class Ended:
 
 def train_in_child(folder: Path, options: Mapping[str, Any], fault: Callable[[Any], None] | None = None) -> Ended:
     """Train the toy in a child; `fault` may spoil the trainer, or anything else, beforehand."""
+    (ended,) = train_in_children(folder, options, fault, ranks=1)
+    return ended
+
+
+def train_in_children(
+    folder: Path, options: Mapping[str, Any], fault: Callable[[Any], None] | None = None, ranks: int = 2
+) -> list[Ended]:
+    """Train the toy on several ranks; the last one is the one with the fault."""
     folder.mkdir(parents=True, exist_ok=True)
-    log = folder / "log.txt"
-    child = os.fork()
-    if child == 0:
-        code = 1
-        try:
-            torch.set_num_threads(1)
-            with open(log, "w") as stream:
-                set_up_logging(is_master=True, stream=stream)
-                try:
-                    trainer = make_trainer(folder, options)
-                    if fault is not None:
-                        fault(trainer)
-                    trainer.train()
-                    code = 0
-                except W2vError as e:
-                    stream.write(f"error: {e}\n")
-                    code = e.exit_code
-                except BaseException:
-                    traceback.print_exc(file=stream)
-        finally:
-            os._exit(code)
-    _, status = os.waitpid(child, 0)
-    return Ended(os.waitstatus_to_exitcode(status), log.read_text())
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        method = f"tcp://127.0.0.1:{probe.getsockname()[1]}"
+    children = []
+    for rank in range(ranks):
+        log = folder / f"log{rank}.txt"
+        child = os.fork()
+        if child == 0:
+            place = distributed.Place(ranks, rank, rank, method)
+            _train(place, folder, log, options, fault if rank == ranks - 1 else None)
+        children.append((child, log))
+    codes = [os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) for child, _ in children]
+    return [Ended(code, log.read_text()) for code, (_, log) in zip(codes, children, strict=True)]
+
+
+def _train(
+    place: distributed.Place, folder: Path, log: Path, options: Mapping[str, Any], fault: Callable[[Any], None] | None
+) -> NoReturn:
+    code = 1
+    try:
+        torch.set_num_threads(1)
+        os.environ["GLOO_SOCKET_IFNAME"] = "lo"
+        with open(log, "w") as stream:
+            set_up_logging(is_master=place.rank == 0, stream=stream)
+            try:
+                distributed.setup(place, cpu=True)
+                trainer = make_trainer(folder, options)
+                if fault is not None:
+                    fault(trainer)
+                trainer.train()
+                code = 0
+            except W2vError as e:
+                stream.write(f"error: {e}\n")
+                code = e.exit_code
+            except BaseException:
+                traceback.print_exc(file=stream)
+    finally:
+        os._exit(code)
 
 
 def at_call(number: int, target: Any, name: str, act: Callable[[], Any]) -> None:

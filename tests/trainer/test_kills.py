@@ -13,9 +13,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from child import assert_same, at_call, final_state, train_in_child
+from child import assert_same, at_call, final_state, train_in_child, train_in_children
 
 from w2v import checkpoint
+from w2v.folder_lock import FolderLock
 
 OPTIONS: dict[str, Any] = {
     "model": {"dropout": 0.3},
@@ -102,3 +103,46 @@ def test_a_signal_is_answered_after_one_update_and_in_the_middle_of_a_validation
     again = train_in_child(tmp_path, OPTIONS)
     first = next(line for line in again.log.splitlines() if '"valid_num_updates"' in line)
     assert '"valid_num_updates": "3"' in first
+
+
+def test_a_signal_to_one_rank_in_validation_ends_both(tmp_path: Path) -> None:
+    """The validation is given up by both ranks, and made up for by a run of one rank."""
+    options = {**OPTIONS, "task": {}}
+    ended = train_in_children(
+        tmp_path, options, lambda t: MOMENTS["validation"](t, 1, lambda: signalled(signal.SIGUSR1)())
+    )
+    assert [child.code for child in ended] == [0, 0], ended
+    asked = final_state(tmp_path)["trainer"]
+    assert (asked["num_updates"], asked["owes_validation"], asked["best"]) == (3, True, None)
+    alone = {**options, "optimization": {"update_freq": [4], "max_update": 3}}
+    again = train_in_child(tmp_path, alone)
+    assert again.code == 0, again.log
+    made_up = final_state(tmp_path)["trainer"]
+    assert (made_up["num_updates"], made_up["owes_validation"]) == (3, False)
+    assert made_up["best"] is not None
+
+
+def test_a_second_run_in_the_folder_is_refused_with_one_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("w2v.folder_lock.PATIENCE", 0.1)
+    lock = FolderLock(tmp_path)
+    lock.acquire()
+    refused = train_in_child(tmp_path, OPTIONS)
+    lock.release()
+    assert refused.code == 2
+    assert refused.log.splitlines()[-1].startswith(f"error: --save-dir {str(tmp_path)!r} is in use by process")
+
+
+def test_a_full_disk_stops_a_run_that_can_go_on(tmp_path: Path, whole: dict[str, Any]) -> None:
+    def full(*arguments: Any) -> None:
+        raise OSError(28, "No space left on device")
+
+    def fill(trainer: Any) -> None:
+        checkpoint.RETRY_PAUSE = 0.0
+        at_call(12, trainer.optimizer, "step", lambda: setattr(os, "fsync", full))
+
+    stopped = train_in_child(tmp_path, OPTIONS, fill)
+    assert stopped.code == 2, stopped.log
+    assert stopped.log.splitlines()[-1].endswith(".pt: cannot be written: No space left on device")
+    again = train_in_child(tmp_path, OPTIONS)
+    assert again.code == 0, again.log
+    assert_same(final_state(tmp_path), whole)
