@@ -94,7 +94,7 @@ def test_what_is_printed_is_read_back(arch: str, criterion: str, tmp_path: Path)
 @pytest.mark.parametrize("registry", [TASKS, OPTIMIZERS, LR_SCHEDULERS], ids=lambda registry: registry.kind)
 def test_so_are_the_other_components(registry: Any, tmp_path: Path) -> None:
     for name in registry.names():
-        first = printed(*BASE, registry.flag, name, *(["--labels", "ltr"] if registry is TASKS else []))
+        first = printed(*BASE, registry.flag, name, *(["--labels", "ltr"] if name.startswith("audio") else []))
         (tmp_path / "again.yaml").write_text(first)
         assert printed("--config", tmp_path / "again.yaml") == first
 
@@ -175,8 +175,8 @@ def test_files_that_cannot_be_read(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("argv", "words"),
     [
-        (["data"], "--arch is required; known: wav2vec, "),
-        (["data", "--arch", "wav2vec2"], "--criterion is required; known: ctc, wav2vec"),
+        (["data"], "--arch is required; known: transformer_lm, "),
+        (["data", "--arch", "wav2vec2"], "--criterion is required; known: adaptive_loss, cross_entropy, ctc, wav2vec"),
         ([*BASE, "--encoder-layer", "3"], "unknown flag --encoder-layer; did you mean --encoder-layers"),
         ([*BASE, "--max-updates", "3"], "unknown flag --max-updates; did you mean --max-update"),
         ([*BASE, "--wer-args", "x"], "unknown flag --wer-args"),

@@ -42,7 +42,8 @@ SHORT_FLAGS = {"model": ("-a",)}
 DEFAULT_COMPONENTS = {"task": "audio_pretraining", "optimizer": "adam", "lr_scheduler": "fixed"}
 
 DESCRIPTION = """\
-Train a model: pretraining on raw audio, or fine-tuning with --labels.
+Train a model: pretraining on raw audio, fine-tuning with --labels, or a language model
+(--task language_modeling).
 The flags below depend on --task, --arch, --criterion, --optimizer and --lr-scheduler;
 give them together with --help to see the flags of your choice."""
 EPILOG = """\

@@ -7,7 +7,9 @@ _ONE_PARALLELISM = (
 )
 _MODEL_TOO_LARGE = "the model is never split over GPUs; lower --max-tokens, and use --bf16"
 _INFER_ONLY = "it belongs to w2v-infer"
-_TEXT_TASKS = "text tasks of the original are not part of w2v"
+_TEXT_TASKS = "text is read as it is, split at spaces, or into letters with --unit letter"
+_OTHER_TARGETS = "a language model here says the next word"
+_QUANT_NOISE = "quantization noise is not part of w2v"
 _DROP = "leave it out; it changes nothing here"
 _VALIDATION_LM = 'give --wer-args \'("LM", "LEXICON", LM weight, word score)\''
 _EMA = "averages of weights are not kept"
@@ -16,12 +18,16 @@ RETIRED: dict[str, str] = {
     "--all-gather-list-size": _DROP,
     "--amp": "use --bf16 or --fp16, which run under torch's autocast",
     "--bpe": _TEXT_TASKS,
+    "--char-embedder-highway-layers": "use --unit letter",
+    "--character-embedding-dim": "use --unit letter",
+    "--character-filters": "use --unit letter",
     "--checkpoint-activations": _MODEL_TOO_LARGE,
     "--checkpoint-shard-count": "checkpoints are always one file; leave it out",
     "--checkpoint-suffix": "checkpoints are always one file; leave it out",
     "--continue-once": "give --restore-file",
     "--cpu-offload": _MODEL_TOO_LARGE,
     "--dataset-impl": _TEXT_TASKS,
+    "--decoder-layers-to-keep": "train with fewer --decoder-layers",
     "--distributed-num-procs": "use --distributed-world-size",
     "--distributed-wrapper": _ONE_PARALLELISM,
     "--ema-decay": _EMA,
@@ -36,8 +42,10 @@ RETIRED: dict[str, str] = {
     "--fast-stat-sync": _DROP,
     "--force-anneal": "it belongs to --lr-scheduler fixed",
     "--fp16-no-flatten-grads": "weights stay in float32 tensors of their own; leave it out",
+    "--future-target": _OTHER_TARGETS + "; leave it out",
     "--gen-subset": _INFER_ONLY,
     "--heartbeat-timeout": _DROP,
+    "--lazy-load": "text is held as an array of numbers; leave it out",
     "--localsgd-frequency": _ONE_PARALLELISM,
     "--log-file": "redirect the output: w2v-train ... > FILE",
     "--memory-efficient-bf16": "use --bf16",
@@ -45,7 +53,9 @@ RETIRED: dict[str, str] = {
     "--nprocs-per-node": "use torchrun --nproc-per-node",
     "--num-shards": _INFER_ONLY,
     "--optimizer-overrides": "the optimizer's options always come from the command line, also after a restart",
+    "--output-dictionary-size": "use --nwordssrc",
     "--pad": _TEXT_TASKS,
+    "--past-target": _OTHER_TARGETS,
     "--pipeline-balance": _ONE_PARALLELISM,
     "--pipeline-checkpoint": _ONE_PARALLELISM,
     "--pipeline-chunks": _ONE_PARALLELISM,
@@ -56,11 +66,18 @@ RETIRED: dict[str, str] = {
     "--pipeline-encoder-devices": _ONE_PARALLELISM,
     "--pipeline-model-parallel": _ONE_PARALLELISM,
     "--profile": "use torch.profiler around w2v_cli.train.main",
-    "--quantization-config-path": "quantization noise is not part of w2v",
+    "--quant-noise-pq": _QUANT_NOISE,
+    "--quant-noise-pq-block-size": _QUANT_NOISE,
+    "--quant-noise-scalar": _QUANT_NOISE,
+    "--quantization-config-path": _QUANT_NOISE,
+    "--raw-text": _TEXT_TASKS,
     "--rebuild-batches": _DROP,
     "--required-seq-len-multiple": _DROP,
     "--scoring": _INFER_ONLY,
+    "--self-target": _OTHER_TARGETS,
     "--shard-id": _INFER_ONLY,
+    "--shorten-data-split-list": "samples over --max-target-positions are left out",
+    "--shorten-method": "samples over --max-target-positions are left out",
     "--skip-remainder-batch": "no clip is ever dropped; leave it out",
     "--slowmo-algorithm": _ONE_PARALLELISM,
     "--slowmo-momentum": _ONE_PARALLELISM,

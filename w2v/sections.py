@@ -56,11 +56,13 @@ class DatasetConfig:
     """What is read, and how it is cut into batches."""
 
     num_workers: int = arg(1, help="processes that read audio; 0 reads in the main process")
-    max_tokens: int | None = arg(None, help="largest batch: clips x longest clip, in samples, padding counted")
+    max_tokens: int | None = arg(
+        None, help="largest batch: clips x longest clip, in samples (text: in words), padding counted"
+    )
     batch_size: int | None = arg(None, help="most clips in a batch", aliases=("--max-sentences",))
     required_batch_size_multiple: int = arg(8, help="batches of at least this many clips are cut to a multiple of it")
     data_buffer_size: int = arg(10, help="batches that the workers prepare ahead, in all")
-    train_subset: str = arg("train", help="manifest to train on: DATA/NAME.tsv")
+    train_subset: str = arg("train", help="manifest to train on: DATA/NAME.tsv, or text: DATA/NAME.txt")
     valid_subset: str = arg("valid", help="manifests to validate on, separated by commas; the first one decides")
     validate_interval: int = arg(1, help="epochs between two validations")
     validate_interval_updates: int = arg(0, help="updates between two validations; 0: only at the ends of epochs")
