@@ -13,6 +13,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from w2v.errors import ConfigError
+from w2v.functional.dropout import dropout
 from w2v.functional.word_bands import band_width, word_bands
 from w2v.modules.adaptive_input import AdaptiveInput
 from w2v.modules.touch import touch
@@ -68,7 +69,7 @@ class AdaptiveSoftmax(nn.Module):
     def log_likelihood(self, contexts: Tensor, targets: Tensor) -> Tensor:
         """Return (N,) natural log-probabilities of one word per context; as `WordSoftmax.log_likelihood`."""
         device = contexts.device
-        contexts = F.dropout(contexts, self.dropout, self.training)
+        contexts = dropout(contexts, self.dropout, self.training)
         # Which contexts each band is needed for is planned on the CPU, where the targets are.
         rows = [((targets >= first) & (targets < end)).nonzero()[:, 0] for first, end in self.bands]
         entries = targets.clone()
@@ -123,7 +124,7 @@ class AdaptiveSoftmax(nn.Module):
     # ------------------------------------------------------------------------------------------ parts
 
     def _tail_logits(self, contexts: Tensor, number: int) -> Tensor:
-        narrow = F.dropout(F.linear(contexts, self._down(number)), self.dropout, self.training)
+        narrow = dropout(F.linear(contexts, self._down(number)), self.dropout, self.training)
         return F.linear(narrow, self._band_vectors(number))
 
     def _down(self, number: int) -> Tensor:

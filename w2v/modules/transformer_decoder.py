@@ -11,9 +11,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
+from w2v.functional.dropout import dropout
 from w2v.functional.sinusoid import sinusoid
 from w2v.modules.adaptive_input import AdaptiveInput
 from w2v.modules.adaptive_softmax import AdaptiveSoftmax
@@ -164,7 +164,7 @@ class TransformerDecoder(nn.Module):
             x = x + sinusoid(positions + self.spec.pad + 1, self.spec.embed_dim).to(x.dtype)
         if self.layernorm_embedding is not None:
             x = self.layernorm_embedding(x)
-        return F.dropout(x, self.spec.dropout, self.training)
+        return dropout(x, self.spec.dropout, self.training)
 
     def _finish(self, x: Tensor) -> Tensor:
         if self.layer_norm is not None:
