@@ -18,7 +18,7 @@ import torch
 import torch.nn.functional as F
 
 from w2v.build import LoadedModel
-from w2v.data.dataset import AudioDataset, ReadReport
+from w2v.data.dataset import AudioDataset
 from w2v.data.dictionary import Dictionary
 from w2v.data.emission_file import EmissionInfo
 from w2v.data.iterator import iterate
@@ -34,16 +34,9 @@ logger = logging.getLogger(__name__)
 class AllClips(AudioDataset):
     """Every clip of a manifest; one that cannot be read is named, and empty, instead of being replaced."""
 
-    def example(self, index: int, rng: np.random.Generator | None = None) -> AudioExample:
-        try:
-            return super().example(index, rng)
-        except DataError as e:
-            logger.warning("unreadable, its transcript is empty: %s", e)
-            return AudioExample(index, torch.zeros(0))
-
-    def record(self, report: ReadReport) -> None:
-        report.lengths = {index: length for index, length in report.lengths.items() if length}
-        super().record(report)
+    def in_place_of(self, index: int, error: DataError) -> AudioExample:
+        logger.warning("unreadable, its transcript is empty: %s", error)
+        return AudioExample(index, torch.zeros(0))
 
 
 @dataclass(frozen=True)

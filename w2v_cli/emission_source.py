@@ -49,6 +49,7 @@ class SourceConfig:
     data: str = arg(help="folder with SUBSET.tsv and, for a score, SUBSET.LABELS", positional=True)
     path: str | None = arg(None, help="checkpoint of a model fine-tuned with CTC")
     gen_subset: str = arg("test", help="manifest to transcribe: DATA/NAME.tsv")
+    allow_outside_root: bool = arg(False, help="take clips that a manifest names by absolute paths or with `..`")
     dump_emissions: str | None = arg(
         None, help="also write the emissions to FILE (.safetensors), to decode them again", metavar="FILE"
     )
@@ -207,7 +208,8 @@ def open_source(config: SourceConfig, device: torch.device) -> EmissionSource:
         loaded, info = load(config)
         reader = ModelEmissions(loaded, info, device, half, config.num_workers)
     dictionary = Dictionary(info.symbols)
-    manifest = read_manifest(Path(config.data) / f"{config.gen_subset}.tsv")
+    path = Path(config.data) / f"{config.gen_subset}.tsv"
+    manifest = read_manifest(path, allow_outside_root=config.allow_outside_root)
     labels = open_labels(config, info, manifest, dictionary)
     return EmissionSource(reader, info, dictionary, manifest, labels, plan_batches(config, manifest))
 

@@ -78,6 +78,8 @@ def test_line_endings(tmp_path, ending):
         (b"/r\na\t1\n../b\t1\n", "x.tsv:3: must stay inside the root folder (or give --allow-outside-root), got '../"),
         (b"/r\na/../../b\t1\n", "x.tsv:2: must stay inside the root folder"),
         (b"/r\na/..\t1\n", "x.tsv:2: must stay inside the root folder"),
+        (b"/r\na\t1\n../b\t1\n/c\t1\n", "x.tsv:3: must stay inside"),
+        (b"/r\na\t1\n/c\t1\n../b\t1\n", "x.tsv:3: must stay inside"),
         (b"/r\na\t1\nb\0c\t1\n", "x.tsv:3: holds a zero byte"),
         (b"/r\0\na\t1\n", "x.tsv:1: the first line must name the root folder"),
     ],

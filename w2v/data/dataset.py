@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import copy
 import logging
-import math
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
@@ -34,7 +33,8 @@ Ints = npt.NDArray[np.int64]
 
 MAX_BAD_SHARE = 0.01
 MIN_BAD_CLIPS = 5  # a share means nothing in a tiny data set
-BY_CHANCE = 4  # standard deviations by which a random part of a data set may be worse than the whole
+MAX_BAD_SO_FAR = 0.1  # of the clips read so far: bad clips may come together, as clips of one length do
+MANY_BAD_CLIPS = 20  # before the share of those read so far says anything
 MAX_TRIES = 100  # a folder that has gone away should stop the run soon
 LENGTH_TOLERANCE = 0.01  # headers of compressed files are off by a block
 LONG_CLIP = 1 << 22  # samples, 262 s at 16 kHz: above, a worker holds one clip at a time
@@ -197,6 +197,16 @@ class AudioDataset(BatchDataset):
         targets = None if self.labels is None else torch.from_numpy(self.labels[index].astype(np.int64))
         return AudioExample(index, torch.from_numpy(samples), targets)
 
+    def in_place_of(self, index: int, error: DataError) -> AudioExample | None:
+        """Return what stands in a batch for a clip that cannot be read; None: the next one that can be.
+
+        Raises:
+            DataError: nothing does.
+        """
+        if not self.replace_unreadable:
+            raise error
+        return None
+
     def batch(self, indices: Sequence[int] | Ints, seed: int) -> AudioBatch:
         """Read a batch; it depends on `indices` and `seed` alone.
 
@@ -230,8 +240,8 @@ class AudioDataset(BatchDataset):
         """Log each unreadable file once, and stop when there are too many.
 
         Raises:
-            DataError: more than 1 % of the data set, and at least five clips, are unreadable; or so many of the clips
-                read so far that the whole is most likely no better.
+            DataError: more than 1 % of the data set, and at least five clips, are unreadable; or, long before, more
+                than a tenth of the clips read so far.
         """
         self.num_read = min(self.num_read + report.num_read, len(self))
         if report.lengths and not self._length_warned:
@@ -245,8 +255,7 @@ class AudioDataset(BatchDataset):
             if index not in self.bad:
                 self.bad[index] = reason
                 logger.warning("unreadable, replaced by another clip (%d so far): %s", len(self.bad), reason)
-        expected = MAX_BAD_SHARE * self.num_read
-        limit = min(expected + BY_CHANCE * math.sqrt(expected), MAX_BAD_SHARE * len(self))
+        limit = min(MAX_BAD_SHARE * len(self), MANY_BAD_CLIPS + MAX_BAD_SO_FAR * self.num_read)
         if report.bad and len(self.bad) >= MIN_BAD_CLIPS and len(self.bad) > limit:
             raise DataError(
                 f"{len(self.bad)} of {self.num_read} clips read are unreadable, more than {MAX_BAD_SHARE:.0%}; "
@@ -262,8 +271,9 @@ class AudioDataset(BatchDataset):
             try:
                 example = self._fitting(candidate, budget)
             except DataError as e:
-                if not self.replace_unreadable:
-                    raise
+                instead = self.in_place_of(candidate, e)
+                if instead is not None:
+                    return instead
                 report.bad[candidate] = str(e)
                 continue
             planned, found = int(self.sizes[candidate]), len(example.source)

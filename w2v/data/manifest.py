@@ -169,16 +169,15 @@ def _check_names(where: str, text: Bytes, starts: Ints, tabs: Ints) -> None:
 
 
 def _check_inside(where: str, text: Bytes, starts: Ints, tabs: Ints) -> None:
-    rule = "must stay inside the root folder (or give --allow-outside-root), got"
-    absolute = np.flatnonzero(text[starts] == SLASH)
-    if len(absolute):
-        _refuse(where, text, starts, tabs, int(absolute[0]), rule)
     # A part `..` is two dots between delimiters; `a..b` is an ordinary name.
     dots = np.flatnonzero((text[1:-2] == DOT) & (text[2:-1] == DOT)) + 1
     dots = dots[np.isin(text[dots - 1], (SLASH, NEWLINE)) & np.isin(text[dots + 2], (SLASH, TAB))]
     dots = dots[dots >= starts[0]]
-    if len(dots):
-        _refuse(where, text, starts, tabs, int(np.searchsorted(starts, dots[0], "right")) - 1, rule)
+    absolute = np.flatnonzero(text[starts] == SLASH)
+    wrong = [*absolute[:1], *(np.searchsorted(starts, dots[:1], "right") - 1)]
+    if wrong:
+        rule = "must stay inside the root folder (or give --allow-outside-root), got"
+        _refuse(where, text, starts, tabs, int(min(wrong)), rule)
 
 
 def _parse_sizes(where: str, text: Bytes, starts: Ints, ends: Ints) -> Ints:
