@@ -38,6 +38,7 @@ def train(argv: list[str]) -> int:
 def train_rank(argv: list[str]) -> int:
     """Do the work of one process; spawned processes begin here."""
     from w2v import distributed
+    from w2v.allocator import keep_freed_memory
     from w2v.build import build_trainer
     from w2v.options import parse_train_command
     from w2v.progress import set_up_logging
@@ -45,6 +46,8 @@ def train_rank(argv: list[str]) -> int:
     config = parse_train_command(argv).config
     options, common = config.distributed_training, config.common
     device = distributed.setup(_place(config), cpu=common.cpu, backend=options.distributed_backend)
+    if device.type == "cpu":
+        keep_freed_memory()
     try:
         set_up_logging(is_master=distributed.is_master())
         build_trainer(config, device).train()

@@ -20,6 +20,7 @@ FLOORS = {
     "w2v.retired": 0,
     "w2v.rng": 0,
     "w2v.distributed": 0,
+    "w2v.allocator": 0,
     "w2v.interrupt": 0,
     "w2v.types": 0,
     "w2v.functional": 0,
