@@ -41,7 +41,7 @@ from w2v_cli.worker_pool import WorkerPool
 logger = logging.getLogger("w2v-infer")
 
 PER_ROUND = 8
-FIRST_SPREAD, SHRINK = 0.15, 0.7  # of a range: deviation of the first round, and from round to round
+FIRST_SPREAD, SHRINK = 0.1, 0.7  # of a range: deviation of the first round, and from round to round
 WEIGHTS = ("lm_weight", "word_score", "sil_weight")
 Point = tuple[float, float, float]
 Submit = Callable[[Point], "Future[tuple[float, str]]"]

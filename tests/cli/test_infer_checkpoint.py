@@ -4,23 +4,31 @@ from __future__ import annotations
 
 import itertools
 import logging
+import os
+import socket
+import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+from toy_speech import call
 
 from w2v.checkpoint import save_checkpoint
 from w2v.config import to_plain
 from w2v.data.audio import normalize
 from w2v.data.dictionary import Dictionary
+from w2v.data.emission_file import EmissionFile
 from w2v.models.wav2vec_ctc import Wav2VecCtc, Wav2VecCtcConfig
 from w2v.modules.wav2vec2_encoder import Wav2Vec2EncoderConfig
 from w2v_cli import infer
 
 soundfile = pytest.importorskip("soundfile")
 
+REPOSITORY = Path(__file__).resolve().parents[2]
+ASSETS = REPOSITORY / "tests" / "assets"
 RATE = 16000
 LENGTHS = [9000, 16000, 200, 12345, 5]
 SYMBOLS = ["|", "A", "B", "C"]
@@ -130,6 +138,69 @@ def test_published_kenlm_command_without_a_lexicon(
     assert words
     assert words <= {"A", "B", "AB"}
     assert "spelled 3 words" in capsys.readouterr().out
+
+
+def test_cached_emissions_are_those_of_the_model(tmp_path: Path, clips: list[np.ndarray], model: Wav2VecCtc) -> None:
+    command = [str(tmp_path), "--num-workers", "0", "--cpu", "--ctm", "--batch-size", "1"]
+    emissions = ["--dump-emissions", f"{tmp_path}/new/e.safetensors"]
+    direct = ["--path", f"{tmp_path}/checkpoint_best.pt", "--results-path", f"{tmp_path}/direct", *emissions]
+    assert infer.main([*command, *direct]) == 0
+    file = EmissionFile(tmp_path / "new" / "e.safetensors")
+    # 10, 3 and 3 samples wide, 5, 4 and 4 apart: a frame sees 10 + 2 * 5 + 2 * 20 samples, its middle 80 of them alone.
+    assert (file.info.stride, file.info.offset) == (80, (60 - 80) / 2)
+    assert [file.num_samples(f"{row}.wav") for row in range(len(LENGTHS))] == LENGTHS
+    for row, wave in enumerate(clips):
+        if len(wave) > RATE // 10:  # shorter ones are padded, which changes the rounding
+            alone = model(torch.from_numpy(normalize(wave))[None], None, 0).logits[0].log_softmax(-1).detach()
+            torch.testing.assert_close(file.log_probs(f"{row}.wav"), alone)
+    for row in range(len(LENGTHS)):
+        (tmp_path / f"{row}.wav").unlink()
+    (tmp_path / "checkpoint_best.pt").unlink()
+    cached = ["--load-emissions", f"{tmp_path}/new/e.safetensors", "--results-path", f"{tmp_path}/cached"]
+    assert infer.main([*command, *cached]) == 0
+    assert contents(tmp_path / "cached") == contents(tmp_path / "direct")
+
+
+def test_two_ranks_write_what_one_writes(tmp_path: Path, clips: list[np.ndarray], model: Wav2VecCtc) -> None:
+    command = [
+        *(str(tmp_path), "--path", f"{tmp_path}/checkpoint_best.pt", "--cpu", "--batch-size", "2"),
+        *("--ctm", "--trn", "--bootstrap", "50", "--w2l-decoder", "kenlm", "--lm-model", str(ASSETS / "lm/words.arpa")),
+        *("--beam", "20", "--nbest", "3", "--decode-workers", "1", "--num-workers", "0"),
+    ]  # fmt: skip
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        one = call(
+            infer.main, [*command, "--results-path", tmp_path / "one", "--dump-emissions", tmp_path / "one" / "e"]
+        )
+    finally:
+        torch.set_num_threads(threads)
+    assert one.code == 0, one.err
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = str(probe.getsockname()[1])
+    # What torchrun sets.
+    meeting = {"WORLD_SIZE": "2", "LOCAL_WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port}
+    environment = {**os.environ, **meeting, "PYTHONPATH": str(REPOSITORY), "OMP_NUM_THREADS": "1"}
+    files = ["--results-path", str(tmp_path / "two"), "--dump-emissions", str(tmp_path / "two" / "e")]
+    ranks = [
+        subprocess.Popen(
+            [sys.executable, "-m", "w2v_cli.infer", *command, *files], stdout=subprocess.PIPE, text=True,
+            env={**environment, "RANK": str(rank), "LOCAL_RANK": str(rank)},
+        )
+        for rank in range(2)
+    ]  # fmt: skip
+    said = [rank.communicate(timeout=120)[0] for rank in ranks]
+    assert [rank.returncode for rank in ranks] == [0, 0]
+    scores = [[line for line in text.splitlines() if "WER" in line] for text in (one.out, *said)]
+    assert len(scores[0]) == 2
+    assert scores[1:] == [scores[0], []]
+    assert len(contents(tmp_path / "one")) == 10
+    assert contents(tmp_path / "two") == contents(tmp_path / "one")
+
+
+def contents(folder: Path) -> dict[str, bytes]:
+    return {file.name: file.read_bytes() for file in folder.iterdir()}
 
 
 def test_a_missing_checkpoint_is_one_line(
