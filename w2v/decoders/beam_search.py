@@ -16,6 +16,7 @@ from torch import Tensor
 
 from w2v.decoders.base import DecoderConfig
 from w2v.decoders.found_path import FoundPath
+from w2v.functional.best_path import BLANK
 from w2v.lm.language_model import FloatArray, IntArray, LanguageModel
 
 HashArray = npt.NDArray[np.uint64]
@@ -258,6 +259,18 @@ class BeamSearch:
         """Return log-probabilities times their weight; what is impossible stays so, whatever the weight."""
         return np.where(lm == -np.inf, -np.inf, self.options.lm_weight * lm)
 
+    def hopeful(self, beam: Beam, frame: Frame, floor: FloatArray, score: FloatArray) -> IntArray:
+        """Return the hypotheses that a new symbol may keep in the beam: few where a frame is clearly a blank.
+
+        Args:
+            beam: the hypotheses.
+            frame: what the acoustic model says.
+            floor: (clips,) score to reach.
+            score: (N,) scores without the new symbol, at best.
+        """
+        best = frame.tried[:, BLANK + 1 :].max(axis=1)
+        return np.flatnonzero(self.may_reach(score + best[beam.clip], floor[beam.clip]))
+
     def may_reach(self, score: FloatArray, floor: FloatArray) -> npt.NDArray[np.bool_]:
         """Return where a score can reach a floor once the language model, never positive, has been asked."""
         return (score >= floor) & (score > -np.inf) if self.options.lm_weight >= 0 else score > -np.inf
@@ -323,11 +336,13 @@ def mix(history: HashArray, value: IntArray) -> HashArray:
 def _best_of_equal(key: HashArray, score: FloatArray) -> IntArray:
     """Return the row of the largest score among rows of equal keys; rows of score -inf are left out."""
     order = np.argsort(key)
+    order = order[score[order] > -np.inf]
+    if not len(order):
+        return order
     key, ranked = key[order], score[order]
     is_first = np.concatenate([[True], key[1:] != key[:-1]])
     group = np.cumsum(is_first) - 1
-    best = np.maximum.reduceat(ranked, np.flatnonzero(is_first))
-    winners = np.flatnonzero((ranked == best[group]) & (ranked > -np.inf))
+    winners = np.flatnonzero(ranked == np.maximum.reduceat(ranked, np.flatnonzero(is_first))[group])
     group = group[winners]
     chosen: IntArray = order[winners[np.concatenate([[True], group[1:] != group[:-1]])]]
     return chosen

@@ -38,14 +38,16 @@ class FreeSearch(BeamSearch):
         return beam.wait(source, symbol, frame.tried)
 
     def growing(self, beam: Beam, frame: Frame, floor: FloatArray) -> Candidates:
-        score = beam.score[:, None] + frame.tried[beam.clip]
+        rows = self.hopeful(beam, frame, floor, beam.score)
+        score = beam.score[rows, None] + frame.tried[beam.clip[rows]]
         score[:, BLANK] = -np.inf
-        score[np.arange(len(score)), beam.symbol] = -np.inf
-        source, symbol = np.nonzero(self.may_reach(score, floor[beam.clip, None]))
+        score[np.arange(len(rows)), beam.symbol[rows]] = -np.inf
+        row, symbol = np.nonzero(self.may_reach(score, floor[beam.clip[rows], None]))
+        source = rows[row]
         lm, state = self.ask(beam.state[source], self.entries[symbol])
         return Candidates(
             source=source,
-            score=score[source, symbol] + self.weigh(lm),
+            score=score[row, symbol] + self.weigh(lm),
             lm=lm,
             symbol=symbol,
             node=np.zeros(len(source), dtype=np.int64),

@@ -58,89 +58,105 @@ class LexiconSearch(BeamSearch):
         return beam.wait(source, symbol, frame.emissions)
 
     def growing(self, beam: Beam, frame: Frame, floor: FloatArray) -> Candidates:
-        source, row = expand(self.tree.branch_start, beam.node)
-        symbol, node = self.tree.branch_symbol[row], self.tree.branch_node[row]
-        parts = []
+        parts = [self._begun(beam, frame, floor), self._completed(beam, frame, floor)]
         if self.options.unk_score > -np.inf:
-            nameless = np.flatnonzero(~self.tree.is_word[node])
-            word = np.full(len(nameless), self.unknown)
-            parts.append(self._end_words(beam, frame, floor, source[nameless], symbol[nameless], word))
-        anew = np.flatnonzero(symbol != beam.symbol[source])
-        parts.append(self._begin_words(beam, frame, floor, source[anew], symbol[anew], node[anew]))
-        source, row = expand(self.tree.ending_start, beam.node)
-        symbol = self.tree.ending_symbol[row]
-        # A word of one symbol that is held for several frames is said once.
-        anew = np.flatnonzero((beam.node[source] != ROOT) | (beam.symbol[source] != symbol))
-        word = self.tree.ending_word[row[anew]]
-        parts.append(self._end_words(beam, frame, floor, source[anew], symbol[anew], word))
+            parts.append(self._unknown(beam, frame, floor))
         return join(parts)
 
-    def _begin_words(
-        self, beam: Beam, frame: Frame, floor: FloatArray, source: IntArray, symbol: IntArray, node: IntArray
-    ) -> Candidates:
-        clip = beam.clip[source]
+    def _begun(self, beam: Beam, frame: Frame, floor: FloatArray) -> Candidates:
+        """Return the steps inside words."""
+        rows = self.hopeful(beam, frame, floor, beam.score)
+        source, branch = expand(self.tree.branch_start, beam.node, rows)
+        symbol, clip = self.tree.branch_symbol[branch], beam.clip[source]
         score = beam.score[source] + frame.tried[clip, symbol]
+        lm = self.tree.branch_gain[branch]
+        if not self.is_unit_lm:
+            score += self.options.lm_weight * lm
+        kept = np.flatnonzero(self.may_reach(score, floor[clip]) & (symbol != beam.symbol[source]))
+        source, symbol, node = source[kept], symbol[kept], self.tree.branch_node[branch[kept]]
+        no_word = np.full(len(source), NO_WORD)
         if self.is_unit_lm:
-            return self._ask_units(beam, floor, source, symbol, score, node, np.full(len(source), NO_WORD))
-        lm = self.tree.best[node] - self.tree.best[beam.node[source]]
-        score += self.options.lm_weight * lm
-        kept = np.flatnonzero(score >= floor[clip])
-        source = source[kept]
+            return self._ask_units(beam, source, score[kept], symbol, node, no_word)
         return Candidates(
             source=source,
             score=score[kept],
             lm=lm[kept],
-            symbol=symbol[kept],
-            node=node[kept],
-            word=np.full(len(source), NO_WORD),
+            symbol=symbol,
+            node=node,
+            word=no_word,
             state=beam.state[source],
             history=beam.history[source],
         )
 
+    def _completed(self, beam: Beam, frame: Frame, floor: FloatArray) -> Candidates:
+        """Return the steps to the ends of words."""
+        bonus = self.options.word_score
+        rows = self.hopeful(beam, frame, floor, self._without_advance(beam) + bonus)
+        source, ending = expand(self.tree.ending_start, beam.node, rows)
+        symbol = self.tree.ending_symbol[ending]
+        # A word of one symbol that is held for several frames is said once.
+        anew = (beam.node[source] != ROOT) | (beam.symbol[source] != symbol)
+        return self._end_words(
+            beam, frame, floor, source[anew], symbol[anew], self.tree.ending_word[ending[anew]], bonus
+        )
+
+    def _unknown(self, beam: Beam, frame: Frame, floor: FloatArray) -> Candidates:
+        """Return the ends of unknown words: wherever words of the lexicon only begin."""
+        bonus = self.options.unk_score
+        rows = self.hopeful(beam, frame, floor, self._without_advance(beam) + bonus)
+        source, branch = expand(self.tree.branch_start, beam.node, rows)
+        nameless = ~self.tree.is_word[self.tree.branch_node[branch]]
+        source, symbol = source[nameless], self.tree.branch_symbol[branch[nameless]]
+        return self._end_words(beam, frame, floor, source, symbol, np.full(len(source), self.unknown), bonus)
+
+    def _without_advance(self, beam: Beam) -> FloatArray:
+        """Return scores without what was given in advance for words begun."""
+        if self.is_unit_lm:
+            return beam.score
+        without: FloatArray = beam.score - self.options.lm_weight * self.tree.best[beam.node]
+        return without
+
     def _end_words(
-        self, beam: Beam, frame: Frame, floor: FloatArray, source: IntArray, symbol: IntArray, word: IntArray
+        self,
+        beam: Beam,
+        frame: Frame,
+        floor: FloatArray,
+        source: IntArray,
+        symbol: IntArray,
+        word: IntArray,
+        bonus: float,
     ) -> Candidates:
         clip = beam.clip[source]
-        bonus = np.where(word == self.unknown, self.options.unk_score, self.options.word_score)
-        score = beam.score[source] + frame.tried[clip, symbol] + bonus
+        emission = frame.tried[clip, symbol] + bonus
+        kept = self.may_reach(self._without_advance(beam)[source] + emission, floor[clip])
+        source, symbol, word = source[kept], symbol[kept], word[kept]
+        score, root = beam.score[source] + emission[kept], np.full(len(source), ROOT)
         if self.is_unit_lm:
-            return self._ask_units(beam, floor, source, symbol, score, np.full(len(source), ROOT), word)
-        given = self.tree.best[beam.node[source]]
-        kept = self.may_reach(score - self.options.lm_weight * given, floor[clip])
-        source, word = source[kept], word[kept]
+            return self._ask_units(beam, source, score, symbol, root, word)
         log_probs, state = self.ask(beam.state[source], self.entries[word])
-        lm = log_probs - given[kept]
+        lm = log_probs - self.tree.best[beam.node[source]]
         return Candidates(
             source=source,
-            score=score[kept] + self.weigh(lm),
+            score=score + self.weigh(lm),
             lm=lm,
-            symbol=symbol[kept],
-            node=np.full(len(source), ROOT),
+            symbol=symbol,
+            node=root,
             word=word,
             state=state,
             history=mix(beam.history[source], word),
         )
 
     def _ask_units(
-        self,
-        beam: Beam,
-        floor: FloatArray,
-        source: IntArray,
-        symbol: IntArray,
-        score: FloatArray,
-        node: IntArray,
-        word: IntArray,
+        self, beam: Beam, source: IntArray, score: FloatArray, symbol: IntArray, node: IntArray, word: IntArray
     ) -> Candidates:
-        kept = self.may_reach(score, floor[beam.clip[source]])
-        source, symbol = source[kept], symbol[kept]
         lm, state = self.ask(beam.state[source], self.entries[symbol])
         return Candidates(
             source=source,
-            score=score[kept] + self.weigh(lm),
+            score=score + self.weigh(lm),
             lm=lm,
             symbol=symbol,
-            node=node[kept],
-            word=word[kept],
+            node=node,
+            word=word,
             state=state,
             history=mix(beam.history[source], symbol),
         )

@@ -29,6 +29,7 @@ class LexiconTree:
             branch_start[i + 1] of the next two.
         branch_node: the node that a step leads to.
         branch_symbol: the symbol of that node.
+        branch_gain: how much the best score below that node differs from the one before; never above 0.
         ending_start: (N + 1,) the words that one more symbol after node i completes, likewise.
         ending_symbol: the last symbol of the word.
         ending_word: the number of the word.
@@ -39,6 +40,7 @@ class LexiconTree:
     branch_start: IntArray
     branch_node: IntArray
     branch_symbol: IntArray
+    branch_gain: FloatArray
     ending_start: IntArray
     ending_symbol: IntArray
     ending_word: IntArray
@@ -81,6 +83,7 @@ class LexiconTree:
             branch_start=_starts(parents[branch_node], len(parents)),
             branch_node=branch_node,
             branch_symbol=symbols[branch_node],
+            branch_gain=best[branch_node] - best[parents[branch_node]],
             ending_start=_starts(parents[ends], len(parents)),
             ending_symbol=symbols[ends][by_parent],
             ending_word=word_of_row[by_parent],
@@ -117,9 +120,19 @@ def _starts(parents: IntArray, num_nodes: int) -> IntArray:
     return np.concatenate([[0], np.cumsum(np.bincount(parents, minlength=num_nodes))])
 
 
-def expand(starts: IntArray, nodes: IntArray) -> tuple[IntArray, IntArray]:
-    """Return, for the rows that belong to nodes, which of `nodes` each is of, and the rows."""
-    counts = starts[nodes + 1] - starts[nodes]
-    sources = np.repeat(np.arange(len(nodes)), counts)
-    shifts = starts[nodes] - np.cumsum(counts) + counts
-    return sources, np.arange(len(sources)) + shifts[sources]
+def expand(starts: IntArray, nodes: IntArray, chosen: IntArray) -> tuple[IntArray, IntArray]:
+    """Return the rows that belong to nodes.
+
+    Args:
+        starts: `branch_start` or `ending_start`.
+        nodes: (N,) nodes.
+        chosen: (M,) which of them.
+
+    Returns:
+        for each row which of (N,) nodes it belongs to, and the row.
+    """
+    first = starts[nodes[chosen]]
+    counts = starts[nodes[chosen] + 1] - first
+    ends = np.cumsum(counts)
+    shifts = np.repeat(first - ends + counts, counts)
+    return np.repeat(chosen, counts), np.arange(len(shifts)) + shifts
