@@ -13,6 +13,7 @@ from w2v.config import ArgumentParser, arg, build_config
 from w2v.convert import ModelFile, read_model_file
 from w2v.convert.fairseq_file import write_fairseq
 from w2v.convert.huggingface_folder import write_huggingface
+from w2v.convert.model_file import LANGUAGE_MODEL
 from w2v.convert.onnx_file import write_onnx
 from w2v.convert.own_file import write_own
 from w2v.convert.safetensors_file import write_safetensors_model
@@ -36,7 +37,7 @@ class ConvertConfig:
     destination: str | None = arg(None, help="file, or folder for huggingface, to write", positional=True)
     to: str | None = arg(None, help="format to write", choices=FORMATS)
     inspect: str | None = arg(None, help="print what FILE is, and write nothing", metavar="FILE")
-    dict: str | None = arg(None, help="dictionary file of a CTC model that comes without one", metavar="FILE")
+    dict: str | None = arg(None, help="dictionary file of a model that comes without one", metavar="FILE")
     w2v_path: str | None = arg(
         None, help="pretrained model of a fine-tuned one that does not hold its encoder's options", metavar="FILE"
     )
@@ -117,7 +118,10 @@ def describe(file: ModelFile) -> Iterator[str]:
     yield f"model: {file.name}"
     yield f"parameters: {numel:,} in {len(file.state)} tensors ({kinds}, {size / 1e6:.1f} MB)"
     yield f"updates: {file.num_updates}"
-    yield f"audio: {task.get('sample_rate', 16000)} Hz, {'normalised per clip' if file.normalize else 'as it is'}"
+    if file.name.startswith(LANGUAGE_MODEL):
+        yield f"text: {task.get('unit', 'word')}s"
+    else:
+        yield f"audio: {task.get('sample_rate', 16000)} Hz, {'normalised per clip' if file.normalize else 'as it is'}"
     if file.symbols is not None:
         yield f"dictionary: {len(file.symbols)} symbols, from {file.symbols_from}: {' '.join(file.symbols[:40])}"
     for note in file.notes:

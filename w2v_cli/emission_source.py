@@ -229,6 +229,8 @@ def load(config: SourceConfig) -> tuple[LoadedModel, EmissionInfo]:
     path = str(config.path)
     given = {"dictionary": config.dict} if config.dict else {}
     loaded = load_model(path, overrides=config.model_overrides, user_dir=config.user_dir, **given)
+    if loaded.model.reads != "audio":
+        raise CheckpointError(f"--path {path} is a language model; name it with --lm-model")
     dictionary = getattr(loaded.task, "dictionary", None)
     if not isinstance(dictionary, Dictionary):
         raise CheckpointError(f"--path {path} has no labels to write: it was not fine-tuned with --labels")

@@ -21,9 +21,9 @@ REPOSITORY = Path(__file__).resolve().parents[2]
 
 # Names may be added; these are the published ones and must stay.
 COMPONENTS = {
-    "task": {"audio_pretraining", "audio_finetuning"},
-    "model": {"wav2vec", "wav2vec2", "wav2vec2_large", "wav2vec_ctc"},
-    "criterion": {"ctc", "wav2vec"},
+    "task": {"audio_pretraining", "audio_finetuning", "language_modeling"},
+    "model": {"transformer_lm", "wav2vec", "wav2vec2", "wav2vec2_large", "wav2vec_ctc"},
+    "criterion": {"adaptive_loss", "cross_entropy", "ctc", "wav2vec"},
     "optimizer": {"adam", "sgd"},
     "lr_scheduler": {"cosine", "fixed", "inverse_sqrt", "polynomial_decay", "tri_stage"},
 }

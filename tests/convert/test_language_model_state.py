@@ -11,13 +11,14 @@ import numpy as np
 import pytest
 import torch
 from torch import Tensor
+from toy_speech import call
 
 from w2v.build import load_language_model, load_model
-from w2v.checkpoint import save_checkpoint
 from w2v.convert import read_model_file
 from w2v.data.dictionary import Dictionary
 from w2v.errors import CheckpointError
 from w2v.lm.language_model import LanguageModel
+from w2v_cli import convert, infer
 
 NUM_WORDS, DIM, HEADS, LAYERS, FFN, CUTOFF, FACTOR = 40, 16, 4, 2, 24, (10, 24), 4
 WORDS = [f"w{i}" for i in range(NUM_WORDS - 4)]
@@ -195,14 +196,19 @@ def test_what_is_refused(tmp_path: Path) -> None:
         load_model(write(tmp_path, adaptive_state(), {**ARGS, "decoder_layers": 10**6}))
 
 
-def test_written_as_ours(tmp_path: Path) -> None:
-    """A converted file holds its dictionary."""
-    state = adaptive_state()
-    file = read_model_file(write(tmp_path, state, ARGS))
-    own = tmp_path / "own"
-    own.mkdir()
-    save_checkpoint(
-        own / "lm.pt",
-        {"w2v_version": "0", "config": file.config, "model": dict(file.state), "task": {"dictionary": file.symbols}},
-    )
-    check(load_language_model(own / "lm.pt", unknown=None), state)
+def test_what_the_programs_say(tmp_path: Path) -> None:
+    """It can be looked at and rewritten as ours; it is no model of speech, and nothing else can be written."""
+    path = write(tmp_path, adaptive_state(), ARGS)
+    shown = call(convert.main, ["--inspect", path])
+    assert shown.code == 0
+    assert "text: words" in shown.out
+    own = call(convert.main, [path, tmp_path / "own.pt", "--to", "w2v"])
+    assert own.code == 0, own.err
+    check(load_language_model(tmp_path / "own.pt", unknown=None), adaptive_state())
+    for form in ("fairseq", "huggingface", "onnx"):
+        refused = call(convert.main, [path, tmp_path / form, "--to", form])
+        assert refused.code == 2
+        assert f"--to {form}: " in refused.err
+    refused = call(infer.main, [tmp_path, "--path", path])
+    assert refused.code == 2
+    assert "is a language model; name it with --lm-model" in refused.err

@@ -15,7 +15,7 @@ from typing import Any
 from w2v.checkpoint import save_torch_file
 from w2v.config import build_config, to_plain
 from w2v.convert.fairseq_config import NEW_HERE, TASK_OPTIONS
-from w2v.convert.model_file import CTC, ENCODER, ModelFile
+from w2v.convert.model_file import CTC, ENCODER, LANGUAGE_MODEL, ModelFile
 from w2v.criterions import CRITERIONS
 from w2v.errors import CheckpointError
 from w2v.models import MODELS
@@ -69,6 +69,8 @@ def write_fairseq(path: Path, file: ModelFile) -> None:
     kind = BASE_NAMES.get(MODELS.get(file.name).config.__name__) if file.name in MODELS.names() else None
     if kind is None:
         reason = "fairseq has no encoder without a head" if file.name == ENCODER else "fairseq does not know it"
+        if file.name.startswith(LANGUAGE_MODEL):
+            reason = "language models are read from fairseq, and not written for it"
         raise CheckpointError(f"--to fairseq: {file.path} holds a {file.name}; {reason}")
     cfg = _config(file, kind)
     criterion = "CtcCriterion" if kind == CTC else "Wav2vecCriterion"

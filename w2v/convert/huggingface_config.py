@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from w2v.config import build_config, to_plain
-from w2v.convert.model_file import CTC, ENCODER, PRETRAINING, ModelFile
+from w2v.convert.model_file import CTC, ENCODER, LANGUAGE_MODEL, PRETRAINING, ModelFile
 from w2v.errors import CheckpointError
 from w2v.models import MODELS
 
@@ -96,6 +96,8 @@ def to_their_config(file: ModelFile) -> dict[str, Any]:
     Raises:
         CheckpointError: the model has a part that Hugging Face's classes lack.
     """
+    if file.name.startswith(LANGUAGE_MODEL):
+        raise CheckpointError(f"--to huggingface: {file.path} is a language model, which its classes do not fit")
     options, kind = encoder_options(file), kind_of(file)
     for name, what in (("quantize_input", "--quantize-input"), ("target_glu", "--target-glu")):
         if options.get(name):
