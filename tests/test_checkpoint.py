@@ -113,6 +113,20 @@ def test_a_disk_that_is_really_full(tmp_path: Path) -> None:
         subprocess.run(["umount", "-l", str(disk)], check=True)
 
 
+def test_content_reaches_the_disk_before_its_name_does(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A power cut leaves the old file or the new one: nothing else can be seen of fsync without cutting the power."""
+    done: list[tuple[str, str]] = []
+    fsync, replace = os.fsync, os.replace
+    monkeypatch.setattr(os, "fsync", lambda number: (done.append(("fsync", opened(number))), fsync(number)))
+    monkeypatch.setattr(os, "replace", lambda old, new: (done.append(("rename", Path(old).name)), replace(old, new)))
+    save_checkpoint(tmp_path / "a.pt", STATE)
+    assert done == [("fsync", "a.pt.tmp"), ("rename", "a.pt.tmp"), ("fsync", tmp_path.name)]
+
+
+def opened(number: int) -> str:
+    return Path(os.readlink(f"/proc/self/fd/{number}")).name
+
+
 def test_a_passing_fault_is_survived(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     true_fsync, calls = os.fsync, []
 
