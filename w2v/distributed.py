@@ -7,28 +7,34 @@ to the processes that it spawns: the four ways are the same run.
 
 from __future__ import annotations
 
+import contextlib
 import multiprocessing
 import multiprocessing.connection
 import os
 import re
+import secrets
 import signal
 import socket
+import struct
 import sys
 import threading
 import time
 import traceback
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from datetime import timedelta
 from typing import Any
+from urllib.parse import urlsplit
 
 import torch
 import torch.distributed as dist
 from torch import Tensor
 
-from w2v.errors import ConfigError, W2vError
+from w2v.errors import ConfigError, TrainingError, W2vError
+from w2v.heartbeat import Heartbeat, accept_all, connect, listen
 
 TIMEOUT = timedelta(minutes=30)  # validation and the writing of checkpoints happen between two collectives
+PATIENCE = 60.0  # seconds; what --heartbeat-timeout is by default
 MOST_RANKS_ON_FEW_CORES = 8  # for trying things out; a published command's 64 would bring a laptop down
 GRACE = 10.0  # seconds that a failed process waits to be ended by its parent
 Entry = Callable[[list[str]], int]
@@ -224,28 +230,71 @@ def _port(port: int) -> int:
     return number
 
 
-def setup(place: Place, *, cpu: bool = False, backend: str | None = None) -> torch.device:
-    """Choose the device and join the other processes.
+@contextlib.contextmanager
+def joined(
+    place: Place, *, cpu: bool = False, backend: str | None = None, patience: float = PATIENCE
+) -> Iterator[torch.device]:
+    """Take part in a run, in a `with` statement: join the other processes, and leave them in good order.
+
+    While it lasts, the loss of any process ends all of them with a line that names it and exit code 3; an error that
+    leaves the block ends the others with the same line and exit code.
 
     Args:
         place: result of `find_place`.
         cpu: never use CUDA.
         backend: `nccl` or `gloo`; None: whichever fits the device.
+        patience: seconds that a process may be silent (`--heartbeat-timeout`).
 
-    Returns:
+    Yields:
         the device of this process.
 
     Raises:
-        ConfigError: the backend does not fit, or the other processes cannot be met.
+        ConfigError: the other processes cannot be met.
+        TrainingError: the connection with them is lost.
     """
+    device = _meet(place, cpu, backend)
+    if world_size() == 1:
+        yield device
+        return
+    heartbeat, us = _start_heartbeat(place, patience)
+    try:
+        yield device
+    except W2vError as e:
+        heartbeat.fail(f"{us}: {e}", e.exit_code)
+        raise
+    except BaseException as e:
+        if not _LOST_CONNECTION.search(str(e)):
+            heartbeat.fail(f"{us} failed with {type(e).__name__}; its own output says more", 1)
+            raise
+        heartbeat.await_news()
+        raise TrainingError(f"{us} has lost the others: {str(e).strip().splitlines()[0]}") from e
+    heartbeat.retire()
+    barrier()
+    dist.destroy_process_group()
+
+
+# What gloo and NCCL say when another process is not there any more.
+_LOST_CONNECTION = re.compile(
+    r"gloo.*(clos|reset|refused|broken pipe|tim(ed?|ing) ?out)|tim(ed?|ing) out waiting"
+    r"|NCCL.*(remote|system|unhandled|tim(ed?|ing) ?out)|connection (was )?(closed|reset|refused)|socket",
+    re.IGNORECASE | re.DOTALL,
+)
+
+
+def _meet(place: Place, cpu: bool, backend: str | None) -> torch.device:
     device = torch.device("cpu")
     if not cpu and torch.cuda.is_available():
         device = torch.device("cuda", place.local_rank)
         torch.cuda.set_device(device)
-    if place.world_size == 1 or dist.is_initialized():
+    if place.world_size == 1:
         return device
     # A published command says nccl even where --cpu is added; on the CPU only gloo can do it.
     chosen = "gloo" if device.type == "cpu" else backend or "nccl"
+    if chosen == "gloo" and "GLOO_SOCKET_IFNAME" not in os.environ:
+        # gloo would look up this machine's name, which often leads to 127.0.1.1 or nowhere.
+        interface = _interface_towards(_meeting_host(place))
+        if interface:
+            os.environ["GLOO_SOCKET_IFNAME"] = interface
     try:
         dist.init_process_group(
             chosen, init_method=place.init_method, rank=place.rank, world_size=place.world_size, timeout=TIMEOUT
@@ -255,14 +304,43 @@ def setup(place: Place, *, cpu: bool = False, backend: str | None = None) -> tor
     return device
 
 
-def shutdown() -> None:
-    """Leave the other processes.
+def _meeting_host(place: Place) -> str:
+    return urlsplit(place.init_method or "").hostname or os.environ.get("MASTER_ADDR", "127.0.0.1")
 
-    In a `finally` that an error runs through, this does nothing: peers that lose a connection would complain before
-    the error itself is heard of, and the process ends anyway.
-    """
-    if sys.exc_info()[0] is None and dist.is_available() and dist.is_initialized():
-        dist.destroy_process_group()
+
+def _interface_towards(host: str) -> str | None:
+    """Return the network interface that leads to `host`, or is its own; None where that cannot be found out."""
+    if sys.platform != "linux":
+        return None
+    import fcntl
+
+    with contextlib.suppress(OSError), socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as probe:
+        probe.connect((host, 9))  # sends nothing
+        ours = socket.inet_aton(probe.getsockname()[0])
+        for _, name in socket.if_nameindex():
+            with contextlib.suppress(OSError):
+                request = struct.pack("256s", name.encode())
+                if fcntl.ioctl(probe, _SIOCGIFADDR, request)[20:24] == ours:
+                    return name
+    return None
+
+
+_SIOCGIFADDR = 0x8915  # Linux: the IPv4 address of an interface
+
+
+def _start_heartbeat(place: Place, patience: float) -> tuple[Heartbeat, str]:
+    """Connect all processes with the first one; return what watches over them, and what this one is called."""
+    server = listen() if is_master() else None
+    port = server.getsockname()[1] if server else 0
+    cards = gather_objects((f"process {os.getpid()} on {socket.gethostname()}", port, secrets.token_hex(16)))
+    _, port, token = cards[0]
+    if server is not None:
+        with server:
+            links = accept_all(server, world_size(), token)
+    else:
+        links = connect(_meeting_host(place), port, rank(), token)
+    names = [f"rank {number} ({card[0]})" for number, card in enumerate(cards)]
+    return Heartbeat(links, names, patience, _leave), names[rank()]
 
 
 # --------------------------------------------------------------------------------------------- spawning
@@ -274,6 +352,20 @@ class RankError(W2vError):
     def __init__(self, message: str, exit_code: int) -> None:
         super().__init__(message)
         self.exit_code = exit_code
+
+
+_parent: Any = None  # where a spawned process tells its parent why it ends
+
+
+def _leave(message: str, code: int) -> None:
+    """End this process at once, from whichever thread."""
+    if _parent is None:
+        os.write(2, f"error: {message}\n".encode())
+    else:
+        _parent.send((message, code))
+        # The parent ends all processes now, this one too: were it gone before the others, they would complain in turn.
+        time.sleep(GRACE)
+    os._exit(code)
 
 
 def launch(entry: Entry, arguments: list[str], place: Place) -> int:
@@ -295,7 +387,8 @@ def launch(entry: Entry, arguments: list[str], place: Place) -> int:
     children = []
     for local in range(place.spawn):
         variables = _child_variables(place, local)
-        child = context.Process(target=_run_child, args=(entry, arguments, variables, writer), name=f"rank{local}")
+        name = f"rank {variables['RANK']}"
+        child = context.Process(target=_run_child, args=(entry, arguments, variables, writer), name=name)
         children.append(child)
     handlers = {number: signal.signal(number, _forward(children)) for number in _forwarded()}
     try:
@@ -322,8 +415,6 @@ def _child_variables(place: Place, local: int) -> dict[str, str]:
     }
     if "OMP_NUM_THREADS" not in os.environ:
         variables["OMP_NUM_THREADS"] = str(max(1, (os.cpu_count() or 1) // place.spawn))
-    if host == "127.0.0.1" and sys.platform == "linux" and "GLOO_SOCKET_IFNAME" not in os.environ:
-        variables["GLOO_SOCKET_IFNAME"] = "lo"  # gloo would look up the machine's name, which may lead nowhere
     return variables
 
 
@@ -349,14 +440,21 @@ def _wait(children: list[Any], reader: Any) -> int:
     running = {child.sentinel: child for child in children}
     while running:
         ready = multiprocessing.connection.wait([reader, *running])
-        if reader in ready:
-            _report(reader)
+        # A child that was killed first: what the others have to say of it is only that it is gone.
         for child in [running.pop(sentinel) for sentinel in ready if sentinel in running]:
             child.join()
             if child.exitcode:
-                why = " (killed; perhaps the machine ran out of memory)" if child.exitcode == -signal.SIGKILL else ""
-                raise RankError(f"process {child.name} ended with code {child.exitcode}{why}", 1)
+                raise RankError(f"{child.name} (process {child.pid}) {_how_ended(child.exitcode)}", 1)
+        if reader in ready:
+            _report(reader)
     return 0
+
+
+def _how_ended(code: int) -> str:
+    if code >= 0:
+        return f"ended with code {code}"
+    why = ", perhaps because the machine ran out of memory" if code == -signal.SIGKILL else ""
+    return f"was ended by {signal.Signals(-code).name}{why}"
 
 
 def _report(reader: Any) -> None:
@@ -368,6 +466,8 @@ def _report(reader: Any) -> None:
 
 
 def _run_child(entry: Entry, arguments: list[str], variables: dict[str, str], writer: Any) -> None:
+    global _parent
+    _parent = writer
     os.environ.update(variables)
     if "OMP_NUM_THREADS" in variables:
         torch.set_num_threads(int(variables["OMP_NUM_THREADS"]))
@@ -384,14 +484,10 @@ def _run_child(entry: Entry, arguments: list[str], variables: dict[str, str], wr
         traceback.print_exc()
         code, message = 1, f"process {variables['RANK']} failed with {type(e).__name__}; its traceback is above"
     if code == 0:
-        shutdown()
         return
     sys.stdout.flush()
     sys.stderr.flush()
-    writer.send((message, code))
-    # The parent ends all processes now, this one too: were it gone before the others, they would complain in turn.
-    time.sleep(GRACE)
-    os._exit(code)
+    _leave(message, code)
 
 
 def _end_with_parent() -> None:

@@ -44,7 +44,6 @@ RETIRED: dict[str, str] = {
     "--fp16-no-flatten-grads": "weights stay in float32 tensors of their own; leave it out",
     "--future-target": _OTHER_TARGETS + "; leave it out",
     "--gen-subset": _INFER_ONLY,
-    "--heartbeat-timeout": _DROP,
     "--lazy-load": "text is held as an array of numbers; leave it out",
     "--localsgd-frequency": _ONE_PARALLELISM,
     "--log-file": "redirect the output: w2v-train ... > FILE",

@@ -105,10 +105,13 @@ class DistributedConfig:
     bucket_cap_mb: int = arg(25, help="size of DistributedDataParallel's buckets, in MB")
     find_unused_parameters: bool = arg(False, help="let DistributedDataParallel look for unused parameters")
     broadcast_buffers: bool = arg(False, help="copy buffers from rank 0 before each step")
+    heartbeat_timeout: float = arg(
+        60.0, help="end the run when a rank has been silent for so many seconds; one that dies is noticed at once"
+    )
     fix_batches_to_gpus: bool = arg(False, help="accepted; batches are dealt to ranks anew in every epoch")
 
     def __post_init__(self) -> None:
-        check_range(self, 1, math.inf, "distributed_world_size", "bucket_cap_mb")
+        check_range(self, 1, math.inf, "distributed_world_size", "bucket_cap_mb", "heartbeat_timeout")
 
 
 @dataclass(frozen=True)

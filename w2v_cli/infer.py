@@ -10,7 +10,7 @@ from __future__ import annotations
 import os
 import sys
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import nullcontext
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import fields
 from itertools import chain
 from pathlib import Path
@@ -60,8 +60,7 @@ def infer(argv: Sequence[str]) -> int:
     config, output, decoder_config = parse_flags(
         argv, "w2v-infer", purpose, emissions=SourceConfig, output=OutputConfig
     )
-    device = join_ranks(config)
-    try:
+    with join_ranks(config) as device:
         # Without files the transcripts go to stdout, so what is said about them goes to stderr.
         stream = sys.stdout if output.results_path else sys.stderr
         set_up_logging(is_master=distributed.is_master() and not config.quiet, stream=stream)
@@ -80,8 +79,6 @@ def infer(argv: Sequence[str]) -> int:
                     results.add(transcript)
         if results is not None:
             results.report(config.gen_subset, writer.speakers, config.seed)
-    finally:
-        distributed.shutdown()
     return 0
 
 
@@ -121,12 +118,12 @@ def _pick(kind: type[Any], values: Mapping[str, Any], program: str) -> Any:
     return build_config(kind, {name: value for name, value in values.items() if name in names}, program)
 
 
-def join_ranks(config: SourceConfig) -> torch.device:
-    """Meet the other processes that torchrun started, if there are any, and return this one's device."""
+def join_ranks(config: SourceConfig) -> AbstractContextManager[torch.device]:
+    """Meet the other processes that torchrun started, if there are any, in a context that gives the device."""
     # Slurm's variables are not looked at: there, each task may be a run of its own with --num-shards.
     variables = {name: os.environ[name] for name in ("RANK", "WORLD_SIZE", "LOCAL_RANK") if name in os.environ}
     place = distributed.find_place(no_spawn=True, cpu=config.cpu, environ=variables)
-    return distributed.setup(place, cpu=config.cpu)
+    return distributed.joined(place, cpu=config.cpu)
 
 
 def transcribe(

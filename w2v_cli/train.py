@@ -45,14 +45,12 @@ def train_rank(argv: list[str]) -> int:
 
     config = parse_train_command(argv).config
     options, common = config.distributed_training, config.common
-    device = distributed.setup(_place(config), cpu=common.cpu, backend=options.distributed_backend)
-    if device.type == "cpu":
-        keep_freed_memory()
-    try:
+    patience, backend = options.heartbeat_timeout, options.distributed_backend
+    with distributed.joined(_place(config), cpu=common.cpu, backend=backend, patience=patience) as device:
+        if device.type == "cpu":
+            keep_freed_memory()
         set_up_logging(is_master=distributed.is_master())
         build_trainer(config, device).train()
-    finally:
-        distributed.shutdown()
     return 0
 
 

@@ -64,15 +64,14 @@ def _train(
     code = 1
     try:
         torch.set_num_threads(1)
-        os.environ["GLOO_SOCKET_IFNAME"] = "lo"
         with open(log, "w") as stream:
             set_up_logging(is_master=place.rank == 0, stream=stream)
             try:
-                distributed.setup(place, cpu=True)
-                trainer = make_trainer(folder, options)
-                if fault is not None:
-                    fault(trainer)
-                trainer.train()
+                with distributed.joined(place, cpu=True):
+                    trainer = make_trainer(folder, options)
+                    if fault is not None:
+                        fault(trainer)
+                    trainer.train()
                 code = 0
             except W2vError as e:
                 stream.write(f"error: {e}\n")

@@ -188,16 +188,13 @@ def main(arguments: list[str]) -> int:
     place = distributed.find_place(world_size=world_size, cpu=True)
     if place.spawn:
         return distributed.launch(main, arguments, place)
-    device = distributed.setup(place, cpu=True)
-    try:
+    with distributed.joined(place, cpu=True, patience=options.get("patience", 60.0)) as device:
         set_up_logging(is_master=distributed.is_master())
         trainer = make_trainer(arguments[0], options, device)
         reason = trainer.train()
         task: Any = trainer.task
         answer = {"weights": trainer.model.state_dict(), "losses": task.losses, "seen": task.seen, "reason": reason}
         torch.save(answer, Path(arguments[0]) / f"answer{distributed.rank()}.pt")
-    finally:
-        distributed.shutdown()
     return 0
 
 

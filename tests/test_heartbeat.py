@@ -1,0 +1,155 @@
+"""Who notices what of the other ranks, over connections within one process."""
+
+from __future__ import annotations
+
+import socket
+import time
+from collections.abc import Callable, Iterator
+from queue import Empty, Queue
+from typing import Any
+
+import pytest
+
+from w2v import heartbeat
+from w2v.errors import ConfigError
+from w2v.heartbeat import Heartbeat, accept_all, connect, listen
+
+NAMES = ["rank 0", "rank 1", "rank 2"]
+News = tuple[str, int]
+
+
+class Ranks:
+    """The ends of a star of three ranks; some are watched over, the others are bare sockets."""
+
+    def __init__(self, patience: float) -> None:
+        self.patience = patience
+        self.ends = {rank: socket.socketpair() for rank in (1, 2)}  # of rank 0, of the other
+        self.heard: dict[int, Queue[News]] = {}
+        self.watching: dict[int, Heartbeat] = {}
+
+    def watch(self, rank: int) -> Heartbeat:
+        links = {r: ours for r, (ours, _) in self.ends.items()} if rank == 0 else {0: self.ends[rank][1]}
+        said: Queue[News] = Queue()
+        self.heard[rank] = said
+        self.watching[rank] = Heartbeat(links, NAMES, self.patience, lambda *news: said.put(news))
+        return self.watching[rank]
+
+    def news(self, rank: int) -> News:
+        return self.heard[rank].get(timeout=20)
+
+
+@pytest.fixture
+def star() -> Iterator[Callable[[float], Ranks]]:
+    made: list[Ranks] = []
+
+    def make(patience: float) -> Ranks:
+        made.append(Ranks(patience))
+        return made[-1]
+
+    yield make
+    for ranks in made:
+        for watching in ranks.watching.values():
+            watching._close()
+        for ends in ranks.ends.values():
+            for end in ends:
+                end.close()
+
+
+def test_a_rank_that_dies_is_named_to_all(star: Any) -> None:
+    ranks = star(60.0)
+    ranks.watch(0)
+    ranks.watch(1)
+    begin = time.monotonic()
+    ranks.ends[2][1].close()
+    for rank in (0, 1):
+        message, code = ranks.news(rank)
+        assert message.startswith("rank 2 is gone")
+        assert code == 3
+    assert time.monotonic() - begin < 10
+
+
+def test_the_death_of_rank_0_is_noticed_by_all(star: Any) -> None:
+    ranks = star(60.0)
+    ranks.watch(1)
+    ranks.watch(2)
+    for ours, _ in ranks.ends.values():
+        ours.close()
+    assert all(ranks.news(rank)[0].startswith("rank 0 is gone") for rank in (1, 2))
+
+
+@pytest.mark.parametrize("silent", [0, 2])
+def test_a_silent_rank_is_named(star: Any, silent: int) -> None:
+    """Its connection stays open, as that of a stopped process does, or of one behind a cut network."""
+    ranks = star(1.0)
+    others = [rank for rank in (0, 1, 2) if rank != silent]
+    for rank in others:
+        ranks.watch(rank)
+    for rank in others:
+        message, code = ranks.news(rank)
+        assert message.startswith(f"rank {silent} has not been heard of for 1 s (--heartbeat-timeout)")
+        assert code == 3
+
+
+def test_ranks_that_live_are_left_alone(star: Any) -> None:
+    ranks = star(0.5)
+    for rank in (0, 1, 2):
+        ranks.watch(rank)
+    time.sleep(2.0)
+    for rank in (0, 1, 2):
+        with pytest.raises(Empty):
+            ranks.heard[rank].get_nowait()
+
+
+def test_an_error_ends_the_others_with_its_line_and_code(star: Any) -> None:
+    ranks = star(60.0)
+    failing = ranks.watch(2)
+    ranks.watch(0)
+    ranks.watch(1)
+    failing.fail("rank 2: --lr must be\nless", 2)
+    assert ranks.news(0) == ranks.news(1) == ("rank 2: --lr must be\nless", 2)
+    with pytest.raises(Empty):  # who fails has its own way out
+        ranks.heard[2].get_nowait()
+
+
+def test_nobody_is_judged_after_the_end(star: Any) -> None:
+    ranks = star(60.0)
+    ranks.watch(0).retire()
+    ranks.ends[1][1].close()
+    time.sleep(0.3)
+    with pytest.raises(Empty):
+        ranks.heard[0].get_nowait()
+
+
+def test_who_was_held_up_itself_does_not_blame_others(star: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A process that was stopped, or that loaded something for minutes, has heard of nobody meanwhile."""
+    ranks = star(60.0)
+    now = [time.monotonic()]
+    monkeypatch.setattr(heartbeat.time, "monotonic", lambda: now[0])
+    ranks.watch(0)
+    time.sleep(0.5)
+    now[0] += 600
+    time.sleep(2.5)
+    with pytest.raises(Empty):
+        ranks.heard[0].get_nowait()
+
+
+def test_strangers_are_turned_away(monkeypatch: pytest.MonkeyPatch) -> None:
+    with listen() as server:
+        port = server.getsockname()[1]
+        strangers = [socket.create_connection(("127.0.0.1", port)) for _ in range(3)]
+        strangers[0].sendall(b'{"rank": 1, "token": "guess"}\n')
+        strangers[1].sendall(b"GET / HTTP/1.0\r\n\r\n")
+        strangers[2].close()
+        link = connect("127.0.0.1", port, 1, "secret")[0]
+        links = accept_all(server, 2, "secret")
+        assert links[1].getpeername()[1] == link.getsockname()[1]
+        for end in (link, *links.values(), *strangers):
+            end.close()
+
+
+def test_ranks_that_cannot_reach_each_other_say_so(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(heartbeat, "MEETING", 0.2)
+    with listen() as server, pytest.raises(ConfigError, match=r"in vain to be reached by ranks \[1, 2\]"):
+        accept_all(server, 3, "secret")
+    with pytest.raises(ConfigError, match=r"rank 1 cannot reach rank 0 at 127.0.0.1:\d+: .*refused"):
+        connect("127.0.0.1", 1, 1, "secret")
