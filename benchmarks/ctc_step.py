@@ -1,0 +1,101 @@
+"""One update of CTC fine-tuning of wav2vec 2.0 BASE, against `transformers.Wav2Vec2ForCTC` at its best.
+
+    python benchmarks/ctc_step.py [--precision bf16|fp32] [--rounds 5] [--record]
+
+Both sides: 4 clips of 10 s with 150 letters each, the published sizes, frozen convolutions, masks over time as in the
+recipe for 100 hours, dropouts of 0.1, forward, backward, AdamW. Ours is `Trainer.train_step`, which also clips the
+gradient and sums up what is logged; the peer draws masks inside, too, and neither clips nor logs.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).resolve().parent))  # for the spawned processes, too
+
+from pretraining_step import CONVOLUTIONS, RATE, RESULTS
+from side_by_side import Step, ratio, record, take_turns
+
+LABELS = 150
+MASK_PROB, MASK_LENGTH = 0.65, 10
+
+
+def ours(precision: str, clips: int, seconds: float) -> Step:
+    """Return a step of this library's trainer."""
+    from trained_step import LETTERS, trainer_step
+
+    encoder = {"_name": "wav2vec2", "conv_feature_layers": CONVOLUTIONS, "quantize_targets": True, "final_dim": 256}
+    return trainer_step(
+        arch="wav2vec_ctc",
+        model={
+            "w2v_args": encoder, "apply_mask": True, "mask_prob": MASK_PROB, "mask_length": MASK_LENGTH,
+            "mask_channel_prob": 0.0, "dropout": 0.1, "attention_dropout": 0.1, "activation_dropout": 0.1,
+            "feature_grad_mult": 0.0,
+        },
+        criterion="ctc",
+        criterion_options={"zero_infinity": True},
+        precision=precision,
+        clips=clips,
+        samples=int(seconds * RATE),
+        labels=LABELS,
+        context={"num_classes": len(LETTERS)},
+    )  # fmt: skip
+
+
+def peer(precision: str, clips: int, seconds: float) -> Step:
+    """Return a step of transformers."""
+    import torch
+    from trained_step import LETTERS
+    from transformers import Wav2Vec2Config, Wav2Vec2ForCTC
+
+    torch.manual_seed(1)
+    config = Wav2Vec2Config(
+        vocab_size=len(LETTERS), pad_token_id=0, mask_time_prob=MASK_PROB, mask_time_length=MASK_LENGTH,
+        hidden_dropout=0.1, attention_dropout=0.1, activation_dropout=0.1, final_dropout=0.0, feat_proj_dropout=0.0,
+        layerdrop=0.0, ctc_zero_infinity=True, attn_implementation="sdpa",
+    )  # fmt: skip
+    network = Wav2Vec2ForCTC(config).train()
+    network.freeze_feature_encoder()
+    optimizer = torch.optim.AdamW([p for p in network.parameters() if p.requires_grad], lr=1e-5, fused=True)
+    source = torch.randn(clips, int(seconds * RATE))
+    labels = torch.randint(5, len(LETTERS), (clips, LABELS))
+
+    def step() -> None:
+        with torch.autocast("cpu", torch.bfloat16, enabled=precision == "bf16"):
+            loss = network(source, labels=labels).loss
+        loss.backward()
+        optimizer.step()
+        optimizer.zero_grad()
+
+    return step
+
+
+def main() -> None:
+    """Measure and print."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--precision", choices=("bf16", "fp32"), default="bf16")
+    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--clips", type=int, default=4)
+    parser.add_argument("--seconds", type=float, default=10, help="length of each clip")
+    parser.add_argument("--record", action="store_true", help=f"write the figures to {RESULTS.name}")
+    arguments = parser.parse_args()
+    given = (arguments.precision, arguments.clips, arguments.seconds)
+    mine, theirs = take_turns([("w2v", ours, given), ("transformers", peer, given)], arguments.rounds)
+    audio = arguments.clips * arguments.seconds
+    for side in (mine, theirs):
+        print(f"{side.name:13} {side.median:7.2f} s  {audio / side.median:6.2f} audio-s/s  {side.peak / 1e9:5.2f} GB")
+    faster, memory = ratio(mine, theirs), mine.peak / theirs.peak
+    print(f"CTC base {arguments.precision}: {faster:.2f} x as fast, {memory:.2f} x the memory")
+    if arguments.record:
+        values: dict[str, object] = {
+            "speed ratio": round(faster, 2), "memory ratio": round(memory, 2),
+            "audio-seconds per second": round(audio / mine.median, 2),
+            "of transformers": round(audio / theirs.median, 2),
+        }  # fmt: skip
+        record(RESULTS, f"CTC base {arguments.precision}, {arguments.clips} x {arguments.seconds:g} s", values)
+
+
+if __name__ == "__main__":
+    main()
