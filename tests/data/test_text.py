@@ -59,6 +59,8 @@ def test_what_is_refused(tmp_path: Path) -> None:
     dictionary = Dictionary.from_symbols(["A"])
     with pytest.raises(DataError, match=r"x.txt:2: a text must not hold '</s>', which"):
         read_text(write(tmp_path / "x.txt", ["A", "A </s>"]), "word", dictionary)
+    with pytest.raises(DataError, match=r"x.txt:2: with --unit letter a text must not hold '\|'"):
+        read_text(write(tmp_path / "x.txt", ["A", "A |"]), "letter", dictionary)
     with pytest.raises(DataError, match=r"x.txt: the text is empty"):
         read_text(write(tmp_path / "x.txt", []), "word", dictionary)
     (tmp_path / "x.txt").write_bytes(b"A\nB\xff\n")

@@ -85,8 +85,8 @@ def read_text(path: str, unit: str, dictionary: Dictionary) -> Text:
     kind = np.uint16 if len(dictionary) <= 1 << 16 else np.int32
     encode = _word_encoder(dictionary) if unit == "word" else _letter_encoder(dictionary)
     parts: list[npt.NDArray[np.integer]] = [np.array([dictionary.eos], dtype=kind)]
-    for block, first_line in _blocks(path):
-        words = encode(_spelled(block, unit))
+    for block, first_line in _blocks(path, unit):
+        words = encode(block)
         # The ends of lines are the only special symbols that may come up.
         if (words <= dictionary.eos).sum() != block.count("\n"):
             _refuse_specials(block, path, first_line)
@@ -111,9 +111,8 @@ def build_dictionary(path: str, unit: str, *, least_count: int = 0, most_words: 
         DataError: the file cannot be read, or no word is left.
     """
     counts: Counter[str] = Counter()
-    for block, _ in _blocks(path):
-        text = _spelled(block, unit)
-        counts.update(text.split() if unit == "word" else text.replace("\n", ""))
+    for block, _ in _blocks(path, unit):
+        counts.update(block.split() if unit == "word" else block.replace("\n", ""))
     for special in SPECIALS:
         counts.pop(special, None)
     ordered = sorted(counts.items(), key=lambda item: (-item[1], item[0]))
@@ -125,20 +124,25 @@ def build_dictionary(path: str, unit: str, *, least_count: int = 0, most_words: 
     return Dictionary.from_symbols(kept)
 
 
-def _blocks(path: str) -> Iterator[tuple[str, int]]:
-    """Yield whole lines, each ended, and the number of the first one."""
+def _blocks(path: str, unit: str) -> Iterator[tuple[str, int]]:
+    """Yield whole lines of words, or of letters without spaces, each ended; and the number of the first one."""
     line = 1
     for number, block in enumerate(read_blocks(path, KIND)):
         check_utf8(block, path, line)
         text = block.decode().removeprefix("\ufeff" if number == 0 else "")
-        yield text if text.endswith("\n") else text + "\n", line
+        text = text if text.endswith("\n") else text + "\n"
+        yield text if unit == "word" else _spelled(text, path, line), line
         line += block.count(b"\n")
 
 
-def _spelled(block: str, unit: str) -> str:
-    """Return lines of words, or lines of letters without spaces."""
-    if unit == "word":
-        return block
+def _spelled(block: str, path: str, first_line: int) -> str:
+    """Return lines of letters, with a mark after each word."""
+    if WORD_END in block:
+        line = first_line + block[: block.index(WORD_END)].count("\n")
+        raise DataError(
+            f"{path}:{line}: with --unit letter a text must not hold '|', which is put after each word; a text that is "
+            "spelled already goes with --unit word"
+        )
     lines = (line.split() for line in block.split("\n")[:-1])
     return "".join(WORD_END.join([*words, "\n"]) for words in lines)
 
