@@ -37,6 +37,8 @@ TEXTS = ["AB A", "A", "BA AB BAB A", "", "B BB"]
 class WrittenInAudio(nn.Module):
     """Reads labels off amplitudes; fails if it is given a batch without one frame, as convolutions do."""
 
+    reads = "audio"
+
     def __init__(self) -> None:
         super().__init__()
         self.batches: list[tuple[int, ...]] = []
