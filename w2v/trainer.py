@@ -18,7 +18,7 @@ import torch
 
 import w2v
 from w2v import distributed
-from w2v.cadence import Cadence, Patience
+from w2v.cadence import Cadence, Patience, Plan
 from w2v.checkpoint import load_checkpoint
 from w2v.checkpoint_manager import LAST, CheckpointManager
 from w2v.criterions.base import Criterion
@@ -94,7 +94,8 @@ class Trainer:
         # The loss scale decides about the very next update; and a CPU has nothing queued.
         self._settle_at_once = self._scaler is not None or self.device.type == "cpu"
         self._interrupt = Interrupt()
-        self._interrupted = self._time_up = self._owes_validation = False
+        self._interrupted = self._time_up = False
+        self._owed: Plan | None = None
 
     def train(self) -> str:
         """Restore, train, validate and save until there is a reason to stop, which is returned.
@@ -225,33 +226,32 @@ class Trainer:
         plan = self._cadence.plan(self.num_updates, self.batches.epoch, end_of_epoch=end, stopping=stopping)
         if plan.log:
             self.log.updates(self.batches.epoch, done, size, self._pace())
-        late = self._validate_and_save(validate=plan.validate, save=plan.save or bool(reason), end_of_epoch=end)
-        return reason or late
+        return self._validate_and_save(plan, reason, end_of_epoch=end)
 
-    def _validate_and_save(self, *, validate: bool, save: bool, end_of_epoch: bool) -> str:
-        """Do what is due; return the reason to stop that it gives.
+    def _validate_and_save(self, plan: Plan, reason: str, *, end_of_epoch: bool) -> str:
+        """Do what is planned, given a reason to stop or none; return the reason to stop.
 
         A validation that a signal forestalls or cuts short is made up for when the run goes on.
         """
-        score, reason = None, ""
-        if validate and not self._interrupted:
+        score = None
+        if plan.validate and not self._interrupted:
             try:
                 score = self.validate()
             except W2vError:
                 self.save(end_of_epoch=end_of_epoch, score=None)  # a fault of the validation set costs no update
                 raise
-            reason = INTERRUPTED if self._interrupted else self._patience.note(score)
-        self._owes_validation = validate and self._interrupted
-        if save or reason:
+            reason = reason or (INTERRUPTED if self._interrupted else self._patience.note(score))
+        self._owed = plan if plan.validate and self._interrupted else None
+        if plan.save or reason:
             self.save(end_of_epoch=end_of_epoch, score=score)
         return reason
 
     def _catch_up(self) -> str:
         """Make up for the validation that an earlier start of the run owes; return a reason to stop, or nothing."""
-        if not self._owes_validation or self.dataset.disable_validation:
+        if self._owed is None or self.dataset.disable_validation:
             return ""
         self.model.set_num_updates(max(self.num_updates - 1, 0))  # as it was during the last update
-        return self._validate_and_save(validate=True, save=True, end_of_epoch=self.batches.position == 0)
+        return self._validate_and_save(self._owed, "", end_of_epoch=self.batches.position == 0)
 
     def stop_reason(self, *, end_of_epoch: bool) -> str:
         """Return why training should end now, or an empty string."""
@@ -336,7 +336,7 @@ class Trainer:
                 "skips": self.skips.state_dict(),
                 "best": self.manager.best,
                 "patience": self._patience.state_dict(),
-                "owes_validation": self._owes_validation,
+                "owed": self._owed and {"save": self._owed.save},
             },
             "metrics": self.log.state_dict(),
             "task": self.task.state_dict(),
@@ -384,7 +384,8 @@ class Trainer:
             if not flags.reset_optimizer:
                 self.manager.best = trainer["best"]
                 self._patience.load_state_dict(trainer["patience"])
-                self._owes_validation = trainer.get("owes_validation", False)
+                owed = trainer.get("owed")
+                self._owed = owed and Plan(log=False, validate=True, save=owed["save"])
 
     def _load_weights(self, state: dict[str, Any]) -> None:
         try:

@@ -21,7 +21,13 @@ from w2v.folder_lock import FolderLock
 OPTIONS: dict[str, Any] = {
     "model": {"dropout": 0.3},
     "optimization": {"update_freq": [2], "max_update": 17},
-    "checkpoint": {"save_interval_updates": 4, "keep_interval_updates": 1, "patience": 50},
+    # The loss falls, so this calls the first validation the best, and counts the others against the patience.
+    "checkpoint": {
+        "save_interval_updates": 4,
+        "keep_interval_updates": 1,
+        "patience": 50,
+        "maximize_best_checkpoint_metric": True,
+    },
     "dataset": {"validate_interval_updates": 3},
     "task": {"bad_clips": [4]},
 }
@@ -99,7 +105,7 @@ def test_a_signal_is_answered_after_one_update_and_in_the_middle_of_a_validation
     )
     assert '"valid_loss"' not in asked.log
     assert final_state(tmp_path)["trainer"]["num_updates"] == 3  # the first validation came after three
-    assert final_state(tmp_path)["trainer"]["owes_validation"]
+    assert final_state(tmp_path)["trainer"]["owed"] == {"save": False}
     again = train_in_child(tmp_path, OPTIONS)
     first = next(line for line in again.log.splitlines() if '"valid_num_updates"' in line)
     assert '"valid_num_updates": "3"' in first
@@ -113,12 +119,12 @@ def test_a_signal_to_one_rank_in_validation_ends_both(tmp_path: Path) -> None:
     )
     assert [child.code for child in ended] == [0, 0], ended
     asked = final_state(tmp_path)["trainer"]
-    assert (asked["num_updates"], asked["owes_validation"], asked["best"]) == (3, True, None)
+    assert (asked["num_updates"], asked["owed"], asked["best"]) == (3, {"save": True}, None)  # an epoch's end
     alone = {**options, "optimization": {"update_freq": [4], "max_update": 3}}
     again = train_in_child(tmp_path, alone)
     assert again.code == 0, again.log
     made_up = final_state(tmp_path)["trainer"]
-    assert (made_up["num_updates"], made_up["owes_validation"]) == (3, False)
+    assert (made_up["num_updates"], made_up["owed"]) == (3, None)
     assert made_up["best"] is not None
 
 

@@ -22,6 +22,16 @@ def test_a_finished_run_does_nothing_more(tmp_path: Path) -> None:
     assert (longer.num_updates, longer.batches.epoch) == (33, 3)
 
 
+def test_what_was_done_before_the_checkpoint_is_not_done_again(tmp_path: Path) -> None:
+    """A skipped update after the restart leaves the number of updates as it was, and nothing is due at it."""
+    options = {"checkpoint": {"save_interval_updates": 5}, "optimization": {"max_update": 5}}
+    make_trainer(tmp_path, options).train()
+    again = make_trainer(tmp_path, options)
+    assert again._cadence.is_due(5)
+    again.restore()
+    assert not again._cadence.is_due(5)
+
+
 def test_reset_flags_leave_their_parts_out(tmp_path: Path) -> None:
     make_trainer(tmp_path).train()
     flags = {
