@@ -62,7 +62,7 @@ def test_reads_tabs_and_spaces_and_several_spellings(tmp_path: Path) -> None:
 def test_bad_lines_are_named(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     path = tmp_path / "lexicon"
     path.write_text("ONE O N E |\nTWO T w O |\n")
-    with pytest.raises(DataError, match=r"lexicon:2: 'TWO' is spelled with 'w', not in the dictionary"):
+    with pytest.raises(DataError, match=r"lexicon:2: 'TWO' is spelled with 'w', not in the dictionary, which has 'W'"):
         read_lexicon(str(path), SYMBOLS)
     path.write_text("ONE\n")
     with pytest.raises(DataError, match=r"lexicon:1: 'ONE' has no spelling"):

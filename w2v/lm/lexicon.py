@@ -11,6 +11,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from w2v.data.text_file import read_lines
 from w2v.errors import ConfigError, DataError
 
 logger = logging.getLogger(__name__)
@@ -35,20 +36,19 @@ def read_lexicon(path: str, symbols: Sequence[str]) -> Lexicon:
     known = frozenset(symbols)
     lexicon: Lexicon = {}
     num_open = 0
-    with open(path, encoding="utf-8") as file:
-        for number, line in enumerate(file, 1):
-            word, *spelling = line.split() or [""]
-            if not word:
-                continue
-            if not spelling:
-                raise DataError(f"{path}:{number}: {word!r} has no spelling; a line is 'WORD W O R D {WORD_END}'")
-            unknown = next((symbol for symbol in spelling if symbol not in known), None)
-            if unknown is not None:
-                raise DataError(f"{path}:{number}: {word!r} is spelled with {unknown!r}, not in the dictionary")
-            num_open += WORD_END in known and spelling[-1] != WORD_END
-            spellings = lexicon.setdefault(word, [])
-            if spelling not in spellings:
-                spellings.append(spelling)
+    for number, line in enumerate(read_lines(path, "lexicon"), 1):
+        word, *spelling = line.split() or [""]
+        if not word:
+            continue
+        if not spelling:
+            raise DataError(f"{path}:{number}: {word!r} has no spelling; a line is 'WORD W O R D {WORD_END}'")
+        unknown = next((symbol for symbol in spelling if symbol not in known), None)
+        if unknown is not None:
+            raise DataError(f"{path}:{number}: {word!r} is spelled with {unknown!r}, not in the dictionary")
+        num_open += WORD_END in known and spelling[-1] != WORD_END
+        spellings = lexicon.setdefault(word, [])
+        if spelling not in spellings:
+            spellings.append(spelling)
     if not lexicon:
         raise DataError(f"{path}: the lexicon is empty")
     if num_open:
