@@ -44,7 +44,9 @@ def read_lexicon(path: str, symbols: Sequence[str]) -> Lexicon:
             raise DataError(f"{path}:{number}: {word!r} has no spelling; a line is 'WORD W O R D {WORD_END}'")
         unknown = next((symbol for symbol in spelling if symbol not in known), None)
         if unknown is not None:
-            raise DataError(f"{path}:{number}: {word!r} is spelled with {unknown!r}, not in the dictionary")
+            other = next((case for case in (unknown.upper(), unknown.lower()) if case in known), None)
+            hint = f", which has {other!r}" if other else ""
+            raise DataError(f"{path}:{number}: {word!r} is spelled with {unknown!r}, not in the dictionary{hint}")
         num_open += WORD_END in known and spelling[-1] != WORD_END
         spellings = lexicon.setdefault(word, [])
         if spelling not in spellings:
