@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 import socket
 import traceback
 from collections.abc import Callable, Mapping
@@ -11,6 +12,7 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 import torch
+import torch._dynamo  # DistributedDataParallel imports it, for a second: here once, not in every child
 from toy_training import make_trainer
 
 from w2v import distributed
@@ -39,35 +41,58 @@ def train_in_child(folder: Path, options: Mapping[str, Any], fault: Callable[[An
 
 
 def train_in_children(
-    folder: Path, options: Mapping[str, Any], fault: Callable[[Any], None] | None = None, ranks: int = 2
+    folder: Path,
+    options: Mapping[str, Any],
+    fault: Callable[[Any], None] | None = None,
+    ranks: int = 2,
+    *,
+    faulty: int | None = None,
+    patience: float = 60.0,
 ) -> list[Ended]:
-    """Train the toy on several ranks; the last one is the one with the fault."""
+    """Train the toy on several ranks, of which one (normally the last) has the fault."""
     folder.mkdir(parents=True, exist_ok=True)
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        method = f"tcp://127.0.0.1:{probe.getsockname()[1]}"
-    children = []
+    faulty = ranks - 1 if faulty is None else faulty
+    method = f"tcp://127.0.0.1:{free_port()}"
+    children = {}
     for rank in range(ranks):
-        log = folder / f"log{rank}.txt"
         child = os.fork()
         if child == 0:
             place = distributed.Place(ranks, rank, rank, method)
-            _train(place, folder, log, options, fault if rank == ranks - 1 else None)
-        children.append((child, log))
-    codes = [os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) for child, _ in children]
-    return [Ended(code, log.read_text()) for code, (_, log) in zip(codes, children, strict=True)]
+            _train(place, folder, options, fault if rank == faulty else None, patience)
+        children[rank] = child
+    # The faulty one last: if it has stopped, it may go on when the others have ended.
+    codes = {}
+    for rank in sorted(children, key=lambda rank: rank == faulty):
+        if rank == faulty:
+            os.kill(children[rank], signal.SIGCONT)
+        codes[rank] = os.waitstatus_to_exitcode(os.waitpid(children[rank], 0)[1])
+    return [Ended(codes[rank], (folder / f"log{rank}.txt").read_text()) for rank in range(ranks)]
+
+
+def free_port() -> int:
+    """Return a port of this machine that nobody uses at the moment."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
 
 
 def _train(
-    place: distributed.Place, folder: Path, log: Path, options: Mapping[str, Any], fault: Callable[[Any], None] | None
+    place: distributed.Place,
+    folder: Path,
+    options: Mapping[str, Any],
+    fault: Callable[[Any], None] | None,
+    patience: float,
 ) -> NoReturn:
     code = 1
+    log = folder / f"log{place.rank}.txt"
+    log.unlink(missing_ok=True)
     try:
         torch.set_num_threads(1)
-        with open(log, "w") as stream:
+        with open(log, "a") as stream:
+            os.dup2(stream.fileno(), 2)  # what is said by a process that leaves at once
             set_up_logging(is_master=place.rank == 0, stream=stream)
             try:
-                with distributed.joined(place, cpu=True):
+                with distributed.joined(place, cpu=True, patience=patience):
                     trainer = make_trainer(folder, options)
                     if fault is not None:
                         fault(trainer)

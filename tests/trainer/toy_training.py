@@ -108,18 +108,21 @@ class ToyCriterion(Criterion):
 
 class ToyTask(Task):
     def __init__(self, *, bad_clips: Sequence[int] = (), kill_at: int = 0, signal_at: int = 0, fail_at: int = 0,
-                 fail_rank: int = 0, factor: float = 1.0, num_workers: int = 0, seed: int = 1) -> None:  # fmt: skip
+                 fail_rank: int = 0, factor: float = 1.0, num_workers: int = 0, seed: int = 1,
+                 num_batches: int = NUM_CLIPS // CLIPS_PER_BATCH, num_valid: int = 3) -> None:  # fmt: skip
         super().__init__(None, seed)
         self.dataset = ToyDataset(bad_clips, factor)
         self.kill_at, self.signal_at, self.fail_at, self.fail_rank = kill_at, signal_at, fail_at, fail_rank
-        self.num_workers = num_workers
+        self.num_workers, self.num_batches, self.num_valid = num_workers, num_batches, num_valid
         self.calls = 0
         self.seen: list[list[int]] = []
         self.losses: list[float] = []
         self.valid_losses: list[float] = []
 
     def train_batches(self, split: str, dataset: DatasetConfig) -> EpochIterator:
-        batches = [list(range(i, i + CLIPS_PER_BATCH)) for i in range(0, NUM_CLIPS, CLIPS_PER_BATCH)]
+        batches = [
+            list(range(i, i + CLIPS_PER_BATCH)) for i in range(0, CLIPS_PER_BATCH * self.num_batches, CLIPS_PER_BATCH)
+        ]
         return EpochIterator(
             self.dataset,
             batches,  # type: ignore[arg-type]
@@ -131,11 +134,14 @@ class ToyTask(Task):
 
     def valid_batches(self, split: str, dataset: DatasetConfig) -> Iterable[ToyBatch]:
         mine = slice(distributed.rank(), None, distributed.world_size())
-        return iterate(ToyDataset(), [[100, 101], [102, 103], [104]][mine], [1, 2, 3][mine])  # type: ignore[arg-type]
+        batches = [[100, 101], [102, 103], [104]][: self.num_valid]
+        return iterate(ToyDataset(), batches[mine], range(1, self.num_valid + 1)[mine])  # type: ignore[arg-type]
 
     def train_step(self, model: nn.Module, criterion: Criterion, batch: ToyBatch) -> Loss:
         self.calls += 1
-        if self.calls == self.kill_at:
+        # torchrun counts its restarts: the fault strikes once.
+        first = os.environ.get("TORCHELASTIC_RESTART_COUNT", "0") == "0"
+        if self.calls == self.kill_at and first and distributed.rank() == self.fail_rank:
             os.kill(os.getpid(), signal.SIGKILL)
         if self.calls == self.signal_at and distributed.rank() == self.fail_rank:
             os.kill(os.getpid(), signal.SIGTERM)
@@ -184,8 +190,14 @@ def make_trainer(save_dir: Path | str, options: Mapping[str, Any] | None = None,
 def main(arguments: list[str]) -> int:
     """Train in this process, or in as many as the options ask for, and leave weights and losses of each rank."""
     options = json.loads(arguments[1])
-    world_size = options.get("distributed", {}).get("distributed_world_size")
-    place = distributed.find_place(world_size=world_size, cpu=True)
+    flags = options.get("distributed", {})
+    names = {
+        "world_size": "distributed_world_size",
+        "rank": "distributed_rank",
+        "init_method": "distributed_init_method",
+    }
+    given = {name: flags[flag] for name, flag in names.items() if flag in flags}
+    place = distributed.find_place(**given, cpu=True)
     if place.spawn:
         return distributed.launch(main, arguments, place)
     with distributed.joined(place, cpu=True, patience=options.get("patience", 60.0)) as device:
