@@ -146,6 +146,12 @@ def test_company_changes_nothing(
     assert decode(options, files, (log_probs, lengths)) == together
 
 
+def test_any_model_can_be_fused(
+    files: dict[str, str], emissions: tuple[Tensor, Tensor], own_search: pytest.MonkeyPatch
+) -> None:
+    assert decode(dict(w2l_decoder="fairseqlm"), files, emissions) == decode({}, files, emissions)
+
+
 @pytest.mark.parametrize("weight", [0.0, 1.5])
 def test_what_the_model_rules_out_is_never_said(
     weight: float, files: dict[str, str], emissions: tuple[Tensor, Tensor]

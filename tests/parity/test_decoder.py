@@ -93,6 +93,24 @@ def test_recorded_runs_with_a_transformer(golden: Path, recorded: dict[str, Any]
             assert [h.score for h in ours] == pytest.approx([h["score"] for h in theirs], rel=1e-5)
 
 
+def test_rescoring_gives_sentences_what_fusing_gives_them(
+    golden: Path, recorded: dict[str, Any], dictionary: Dictionary
+) -> None:
+    run = next(run for run in recorded["runs"] if run["decoder"] == "fairseqlm")
+    first = next(run for run in recorded["runs"] if run["decoder"] == "kenlm")
+    transformer = config_of(run, golden / "decoder", beam=50)
+    rescored = config_of(first, golden / "decoder", beam=50, nbest=10, rescore_lm=transformer.kenlm_model)
+    compared = 0
+    for fused, nbest in zip(
+        decode(transformer, recorded, dictionary), decode(rescored, recorded, dictionary), strict=True
+    ):
+        for reading in nbest:
+            if reading.words == fused[0].words:
+                assert reading.scores["rescore"] == pytest.approx(fused[0].scores["lm"], rel=1e-5)
+                compared += 1
+    assert compared > len(recorded["emissions"]) / 2
+
+
 @pytest.mark.usefixtures("backend")
 def test_a_derived_lexicon_equals_the_recorded_one(
     golden: Path, recorded: dict[str, Any], dictionary: Dictionary
