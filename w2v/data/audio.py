@@ -151,10 +151,12 @@ def _open_at_once(path: str, flags: int) -> int:
 def _mono_blocks(path: str, file: Any) -> Iterator[Samples]:
     """Yield (S,) blocks of the mean of all channels, until the file ends."""
     size = max(1, BLOCK // file.channels)
+    # Whole numbers become floats in [-1, 1]. Looking for others takes a tenth of the time that reading a WAV file does.
+    is_whole = file.subtype.startswith("PCM_")
     num_read = 0
     while True:
         block: Samples = file.read(min(size, max(file.frames, 0)), dtype="float32")
-        peak = max(block.max(initial=0), -block.min(initial=0))  # NaN where a sample is
+        peak = 0 if is_whole else max(block.max(initial=0), -block.min(initial=0))  # NaN where a sample is
         if not peak <= LOUDEST:
             rows = np.abs(block.reshape(len(block), -1)).max(axis=1)
             place = (num_read + int(np.argmin(rows <= LOUDEST))) / file.samplerate

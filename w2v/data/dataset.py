@@ -337,11 +337,12 @@ def collate(examples: Sequence[AudioExample], starts: Sequence[int], width: int,
         seed: seed that the batch carries.
         pad: id that fills rows of targets.
     """
-    source = torch.zeros(len(examples), width)
+    source = torch.empty(len(examples), width)
     lengths = torch.tensor([min(len(example.source), width) for example in examples], dtype=torch.int64)
     for row, (example, start) in enumerate(zip(examples, starts, strict=True)):
         window = example.source[start : start + width]
         source[row, : len(window)] = window
+        source[row, len(window) :] = 0
     indices = torch.tensor([example.index for example in examples], dtype=torch.int64)
     batch = AudioBatch(source, lengths, indices, seed)
     given = [example.targets for example in examples if example.targets is not None]
