@@ -145,7 +145,20 @@ def test_the_file_has_a_section_for_every_part() -> None:
         ("model: {_name: wav2vec3}\n", "--arch: unknown model 'wav2vec3'; did you mean"),
         ("model: {_name: [1]}\n", "--arch: a name is text"),
         ("model: {encoder_layers: 3}\n", None),
-        ("model: !!python/object/apply:os.system ['true']\n", ":1: is no YAML"),
+        ("model: !!python/object/apply:os.system ['true']\n", ":1: is no plain YAML: the tag"),
+        ("model:\n  dropout: !!python/name:os.system x\n", ":2: is no plain YAML: 'x' would be"),
+        ("model:\n  dropout: 2001-99-99\n", ":2: is no plain YAML: '2001-99-99' would be 'timestamp'; quote it"),
+        ("model:\n  dropout: !!int x\n", ":2: 'x' is no int"),
+        ("common:\n  seed: 1\n  seed: 2\n", ":3: 'seed' is given twice"),
+        ("common:\n  seed: &a 1\n  log_interval: *a\n", ":2: is no plain YAML: a value is used twice"),
+        ("common:\n  ? [a]\n  : 1\n", ":2: a name must be text, got ['a']"),
+        ("common:\n  1: 1\n", ":2: a name must be text, got 1"),
+        ("common:\n  seed: " + "[" * 30 + "]" * 30, ":2: is nested too deeply"),
+        ("common:\n  seed: " + "[" * 30_000, ":1: is nested too deeply"),
+        ("common:\n  seed: \0", ":1: is no YAML: "),
+        ("common:\n  fp16: true\n  seed: one\n", ":3: --seed: must be a whole number, got 'one'"),
+        ("common:\n  seed: 1\n  log_interval: 0\n", ":3: --log-interval must be at least 1, got 0"),
+        ("common:\n  seed: 1\nmodel: {_name: wav2vec3}\n", ":3: --arch: unknown model 'wav2vec3'; did you mean"),
         ("a: &a [x]\n", "unknown section 'a'"),
     ],
 )
@@ -167,9 +180,21 @@ def test_files_that_cannot_be_read(tmp_path: Path) -> None:
         parse(*BASE, "--config", tmp_path / "none.yaml")
     with pytest.raises(ConfigError, match="Is a directory"):
         parse(*BASE, "--config", tmp_path)
-    (tmp_path / "binary.yaml").write_bytes(b"\xff\xfe\x00")
-    with pytest.raises(ConfigError, match="is no UTF-8 text"):
+    (tmp_path / "binary.yaml").write_bytes(b"a: 1\n\xff\xfe\x00")
+    with pytest.raises(ConfigError, match=r"binary.yaml:2: is no UTF-8 text"):
         parse(*BASE, "--config", tmp_path / "binary.yaml")
+    (tmp_path / "large.yaml").write_bytes(b"a: 1\n" * 300_000)
+    with pytest.raises(ConfigError, match=r"large.yaml: is larger than 1048576 bytes"):
+        parse(*BASE, "--config", tmp_path / "large.yaml")
+
+
+def test_a_file_cannot_be_larger_than_it_is_long(tmp_path: Path) -> None:
+    """Each line names the one before it ten times: ten thousand million values in two hundred bytes."""
+    lines = ["a0: &a0 [x, x, x, x, x, x, x, x, x, x]"]
+    lines += [f"a{i}: &a{i} [{', '.join([f'*a{i - 1}'] * 10)}]" for i in range(1, 10)]
+    (tmp_path / "bomb.yaml").write_text("\n".join(lines) + "\n")
+    with pytest.raises(ConfigError, match=r"bomb.yaml:1: is no plain YAML: a value is used twice"):
+        parse(*BASE, "--config", tmp_path / "bomb.yaml")
 
 
 @pytest.mark.parametrize(

@@ -6,14 +6,21 @@ and leave with `exit_code`; a traceback therefore always means a fault of ours.
 
 from __future__ import annotations
 
+LONGEST_MESSAGE = 1000
+
 
 class W2vError(Exception):
-    """Base class of all errors that a user can put right; line breaks in a message (in file names) are escaped."""
+    """Base class of all errors that a user can put right.
+
+    Line breaks in a message (in file names) are escaped, and the middle of a long one (a value of a whole file) is
+    left out.
+    """
 
     exit_code = 2
 
     def __init__(self, message: str) -> None:
-        super().__init__(message.replace("\n", "\\n").replace("\r", "\\r"))
+        line = message.replace("\n", "\\n").replace("\r", "\\r")
+        super().__init__(line if len(line) <= LONGEST_MESSAGE else f"{line[:700]} ... {line[-250:]}")
 
 
 class ConfigError(W2vError):

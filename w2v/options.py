@@ -10,10 +10,10 @@ import argparse
 import dataclasses
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 from w2v.config import ArgumentParser, build_config, options_of, to_plain
+from w2v.config_file import ConfigFile, read_config_file
 from w2v.criterions import CRITERIONS
 from w2v.errors import ConfigError, RegistryError
 from w2v.models import MODELS
@@ -106,14 +106,18 @@ def parse_train_command(argv: Sequence[str]) -> ParsedCommand:
         SystemExit: `--help` was asked for.
     """
     first = _first_pass(argv)
-    file = read_config_file(first.config) if first.config else {}
-    user_dir = first.user_dir or file.get("common", {}).get("user_dir")
+    file = read_config_file(first.config, [*ROOT_SECTIONS, *REGISTRIES]) if first.config else ConfigFile()
+    user_dir = first.user_dir or file.section("common").get("user_dir")
     import_installed()
     if user_dir:
-        if not isinstance(user_dir, str):
-            raise ConfigError(f"--user-dir: must be text, got {user_dir!r}")
-        import_user_dir(user_dir)
+        try:
+            if not isinstance(user_dir, str):
+                raise ConfigError(f"--user-dir: must be text, got {user_dir!r}")
+            import_user_dir(user_dir)
+        except ConfigError as e:
+            raise ConfigError(str(e) if first.user_dir else f"{file.where('common', 'user_dir')}: {e}") from e
     entries = _choose(first, file)
+    _check_values(file, entries)
     parser = _full_parser(entries, file)
     _refuse_retired(argv, parser)
     if first.wants_help:
@@ -124,12 +128,24 @@ def parse_train_command(argv: Sequence[str]) -> ParsedCommand:
             registry = REGISTRIES[section]
             raise ConfigError(f"{registry.flag} is required; known: {', '.join(registry.names())}")
     typed = parser.parse(argv)
-    sections = {name: dict(values) for name, values in file.items()}
+    sections = {name: dict(values) for name, values in file.sections.items()}
     owners = {option.name: name for name, option in _owned_options(entries)}
     for name, value in typed.items():
         if name in owners:
             sections.setdefault(owners[name], {})[name] = value
-    return ParsedCommand(_assemble(entries, sections, "w2v-train"), bool(typed.get("print_config")))
+    try:
+        config = _assemble(entries, sections, "w2v-train")
+    except ConfigError as e:
+        # A rule of several options, or a range; it begins with the flag.
+        for section, option in _owned_options(entries):
+            if (
+                str(e).startswith(f"{option.flag} ")
+                and (section, option.name) in file.lines
+                and option.name not in typed
+            ):
+                raise ConfigError(f"{file.where(section, option.name)}: {e}") from e
+        raise
+    return ParsedCommand(config, bool(typed.get("print_config")))
 
 
 def config_from_plain(plain: Mapping[str, Any], where: str, hint: str = "") -> TrainConfig:
@@ -149,35 +165,6 @@ def config_from_plain(plain: Mapping[str, Any], where: str, hint: str = "") -> T
     return _assemble(entries, plain, where)
 
 
-def read_config_file(path: str) -> dict[str, dict[str, Any]]:
-    """Read a YAML file of sections.
-
-    Raises:
-        ConfigError: no such file, no YAML, or an unknown section; the message names file and line.
-    """
-    import yaml
-
-    try:
-        plain = yaml.safe_load(Path(path).read_text(encoding="utf-8"))
-    except OSError as e:
-        raise ConfigError(f"--config {path}: {e.strerror}") from e
-    except UnicodeDecodeError as e:
-        raise ConfigError(f"--config {path}: is no UTF-8 text") from e
-    except yaml.YAMLError as e:
-        mark = getattr(e, "problem_mark", None)
-        line = f":{mark.line + 1}" if mark else ""
-        raise ConfigError(f"{path}{line}: is no YAML: {getattr(e, 'problem', e)}") from e
-    known = [*ROOT_SECTIONS, *REGISTRIES]
-    if not isinstance(plain, dict):
-        raise ConfigError(f"{path}: must hold sections ({', '.join(known)}), got {type(plain).__name__}")
-    for section, values in plain.items():
-        if section not in known:
-            raise ConfigError(f"{path}: unknown section {section!r}; known: {', '.join(known)}")
-        if not isinstance(values, dict):
-            raise ConfigError(f"{path}: section {section!r} must hold options, got {values!r}")
-    return plain
-
-
 # ---------------------------------------------------------------------------------------------- passes
 
 
@@ -193,18 +180,45 @@ def _first_pass(argv: Sequence[str]) -> argparse.Namespace:
     return namespace
 
 
-def _choose(first: argparse.Namespace, file: Mapping[str, Mapping[str, Any]]) -> dict[str, Entry[Any]]:
+def _choose(first: argparse.Namespace, file: ConfigFile) -> dict[str, Entry[Any]]:
     entries = {}
     for section, registry in REGISTRIES.items():
-        name = getattr(first, section) or file.get(section, {}).get("_name") or DEFAULT_COMPONENTS.get(section)
+        named = getattr(first, section), file.section(section).get("_name"), DEFAULT_COMPONENTS.get(section)
+        name = next(filter(None, named), None)
         if name is not None:
-            if not isinstance(name, str):
-                raise RegistryError(f"{registry.flag}: a name is text, got {name!r}")
-            entries[section] = registry.get(name)
+            try:
+                entries[section] = _entry(registry, name)
+            except RegistryError as e:
+                raise RegistryError(str(e) if named[0] else f"{file.where(section, '_name')}: {e}") from e
     return entries
 
 
-def _full_parser(entries: Mapping[str, Entry[Any]], file: Mapping[str, Mapping[str, Any]]) -> ArgumentParser:
+def _entry(registry: Registry[Any], name: Any) -> Entry[Any]:
+    if not isinstance(name, str):
+        raise RegistryError(f"{registry.flag}: a name is text, got {name!r}")
+    return registry.get(name)
+
+
+def _check_values(file: ConfigFile, entries: Mapping[str, Entry[Any]]) -> None:
+    """Refuse unknown options of a file, and values that are none; typed flags do not make them good."""
+    configs = {**ROOT_SECTIONS, **{section: entry.config for section, entry in entries.items()}}
+    for section, values in file.sections.items():
+        options = {option.name: option for option in options_of(configs[section])} if section in configs else {}
+        for name, value in values.items():
+            where = file.where(section, name)
+            option = options.get(name.replace("-", "_"))
+            if name.startswith("_") or section not in configs:
+                continue
+            if option is None:
+                build_config(configs[section], {name: value}, f"{where}: section {section}")
+            else:
+                try:
+                    option.convert(value)
+                except ConfigError as e:
+                    raise ConfigError(f"{where}: {e}") from e
+
+
+def _full_parser(entries: Mapping[str, Entry[Any]], file: ConfigFile) -> ArgumentParser:
     parser = ArgumentParser(
         prog="w2v-train",
         description=DESCRIPTION,
@@ -224,9 +238,9 @@ def _full_parser(entries: Mapping[str, Entry[Any]], file: Mapping[str, Mapping[s
     )
     parser.owners.update({"--config": "choice", "--print-config": "choice"})
     for section, entry in entries.items():
-        parser.add_config(entry.config, f"{section} {entry.name}", {**entry.overrides, **file.get(section, {})})
+        parser.add_config(entry.config, f"{section} {entry.name}", {**entry.overrides, **file.section(section)})
     for section, config in ROOT_SECTIONS.items():
-        parser.add_config(config, section, file.get(section))
+        parser.add_config(config, section, file.section(section))
     parser.elsewhere = _flags_elsewhere(parser)
     return parser
 

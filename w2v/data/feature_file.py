@@ -9,6 +9,7 @@ import io
 import json
 from collections.abc import Callable
 from pathlib import Path
+from tokenize import TokenError
 from typing import Any
 
 import numpy as np
@@ -51,7 +52,17 @@ def read_features(path: Path) -> Frames:
         raise DataError(f"{path}: the suffix must be one of {', '.join(SUFFIXES.values())}")
     try:
         return _READERS[kind](path.read_bytes())
-    except (OSError, ValueError, KeyError) as e:
+    except (
+        OSError,
+        ValueError,
+        KeyError,
+        TypeError,
+        SyntaxError,
+        TokenError,
+        EOFError,
+        RecursionError,
+        MemoryError,
+    ) as e:
         raise DataError(f"{path}: cannot be read as {kind}: {e}") from e
 
 
@@ -87,7 +98,7 @@ def _write_npy(features: Frames, frame_rate: float) -> bytes:
 
 
 def _read_npy(content: bytes) -> Frames:
-    features: Frames = np.load(io.BytesIO(content), allow_pickle=False)
+    features: Frames = np.lib.format.read_array(io.BytesIO(content), allow_pickle=False)
     return features
 
 
