@@ -14,6 +14,10 @@ from test_memory import trainer_of
 from torch.utils._python_dispatch import TorchDispatchMode
 from toy_speech import prepare
 
+from w2v.criterions.ctc import ctc_loss
+from w2v.criterions.wav2vec_criterion import Wav2VecCriterion, Wav2VecCriterionConfig
+from w2v.types import AudioBatch, ContrastiveOutput
+
 pytest.importorskip("soundfile")
 
 # Kernels by a part of their name. Two are left out: fused attention, whose softmax is in float32 inside, and layer
@@ -75,3 +79,26 @@ def test_layer_norm_on_a_cpu_is_float32_inside(half: torch.dtype) -> None:
     with torch.autocast("cpu", half):
         found = norm(x)
     torch.testing.assert_close(found.float(), norm(x.float()), rtol=torch.finfo(half).eps, atol=1e-4)
+
+
+@pytest.mark.parametrize("infonce", [True, False])
+def test_large_half_logits_give_the_loss_of_float32(infonce: bool) -> None:
+    logits = (torch.randn(20, 11, generator=torch.Generator().manual_seed(1)) * 2e4).clamp(-6e4, 6e4).half()
+    criterion = Wav2VecCriterion(Wav2VecCriterionConfig(infonce=infonce))
+    batch = AudioBatch(torch.zeros(1, 1), torch.ones(1), torch.zeros(1), 1)
+    expected = criterion(ContrastiveOutput(logits.double()), batch).value
+    with torch.autocast("cpu", torch.float16):
+        found = criterion(ContrastiveOutput(logits), batch).value
+    assert found.isfinite()
+    torch.testing.assert_close(found, expected, rtol=1e-6, atol=0.0, check_dtype=False)
+
+
+def test_large_half_scores_give_the_ctc_loss_of_float32() -> None:
+    logits = (torch.randn(2, 30, 8, generator=torch.Generator().manual_seed(1)) * 2e4).clamp(-6e4, 6e4).half()
+    lengths, targets = torch.tensor([30, 25]), torch.tensor([[1, 2, 3, 4], [5, 6, 0, 0]])
+    target_lengths = torch.tensor([4, 2])
+    expected = ctc_loss(logits.float(), lengths, targets, target_lengths, zero_infinity=False)
+    with torch.autocast("cpu", torch.float16):
+        found = ctc_loss(logits, lengths, targets, target_lengths, zero_infinity=False)
+    assert found.isfinite()
+    torch.testing.assert_close(found, expected, rtol=1e-6, atol=0.0)
