@@ -26,15 +26,15 @@ train() {
     w2v-train "$out/$name" --save-dir "$out/$name" --task language_modeling --arch transformer_lm \
         --criterion cross_entropy --sample-break-mode eos --optimizer adam --adam-betas '(0.9, 0.98)' --clip-norm 1 \
         --lr-scheduler polynomial_decay --warmup-updates 150 --total-num-update "$updates" --max-update "$updates" \
-        --decoder-embed-dim 192 --decoder-ffn-embed-dim 768 --decoder-attention-heads 4 --dropout 0.1 --num-workers 0 \
+        --max-tokens 2048 --lr 0.003 --decoder-attention-heads 4 --num-workers 0 \
         --no-epoch-checkpoints --log-format json "$@" 2>&1 | tee -a "$out/$name/train.log"
 }
 
-train words 2000 --decoder-layers 2 --tokens-per-sample 128 --max-tokens 2048 --lr 0.003 \
+train words 2000 --tokens-per-sample 128 --decoder-layers 2 --decoder-embed-dim 192 --decoder-ffn-embed-dim 768 \
     --adaptive-input --adaptive-input-cutoff 2000,10000 --adaptive-softmax-cutoff 2000,10000 \
     --tie-adaptive-weights --tie-adaptive-proj "$@"
-train letters 900 --unit letter --decoder-layers 3 --tokens-per-sample 512 --max-tokens 4096 --lr 0.003 \
-    --share-decoder-input-output-embed "$@"
+train letters 1500 --unit letter --tokens-per-sample 512 --decoder-layers 3 --decoder-embed-dim 128 \
+    --decoder-ffn-embed-dim 512 --dropout 0 "$@"
 
 w2v-lm --order 4 --arpa "$out/4gram.arpa" "$out/words/train.txt" --quiet
 sed -e 's/ /|/g' -e 's/./& /g' -e 's/$/|/' "$out/letters/valid.txt" > "$out/letters/spelled.txt"
