@@ -214,6 +214,23 @@ def test_unreadable_files_are_counted_in_the_main_process(speech, caplog):
         list(iterate(dataset, batches, range(len(batches)), num_workers=2))
 
 
+def test_a_restart_remembers_unreadable_files(speech, caplog):
+    dataset, batches = speech
+    os.truncate(dataset.path(5), 10)
+    first = EpochIterator(dataset, batches, seed=1)
+    epoch(first)
+    assert len(caplog.records) == 1
+    fresh = AudioDataset(dataset.manifest, max_sample_size=2000)
+    again = EpochIterator(fresh, batches, seed=1)
+    again.load_state_dict(first.state_dict())
+    assert (fresh.num_read, list(fresh.bad)) == (dataset.num_read, [5])
+    epoch(again)
+    assert len(caplog.records) == 1
+    other = AudioDataset(dataset.manifest, max_sample_size=2000)
+    EpochIterator(other, batches[:-1], seed=1).load_state_dict(first.state_dict())
+    assert (other.num_read, other.bad) == (0, {})
+
+
 def test_workers_have_one_thread_live_on_and_end():
     iterator = EpochIterator(Threads(), plan(8), seed=1, num_workers=2)
     first = {pid for group in iterator.updates(1) for (threads, pid), _ in group if threads == 1}

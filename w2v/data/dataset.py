@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import copy
 import logging
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -53,6 +53,13 @@ class BatchDataset:
 
     def record(self, report: Any) -> None:
         """Take notice of a report of `load`; called in the main process, in order of the batches."""
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return what a run that goes on must know of the reports so far."""
+        return {}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Take over what `state_dict` returned, for the same batches."""
 
 
 @dataclass
@@ -261,6 +268,12 @@ class AudioDataset(BatchDataset):
                 f"{len(self.bad)} of {self.num_read} clips read are unreadable, more than {MAX_BAD_SHARE:.0%}; "
                 f"the last one: {list(self.bad.values())[-1]}"
             )
+
+    def state_dict(self) -> dict[str, Any]:
+        return {"num_read": self.num_read, "bad": dict(self.bad)}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        self.num_read, self.bad = state["num_read"], dict(state["bad"])
 
     def _readable(self, index: int, budget: int, report: ReadReport) -> AudioExample:
         """Return clip `index`, or in its place the next one that can be read and fits into the batch."""

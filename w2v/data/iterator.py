@@ -137,6 +137,7 @@ class EpochIterator:
             "position": 0 if finished else self.position,
             "num_batches": len(self.batches),
             "batches": self._fingerprint(),
+            "dataset": self.dataset.state_dict(),
         }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
@@ -147,7 +148,10 @@ class EpochIterator:
         """
         self.epoch = int(state["epoch"])
         self.position = int(state["position"])
-        if self.position and state["batches"] != self._fingerprint():
+        is_same = state["batches"] == self._fingerprint()
+        if is_same and "dataset" in state:
+            self.dataset.load_state_dict(state["dataset"])
+        if self.position and not is_same:
             logger.warning(
                 "%s: the data or the batches have changed since the checkpoint (%d batches, now %d); "
                 "epoch %d starts from its first batch", self.name, state["num_batches"], len(self.batches), self.epoch,
