@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gzip
 import os
 import pickle
 
@@ -12,6 +13,7 @@ from hypothesis import strategies as st
 
 from w2v.data.manifest import is_listable, make_manifest, read_manifest, write_manifest
 from w2v.errors import DataError
+from w2v.lm import text_blocks
 
 NAMES = [
     "a.flac", "with space.wav", " leading", "quote's.wav", 'double"quote.wav', "日本語/音声.wav", "emoji_🎤.wav",
@@ -64,7 +66,7 @@ def test_line_endings(tmp_path, ending):
     [
         (b"", "x.tsv:1: the first line must name the root folder"),
         (b"\n", "x.tsv:1: the first line"),
-        (b"a.wav\t10\nb.wav\t10\n", "x.tsv:1: the first line"),
+        (b"a.wav\t10\nb.wav\t-10\n", "x.tsv:1: the first line"),
         (b"/r\n", "lists no clips"),
         (b"/r\na.wav\t1\nb.wav 2\n", "x.tsv:3: must be path TAB samples, with one tab, got 0 tabs in 'b.wav 2'"),
         (b"/r\na.wav\t1\t2\n", "x.tsv:2: must be path TAB samples, with one tab, got 2 tabs"),
@@ -128,3 +130,31 @@ def test_links_are_followed(tmp_path):
     (tmp_path / "root" / "x.wav").symlink_to(tmp_path / "elsewhere.wav")
     write_manifest(tmp_path / "x.tsv", str(tmp_path / "root"), ["x.wav"], [1])
     assert os.path.realpath(read_manifest(tmp_path / "x.tsv").path(0)) == str(tmp_path / "elsewhere.wav")
+
+
+@pytest.mark.parametrize("size", [1, 7, 30, 1 << 22])
+def test_blocks_of_any_size_give_the_same(tmp_path, monkeypatch, size):
+    """Faults are at the same line, and blank lines in the middle are faults, wherever a block ends."""
+    monkeypatch.setattr(text_blocks, "BLOCK_BYTES", size)
+    path = tmp_path / "x.tsv"
+    path.write_bytes(b"/r\r\na b.wav\t12\r\nc.wav\t7 \nd\t0\r\n\n  \n")
+    manifest = read_manifest(path)
+    assert [(manifest.name(i), int(manifest.sizes[i])) for i in range(3)] == [("a b.wav", 12), ("c.wav", 7), ("d", 0)]
+    rows = [b"%d.wav\t%d" % (i, i) for i in range(20)]
+    for place, wrong in (
+        (0, b"\t1"),
+        (7, b""),
+        (12, b"../x\t1"),
+        (19, b"x\t"),
+        (11, b"/\t1"),
+        (3, b"a\0\t1"),
+        (5, b"a\tb"),
+    ):
+        path.write_bytes(b"/r\n" + b"\n".join([*rows[:place], wrong, *rows[place:]]) + b"\n\n")
+        with pytest.raises(DataError, match=rf"x.tsv:{place + 2}: "):
+            read_manifest(path)
+
+
+def test_gzipped(tmp_path):
+    (tmp_path / "x.tsv").write_bytes(gzip.compress(b"/r\na.wav\t1\n"))
+    assert read_manifest(tmp_path / "x.tsv").path(0) == "/r/a.wav"
