@@ -9,8 +9,8 @@ from typing import Any
 
 import torch
 
-from w2v.allocator import keep_freed_memory
 from w2v.config import build_config
+from w2v.cpu import speed_on
 from w2v.criterions import CRITERIONS
 from w2v.data.dictionary import Dictionary
 from w2v.models import MODELS, W2vModel
@@ -57,7 +57,7 @@ def trainer_step(
     context: Mapping[str, Any] | None = None,
 ) -> Any:
     """Return a function that makes one update; each has masks and negatives of its own."""
-    keep_freed_memory()  # as `w2v-train` does
+    speed_on(torch.device("cpu")).__enter__()  # as `w2v-train` does
     torch.manual_seed(1)
     network = build(arch, model, **(context or {}))
     loss, task = CRITERIONS.get(criterion), TASKS.get("audio_pretraining")

@@ -25,6 +25,7 @@ from w2v.data.manifest import Manifest, read_manifest
 from w2v.data.post_process import post_process
 from w2v.emit import ModelEmissions, emission_info
 from w2v.errors import CheckpointError, ConfigError
+from w2v.modules.int8_linear import to_int8
 from w2v.sections import LOG_FORMATS
 from w2v.types import Emissions
 
@@ -81,6 +82,7 @@ class SourceConfig:
     cpu: bool = arg(False, help="never use CUDA")
     fp16: bool = arg(False, help="compute in half precision")
     bf16: bool = arg(False, help="compute in bfloat16")
+    int8: bool = arg(False, help="on a CPU: transformer blocks in whole numbers of 8 bits, faster and nearly as exact")
     model_overrides: Mapping[str, Any] | None = arg(
         None, help="options of the checkpoint to change: \"{'name': value}\"", parse=read_overrides
     )
@@ -101,6 +103,8 @@ class SourceConfig:
             raise ConfigError(f"--shard-id must be at least 0 and below --num-shards, got {self.shard_id}")
         if self.fp16 and self.bf16:
             raise ConfigError("--fp16 and --bf16 exclude each other; give one of them")
+        if self.int8 and (self.fp16 or self.bf16):
+            raise ConfigError("--int8 and --fp16 or --bf16 exclude each other; give one of them")
         if self.path is None and self.load_emissions is None:
             raise ConfigError("w2v-infer: --path is required (or --load-emissions, to decode what a model once wrote)")
         if self.path is not None and ":" in self.path and not Path(self.path).exists():
@@ -206,6 +210,10 @@ def open_source(config: SourceConfig, device: torch.device) -> EmissionSource:
     else:
         half = torch.float16 if config.fp16 else torch.bfloat16 if config.bf16 else None
         loaded, info = load(config)
+        if config.int8:
+            if device.type != "cpu":
+                raise ConfigError("--int8 is for a CPU; give --cpu, or --bf16 on this GPU")
+            to_int8(loaded.model)
         reader = ModelEmissions(loaded, info, device, half, config.num_workers)
     dictionary = Dictionary(info.symbols)
     path = Path(config.data) / f"{config.gen_subset}.tsv"

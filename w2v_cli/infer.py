@@ -21,6 +21,7 @@ import torch
 from w2v import distributed
 from w2v.build import load_language_model
 from w2v.config import ArgumentParser, build_config
+from w2v.cpu import speed_on
 from w2v.decoders import DECODERS, Decoder, build_decoder
 from w2v.errors import ConfigError
 from w2v.plugins import import_installed, import_user_dir
@@ -60,7 +61,7 @@ def infer(argv: Sequence[str]) -> int:
     config, output, decoder_config = parse_flags(
         argv, "w2v-infer", purpose, emissions=SourceConfig, output=OutputConfig
     )
-    with join_ranks(config) as device:
+    with join_ranks(config) as device, speed_on(device):
         # Without files the transcripts go to stdout, so what is said about them goes to stderr.
         stream = sys.stdout if output.results_path else sys.stderr
         set_up_logging(is_master=distributed.is_master() and not config.quiet, stream=stream)

@@ -38,8 +38,8 @@ def train(argv: list[str]) -> int:
 def train_rank(argv: list[str]) -> int:
     """Do the work of one process; spawned processes begin here."""
     from w2v import distributed
-    from w2v.allocator import keep_freed_memory
     from w2v.build import build_trainer
+    from w2v.cpu import speed_on
     from w2v.options import parse_train_command
     from w2v.progress import set_up_logging
 
@@ -47,10 +47,9 @@ def train_rank(argv: list[str]) -> int:
     options, common = config.distributed_training, config.common
     patience, backend = options.heartbeat_timeout, options.distributed_backend
     with distributed.joined(_place(config), cpu=common.cpu, backend=backend, patience=patience) as device:
-        if device.type == "cpu":
-            keep_freed_memory()
         set_up_logging(is_master=distributed.is_master())
-        build_trainer(config, device).train()
+        with speed_on(device):
+            build_trainer(config, device).train()
     return 0
 
 

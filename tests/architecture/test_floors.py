@@ -21,10 +21,11 @@ FLOORS = {
     "w2v.retired": 0,
     "w2v.rng": 0,
     "w2v.distributed": 0,
-    "w2v.allocator": 0,
+    "w2v.cpu": 0,
     "w2v.heartbeat": 0,
     "w2v.interrupt": 0,
     "w2v.types": 0,
+    "w2v.update_size": 0,
     "w2v.functional": 0,
     # F1
     "w2v.modules": 1,
@@ -55,6 +56,7 @@ FLOORS = {
     # F4
     "w2v.options": 4,
     "w2v.build": 4,
+    "w2v.dry_run": 4,
     "w2v.evaluation": 4,
     "w2v.emit": 4,
     "w2v.encode": 4,

@@ -90,8 +90,11 @@ class _Attention(torch.autograd.Function):
             torch.bmm(grad_scores.transpose(1, 2), query[part], out=grad_key[part])
         grad_query.mul_(ctx.scale)
         grad_value.div_(ctx.share)
-        clips = grads[0].shape[:2]
-        return grad_query.unflatten(0, clips), grad_key.unflatten(0, clips), grad_value.unflatten(0, clips), None, None
+        num_clips, num_heads = grads[0].shape[:2]
+        grad_query, grad_key, grad_value = (
+            part.view(num_clips, num_heads, *part.shape[1:]) for part in (grad_query, grad_key, grad_value)
+        )
+        return grad_query, grad_key, grad_value, None, None
 
 
 def _stacked(x: Tensor, factor: float | None = None) -> Tensor:

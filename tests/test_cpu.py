@@ -1,4 +1,4 @@
-"""Memory that tensors give back stays with the process: a second round of the same tensors touches no new page."""
+"""Memory that tensors give back stays with the process; precision is put back after a run."""
 
 from __future__ import annotations
 
@@ -6,10 +6,13 @@ import subprocess
 import sys
 
 import pytest
+import torch
+
+from w2v.cpu import speed_on
 
 PROGRAM = """
 import resource, torch
-from w2v.allocator import keep_freed_memory
+from w2v.cpu import keep_freed_memory
 
 torch.set_num_threads(1)
 
@@ -32,3 +35,12 @@ def test_the_second_round_of_tensors_needs_no_new_pages() -> None:
         pytest.skip("this C library has no mallopt")
     usual, kept = int(answer[1]), int(answer[2])
     assert kept < 100 < usual
+
+
+def test_speed_lasts_as_long_as_its_context() -> None:
+    before = torch.get_float32_matmul_precision()
+    with speed_on(torch.device("cpu")):
+        assert torch.get_float32_matmul_precision() == "high"
+    assert torch.get_float32_matmul_precision() == before
+    with speed_on(torch.device("meta")):
+        assert torch.get_float32_matmul_precision() == before
