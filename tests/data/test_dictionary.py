@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
+from collections import Counter
+
 import numpy as np
 import pytest
 import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from w2v.data.dictionary import SPECIALS, Dictionary, write_dictionary
 from w2v.data.labels import read_labels
 from w2v.data.post_process import post_process
 from w2v.errors import DataError
+from w2v.lm import text_blocks
 
 
 def test_dictionary_of_the_recipes(golden):
@@ -100,3 +105,23 @@ def test_post_process_cases(golden, name):
     assert cases
     for case in cases:
         assert post_process(case["sentence"], case["symbol"]) == case["result"], case
+
+
+letters = st.lists(st.sampled_from(["|", "A", "é", "音", "Q", "<unk>", "two", "\ufeff"]), min_size=1, max_size=5)
+blank = st.sampled_from([" ", "  ", "\t", "\u00a0", "\u2028", "\x1c", "\x0c"])
+
+
+@settings(deadline=None, max_examples=50)
+@given(st.lists(st.tuples(letters, blank), min_size=1, max_size=6), st.sampled_from(["\n", "\r\n"]), st.booleans())
+def test_labels_equal_a_reader_of_one_line_at_a_time(tmp_path_factory, rows, end, is_ended):
+    dictionary = Dictionary.from_symbols(["|", "A", "é", "音", "two"])
+    lines = [space + space.join(symbols) for symbols, space in rows]
+    path = tmp_path_factory.mktemp("labels") / "x.ltr"
+    path.write_bytes((end.join(lines) + end * is_ended).encode())
+    for size in (1, 1 << 22):
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(text_blocks, "BLOCK_BYTES", size)
+            labels = read_labels(path, len(lines), dictionary)
+        assert [labels[row].tolist() for row in range(len(lines))] == [dictionary.encode(line) for line in lines]
+        lacking = Counter(symbol for line in lines for symbol in line.split() if symbol not in dictionary)
+        assert labels.unknown == lacking

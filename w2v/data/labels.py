@@ -6,6 +6,8 @@ program `w2v-labels`; what turns ids back into words is in `dictionary` and `pos
 
 from __future__ import annotations
 
+from collections import Counter
+from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
@@ -13,8 +15,14 @@ import numpy as np
 import numpy.typing as npt
 
 from w2v.data.dictionary import Dictionary
-from w2v.data.text_file import read_lines
 from w2v.errors import DataError
+from w2v.lm.text_blocks import check_utf8, read_blocks
+
+Codes = npt.NDArray[np.unsignedinteger]
+Mask = npt.NDArray[np.bool_]
+
+NEWLINE = 10
+_WHITE = np.array([chr(code).isspace() for code in range(0x3002)])  # what str.split() takes for white space
 
 
 @dataclass(frozen=True)
@@ -79,22 +87,67 @@ def read_labels(path: str | Path, num_clips: int, dictionary: Dictionary) -> Lab
     Raises:
         DataError: the file cannot be read, has another number of lines, or a line without symbols.
     """
-    lines = read_lines(path, "label file")
-    if len(lines) != num_clips:
-        raise DataError(f"{path}: has {len(lines)} lines, but its manifest lists {num_clips} clips; they must agree")
-    ids: list[npt.NDArray[np.int32]] = []
-    offsets = np.zeros(num_clips + 1, dtype=np.int64)
-    unknown: dict[str, int] = {}
-    for row, line in enumerate(lines):
-        encoded = np.array(dictionary.encode(line), dtype=np.int32)
-        if not len(encoded):
-            raise DataError(f"{path}:{row + 1}: must hold symbols separated by spaces, got an empty line")
-        ids.append(encoded)
-        offsets[row + 1] = len(encoded)
-        if (encoded == dictionary.unk).any():
-            for symbol in line.split():
-                if symbol not in dictionary:
-                    unknown[symbol] = unknown.get(symbol, 0) + 1
-    np.cumsum(offsets, out=offsets)
-    flat = np.concatenate(ids) if ids else np.zeros(0, dtype=np.int32)
-    return Labels(flat, offsets, dictionary.pad, unknown, str(path))
+    encode = _encoder(dictionary)
+    ids = bytearray()  # of int32; grows in place, so that nothing is ever held twice
+    counts: list[npt.NDArray[np.int64]] = []
+    unknown: Counter[str] = Counter()
+    line = 1
+    for block in read_blocks(str(path), "label file"):
+        check_utf8(block, str(path), line)
+        text = block.decode().removeprefix("\ufeff" if line == 1 else "")
+        codes = _codes(text)
+        visible = ~np.take(_WHITE, codes, mode="clip")
+        counts.append(_symbols_per_line(codes, visible))
+        ids += encode(text, codes, visible, unknown).data
+        line += len(counts[-1])
+    lengths = np.concatenate([np.zeros(1, dtype=np.int64), *counts])
+    if len(lengths) - 1 != num_clips:
+        raise DataError(
+            f"{path}: has {len(lengths) - 1} lines, but its manifest lists {num_clips} clips; they must agree"
+        )
+    empty = np.flatnonzero(lengths[1:] == 0)
+    if len(empty):
+        raise DataError(f"{path}:{empty[0] + 1}: must hold symbols separated by spaces, got an empty line")
+    return Labels(np.frombuffer(ids, np.int32), np.cumsum(lengths), dictionary.pad, dict(unknown), str(path))
+
+
+def _codes(text: str) -> Codes:
+    """Return code points; in bytes, which are faster, where all are small."""
+    if text.isascii():
+        return np.frombuffer(text.encode(), dtype=np.uint8)
+    return np.frombuffer(text.encode("utf-32-le"), dtype=np.uint32)
+
+
+def _symbols_per_line(codes: Codes, visible: Mask) -> npt.NDArray[np.int64]:
+    begins = visible.copy()
+    begins[1:] &= ~visible[:-1]
+    ends = np.flatnonzero(codes == NEWLINE)
+    if codes[-1:].tolist() != [NEWLINE]:
+        ends = np.append(ends, len(codes) - 1)  # the last line may lack its end
+    return (
+        np.diff(np.cumsum(begins, dtype=np.int32)[ends], prepend=0).astype(np.int64)
+        if len(codes)
+        else np.zeros(1, dtype=np.int64)
+    )
+
+
+def _encoder(dictionary: Dictionary) -> Callable[[str, Codes, Mask, Counter[str]], npt.NDArray[np.int32]]:
+    """Return what turns lines into ids, and counts symbols that the dictionary lacks."""
+    # Letters, which nearly all labels are, need no strings: their code points are looked up.
+    letters = np.full(0x110000, dictionary.unk, dtype=np.int32)
+    for number, symbol in enumerate(dictionary.symbols):
+        if len(symbol) == 1:
+            letters[ord(symbol)] = number
+
+    def encode(text: str, codes: Codes, visible: Mask, unknown: Counter[str]) -> npt.NDArray[np.int32]:
+        if (visible[1:] & visible[:-1]).any():
+            symbols = text.split()
+            ids = np.fromiter(map(dictionary.index, symbols), dtype=np.int32, count=len(symbols))
+            lacking = [symbols[place] for place in np.flatnonzero(ids == dictionary.unk).tolist()]
+            unknown.update(symbol for symbol in lacking if symbol not in dictionary)
+            return ids
+        ids = letters[codes[visible]]
+        unknown.update(map(chr, codes[visible][ids == dictionary.unk].tolist()))
+        return ids
+
+    return encode
