@@ -6,7 +6,7 @@ import contextlib
 import logging
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +14,7 @@ import torch
 from torch import nn
 from torch.overrides import TorchFunctionMode
 
+from w2v import distributed
 from w2v.config import build_config, options_of, to_plain
 from w2v.convert import ModelFile, read_model_file
 from w2v.convert.model_file import LANGUAGE_MODEL
@@ -26,8 +27,10 @@ from w2v.optim import build_optimizer, build_schedule
 from w2v.options import TrainConfig
 from w2v.plugins import import_installed, import_user_dir
 from w2v.registry import Registry
+from w2v.sections import OptimizationConfig
 from w2v.tasks.base import TASKS, Task
 from w2v.trainer import Trainer
+from w2v.update_size import batches_per_update
 
 logger = logging.getLogger(__name__)
 
@@ -38,6 +41,7 @@ def build_trainer(config: TrainConfig, device: torch.device) -> Trainer:
     Raises:
         W2vError: something named in the configuration does not fit or cannot be read.
     """
+    optimization = _with_accumulation(config)
     torch.manual_seed(config.common.seed)
     task: Task = config.task.entry.cls(config.task.config, config.common.seed)
     # The model first: it says how short a clip may be.
@@ -59,16 +63,38 @@ def build_trainer(config: TrainConfig, device: torch.device) -> Trainer:
         model,
         criterion,
         build_optimizer(config.optimizer.entry, config.optimizer.config, model.parameters()),
-        build_schedule(config.lr_scheduler.entry, config.lr_scheduler.config, config.optimization),
+        build_schedule(config.lr_scheduler.entry, config.lr_scheduler.config, optimization),
         config.common,
         config.dataset,
         config.distributed_training,
-        config.optimization,
+        optimization,
         config.checkpoint,
         plain,
         device=device,
         sample_rate=getattr(config.task.config, "sample_rate", None),
     )
+
+
+def _with_accumulation(config: TrainConfig) -> OptimizationConfig:
+    """Return the optimization section with the `--update-freq` that `--batch-audio` means on our number of ranks."""
+    seconds, max_tokens = config.optimization.batch_audio, config.dataset.max_tokens
+    if seconds is None:
+        return config.optimization
+    rate = getattr(config.task.config, "sample_rate", None)
+    if rate is None:
+        raise ConfigError(f"--batch-audio needs a task that reads audio, got --task {config.task.entry.name}")
+    if max_tokens is None or config.dataset.batch_size is not None:
+        raise ConfigError("--batch-audio needs --max-tokens, and no --batch-size: batches must have a size in samples")
+    ranks = distributed.world_size()
+    batches = batches_per_update(seconds * rate, max_tokens, ranks)
+    found = batches * max_tokens / rate
+    logger.info(
+        "an update takes up to %.1f minutes of audio (--batch-audio: %.1f): %d batches, --update-freq %d on %d ranks",
+        found / 60, seconds / 60, batches, batches // ranks, ranks,
+    )  # fmt: skip
+    if abs(found / seconds - 1) > 0.1:
+        logger.warning("--max-tokens %d would give the size asked for", seconds * rate / batches)
+    return replace(config.optimization, batch_audio=None, update_freq=(batches // ranks,))
 
 
 @dataclass(frozen=True)

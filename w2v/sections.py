@@ -12,6 +12,7 @@ from dataclasses import dataclass
 
 from w2v.config import arg, check_range, float_tuple, int_tuple
 from w2v.errors import ConfigError
+from w2v.update_size import audio_seconds
 
 LOG_FORMATS = ("json", "none", "simple", "tqdm")
 DDP_BACKENDS = ("c10d", "no_c10d", "pytorch_ddp", "legacy_ddp")
@@ -38,6 +39,7 @@ class CommonConfig:
         None, help="how progress is printed (default: tqdm on a terminal, else json)", choices=LOG_FORMATS
     )
     log_interval: int = arg(100, help="updates between two lines of the log")
+    dry_run: bool = arg(False, help="time 20 updates, say what the whole run would take, and leave; writes nothing")
     on_collapse: str = arg(
         "warn", help="what to do when a codebook or the task has collapsed: warn, or stop", choices=("warn", "stop")
     )
@@ -125,6 +127,12 @@ class OptimizationConfig:
     update_freq: tuple[int, ...] = arg(
         (1,), help="batches accumulated per update: one number, or one per epoch ('4' or '1,2,4')", parse=int_tuple
     )
+    batch_audio: float | None = arg(
+        None,
+        help="audio per update over all ranks, padding counted, as 1.6h, 96m or 5760s, in batches of --max-tokens",
+        parse=audio_seconds,
+        metavar="TIME",
+    )
     lr: tuple[float, ...] = arg(
         (0.25,), help="learning rate, or one per epoch; with cosine and --max-lr: its floor", parse=float_tuple
     )
@@ -135,6 +143,8 @@ class OptimizationConfig:
         check_range(self, 0, math.inf, "max_epoch", "max_update", "stop_time_hours", "clip_norm")
         if any(n < 1 for n in self.update_freq):
             raise ConfigError(f"--update-freq must be at least 1, got {list(self.update_freq)}")
+        if self.batch_audio is not None and self.update_freq != (1,):
+            raise ConfigError("--batch-audio and --update-freq exclude each other; give one of them")
         if any(not 0 <= rate < math.inf for rate in self.lr):
             raise ConfigError(f"--lr must be at least 0, got {list(self.lr)}")
 

@@ -125,8 +125,7 @@ class Trainer:
         """Train to the end of the epoch, from the saved position on; return the reason to stop, or nothing."""
         if self.batches.end_of_epoch():
             self.batches.advance_epoch()
-        counts = self.optimization.update_freq
-        accumulated = counts[min(self.batches.epoch, len(counts)) - 1]
+        accumulated = self.accumulation(self.batches.epoch)
         size = self.batches.num_updates(accumulated)
         if size == 0:
             raise DataError(f"--train-subset {self.dataset.train_subset}: there is not a single batch to train on")
@@ -145,6 +144,11 @@ class Trainer:
                 break
         self.log.epoch(self.batches.epoch, self._pace())
         return reason
+
+    def accumulation(self, epoch: int) -> int:
+        """Return the micro-batches per rank and update of an epoch (`--update-freq`)."""
+        counts = self.optimization.update_freq
+        return counts[min(epoch, len(counts)) - 1]
 
     def train_step(self, micro_batches: MicroBatches) -> None:
         """Make one update from the micro-batches of this rank."""

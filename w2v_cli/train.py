@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import logging
 import sys
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
@@ -11,6 +13,7 @@ from w2v_cli.main import run
 if TYPE_CHECKING:
     from w2v.distributed import Place
     from w2v.options import TrainConfig
+    from w2v.trainer import Trainer
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -49,8 +52,24 @@ def train_rank(argv: list[str]) -> int:
     with distributed.joined(_place(config), cpu=common.cpu, backend=backend, patience=patience) as device:
         set_up_logging(is_master=distributed.is_master())
         with speed_on(device):
-            build_trainer(config, device).train()
+            trainer = build_trainer(config, device)
+            if common.dry_run:
+                _rehearse(trainer, config)
+            else:
+                trainer.train()
     return 0
+
+
+def _rehearse(trainer: Trainer, config: TrainConfig) -> None:
+    """Make a dry run, and show what it found: a line of the log under `--log-format json`, else a table."""
+    from w2v import distributed
+    from w2v.dry_run import dry_run
+
+    found = dry_run(trainer, getattr(config.task.config, "sample_rate", None))
+    if config.common.log_format == "json":
+        logging.getLogger("dry_run").info(json.dumps(found.plain()))
+    elif distributed.is_master():
+        print(found.table(), flush=True)
 
 
 def _place(config: TrainConfig) -> Place:

@@ -15,6 +15,7 @@ import torch
 from w2v.data.dataset import BatchDataset
 from w2v.data.dictionary import Dictionary
 from w2v.data.text import Text
+from w2v.data.waste import Waste, epoch_waste
 from w2v.types import TextBatch
 
 Ints = npt.NDArray[np.int64]
@@ -52,6 +53,10 @@ class TextDataset(BatchDataset):
     def name(self, index: int) -> str:
         """Return the words for a sample in messages."""
         return f"sample {index}"
+
+    def waste(self, batches: Sequence[Ints]) -> Waste:
+        """Return what an epoch of `batches` wastes."""
+        return epoch_waste(batches, self.sizes, pad=True)
 
     def batch(self, indices: Sequence[int] | Ints, seed: int) -> TextBatch:
         """Return a batch; it depends on `indices` and `seed` alone."""
