@@ -252,14 +252,15 @@ def _text_readers(folder: Path) -> dict[str, Reader]:
     from w2v.lm.arpa import read_arpa, read_arpa_words
     from w2v.lm.lexicon import read_lexicon
     from w2v.lm.ngram_model import NgramModel
+    from w2v.lm.vocabulary import read_vocabulary
     from w2v.options import REGISTRIES, ROOT_SECTIONS, parse_train_command
 
     letters = Dictionary.from_symbols(list("|ABCDEFGHIJKLMNOPQRSTUVWXYZ'"))
 
     @dataclass(frozen=True)
     class Literals:
-        layers: Any = arg((), help="x", parse=conv_layers)
         anything: Any = arg((), help="x", parse=parse_literal)
+        layers: Any = arg((), help="x", parse=conv_layers)
 
     flags = options_of(Literals)
 
@@ -275,6 +276,11 @@ def _text_readers(folder: Path) -> dict[str, Reader]:
 
     arpa = b"\\data\\\nngram 1=4\nngram 2=2\n\n\\1-grams:\n-1.5\t<s>\t-0.3\n-1\tONE\t-0.2\n-0.7\t</s>\n-2\t<unk>\n\n"
     arpa += b"\\2-grams:\n-0.1\t<s> ONE\n-0.25\tONE </s>\n\n\\end\\\n"
+    # A KenLM binary without its tables: only the words at its end are read.
+    kenlm = b"mmap lm http://kheafield.com/code format version 5\n\0".ljust(88, b"\0")
+    kenlm += (
+        struct.pack("<B3xfi?3xI", 2, 1.5, 2, True, 1) + struct.pack("<2Q", 3, 2) + bytes(99) + b"<unk>\0<s>\0</s>\0"
+    )
     lists = [
         b"[(512, 10, 5)] + [(512, 3, 2)] * 4 + [(512,2,2)] * 2", b"(2,0.5,0.999995)", b"{'a': [1, 2.5], 'b': 'x'}",
         b'["prob_perplexity","code_perplexity","temp"]', b"0.0005", b"-1e-3, 4", b"[[1, (2, [3])], true, inf]",
@@ -303,6 +309,8 @@ def _text_readers(folder: Path) -> dict[str, Reader]:
         "arpa": Reader(
             [arpa], lambda path: (read_arpa_words(path), NgramModel(path, read_arpa(path))), 0.07, has_lines=True,
             tokens=[b"ngram 3=1\n", b"\\3-grams:\n", b"\\1-grams:", b"-1.5\tTWO\n"]),
+        "vocabulary": Reader(
+            [kenlm], lambda path: read_vocabulary(path, "--lm-model"), 0.02, suffix=".bin", tokens=[b"<unk>\0"]),
         "arpa.gz": Reader([gzip.compress(arpa, mtime=0)], lambda path: read_arpa(path), 0.02, has_lines=True),
         "yaml": Reader(
             [config], read_yaml, 0.01, tokens=mappings),
@@ -331,6 +339,7 @@ def _binary_readers(folder: Path) -> dict[str, Reader]:
         for is_zip in (True, False):
             torch.save(content, folder / f"{number}.pt", _use_new_zipfile_serialization=is_zip)
             archives.append((folder / f"{number}.pt").read_bytes())
+    archives += _fairseq(folder)
     write_safetensors(folder / "x.safetensors", {"w": torch.arange(6.0)}, {"w2v": json.dumps(
         {"config": config, "symbols": None, "num_updates": 1})})  # fmt: skip
     info = EmissionInfo("m.pt", ["<s>", "<pad>", "</s>", "<unk>", "A"], "letter", "ltr", 16000, 320, 40.0)
@@ -358,6 +367,21 @@ def _binary_readers(folder: Path) -> dict[str, Reader]:
             [seeds["f.safetensors"]], lambda path: read_features(Path(path)), 0.01, suffix=".safetensors"),
         "audio": Reader(_audio(folder), lambda path: read_audio(path, 16000, resample=True), 0.02, suffix=".wav"),
     }  # fmt: skip
+
+
+def _fairseq(folder: Path) -> list[bytes]:
+    """Return a file of the original, with classes of other programs in it."""
+    from w2v.config import build_config, to_plain
+    from w2v.convert import ModelFile
+    from w2v.convert.fairseq_file import write_fairseq
+    from w2v.models.wav2vec import Wav2VecConfig, Wav2VecModel
+
+    options = {"conv_feature_layers": "[(2, 4, 2)]", "conv_aggregator_layers": "[(2, 2, 1)]", "prediction_steps": 1}
+    model = Wav2VecModel(build_config(Wav2VecConfig, options, "fuzz"))
+    sections = {"model": {"_name": "wav2vec", **to_plain(model.config)}, "task": {"_name": "audio_pretraining"}}
+    path = folder / "fairseq.pt"
+    write_fairseq(path, ModelFile(str(path), "w2v", sections, model.state_dict(), None, "", 3))
+    return [path.read_bytes()]
 
 
 def _audio(folder: Path) -> list[bytes]:

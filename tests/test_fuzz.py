@@ -54,8 +54,8 @@ def readers(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, Any]
 
 
 NAMES = [
-    "literal", "manifest", "labels", "dictionary", "lexicon", "arpa", "arpa.gz", "yaml", "yaml sections", "checkpoint",
-    "model", "safetensors", "emissions", "features npy", "features", "audio",
+    "literal", "manifest", "labels", "dictionary", "lexicon", "arpa", "vocabulary", "arpa.gz", "yaml", "yaml sections",
+    "checkpoint", "model", "safetensors", "emissions", "features npy", "features", "audio",
 ]  # fmt: skip
 
 
