@@ -15,7 +15,6 @@ import re
 import secrets
 import signal
 import socket
-import struct
 import sys
 import threading
 import time
@@ -24,7 +23,6 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from datetime import timedelta
 from typing import Any
-from urllib.parse import urlsplit
 
 import torch
 import torch.distributed as dist
@@ -32,6 +30,7 @@ from torch import Tensor
 
 from w2v.errors import ConfigError, TrainingError, W2vError
 from w2v.heartbeat import Heartbeat, accept_all, connect, listen
+from w2v.meeting import interface_towards, meeting_host, torchrun_store
 
 TIMEOUT = timedelta(minutes=30)  # validation and the writing of checkpoints happen between two collectives
 PATIENCE = 60.0  # seconds; what --heartbeat-timeout is by default
@@ -291,41 +290,18 @@ def _meet(place: Place, cpu: bool, backend: str | None) -> torch.device:
     # A published command says nccl even where --cpu is added; on the CPU only gloo can do it.
     chosen = "gloo" if device.type == "cpu" else backend or "nccl"
     if chosen == "gloo" and "GLOO_SOCKET_IFNAME" not in os.environ:
-        # gloo would look up this machine's name, which often leads to 127.0.1.1 or nowhere.
-        interface = _interface_towards(_meeting_host(place))
+        interface = interface_towards(meeting_host(place.init_method))
         if interface:
             os.environ["GLOO_SOCKET_IFNAME"] = interface
     try:
+        store = torchrun_store(place.rank, place.world_size, TIMEOUT) if place.init_method == "env://" else None
+        method = None if store else place.init_method
         dist.init_process_group(
-            chosen, init_method=place.init_method, rank=place.rank, world_size=place.world_size, timeout=TIMEOUT
+            chosen, init_method=method, store=store, rank=place.rank, world_size=place.world_size, timeout=TIMEOUT
         )
     except (RuntimeError, ValueError, OSError) as e:
         raise ConfigError(f"process {place.rank} cannot meet the others at {place.init_method}: {e}") from e
     return device
-
-
-def _meeting_host(place: Place) -> str:
-    return urlsplit(place.init_method or "").hostname or os.environ.get("MASTER_ADDR", "127.0.0.1")
-
-
-def _interface_towards(host: str) -> str | None:
-    """Return the network interface that leads to `host`, or is its own; None where that cannot be found out."""
-    if sys.platform != "linux":
-        return None
-    import fcntl
-
-    with contextlib.suppress(OSError), socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as probe:
-        probe.connect((host, 9))  # sends nothing
-        ours = socket.inet_aton(probe.getsockname()[0])
-        for _, name in socket.if_nameindex():
-            with contextlib.suppress(OSError):
-                request = struct.pack("256s", name.encode())
-                if fcntl.ioctl(probe, _SIOCGIFADDR, request)[20:24] == ours:
-                    return name
-    return None
-
-
-_SIOCGIFADDR = 0x8915  # Linux: the IPv4 address of an interface
 
 
 def _start_heartbeat(place: Place, patience: float) -> tuple[Heartbeat, str]:
@@ -338,7 +314,7 @@ def _start_heartbeat(place: Place, patience: float) -> tuple[Heartbeat, str]:
         with server:
             links = accept_all(server, world_size(), token)
     else:
-        links = connect(_meeting_host(place), port, rank(), token)
+        links = connect(meeting_host(place.init_method), port, rank(), token)
     names = [f"rank {number} ({card[0]})" for number, card in enumerate(cards)]
     return Heartbeat(links, names, patience, _leave), names[rank()]
 

@@ -24,6 +24,7 @@ FLOORS = {
     "w2v.cpu": 0,
     "w2v.heartbeat": 0,
     "w2v.interrupt": 0,
+    "w2v.meeting": 0,
     "w2v.memory_use": 0,
     "w2v.types": 0,
     "w2v.update_size": 0,

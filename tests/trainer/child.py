@@ -48,8 +48,12 @@ def train_in_children(
     *,
     faulty: int | None = None,
     patience: float = 60.0,
+    find_place: Callable[[int], distributed.Place] | None = None,
 ) -> list[Ended]:
-    """Train the toy on several ranks, of which one (normally the last) has the fault."""
+    """Train the toy on several ranks, of which one (normally the last) has the fault.
+
+    `find_place` is called in each child with its rank, and may change the child's surroundings.
+    """
     folder.mkdir(parents=True, exist_ok=True)
     faulty = ranks - 1 if faulty is None else faulty
     method = f"tcp://127.0.0.1:{free_port()}"
@@ -57,7 +61,7 @@ def train_in_children(
     for rank in range(ranks):
         child = os.fork()
         if child == 0:
-            place = distributed.Place(ranks, rank, rank, method)
+            place = find_place(rank) if find_place else distributed.Place(ranks, rank, rank, method)
             _train(place, folder, options, fault if rank == faulty else None, patience)
         children[rank] = child
     # The faulty one last: if it has stopped, it may go on when the others have ended.
