@@ -10,9 +10,11 @@ import struct
 import sys
 import time
 from datetime import timedelta
+from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
 
-from torch.distributed.distributed_c10d import PrefixStore, Store, TCPStore
+if TYPE_CHECKING:
+    from torch.distributed.distributed_c10d import Store
 
 SIOCGIFADDR = 0x8915  # Linux: the IPv4 address of an interface
 PAUSE = 0.05  # seconds between two looks
@@ -52,6 +54,9 @@ def torchrun_store(rank: int, world_size: int, timeout: timedelta) -> Store | No
     """
     if os.environ.get("TORCHELASTIC_USE_AGENT_STORE") != "True":
         return None
+    from torch.distributed import TCPStore
+    from torch.distributed.distributed_c10d import PrefixStore
+
     address, port = os.environ["MASTER_ADDR"], int(os.environ["MASTER_PORT"])
     store = TCPStore(address, port, is_master=False, timeout=timeout)
     return PrefixStore(attempt(store, rank, world_size), store)
