@@ -54,7 +54,7 @@ def torchrun_store(rank: int, world_size: int, timeout: timedelta) -> Store | No
     """
     if os.environ.get("TORCHELASTIC_USE_AGENT_STORE") != "True":
         return None
-    from torch.distributed import TCPStore
+    from torch.distributed import TCPStore  # type: ignore[attr-defined]
     from torch.distributed.distributed_c10d import PrefixStore
 
     address, port = os.environ["MASTER_ADDR"], int(os.environ["MASTER_PORT"])
