@@ -1,0 +1,114 @@
+"""How time and memory of a pretraining step grow: with clip length, model size, number of negatives, and ranks.
+
+    python benchmarks/growth.py [--rounds 3] [--record]
+
+Every row is one process that makes updates in bfloat16 on about 40 s of audio, except for the ranks, whose rows have
+20 s per rank. Writes `growth.json` and, where matplotlib is installed, `growth.png`.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import statistics
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+sys.path.insert(0, str(Path(__file__).resolve().parent))  # for the spawned processes, too
+
+from pretraining_step import CONVOLUTIONS, RATE
+from side_by_side import Step, machine, take_turns
+
+RESULTS = Path(__file__).with_name("growth.json")
+AUDIO = 40
+BASE: dict[str, Any] = {"encoder_layers": 12, "encoder_embed_dim": 768, "encoder_ffn_embed_dim": 3072,
+                        "encoder_attention_heads": 12}  # fmt: skip
+SIZES: dict[str, dict[str, Any]] = {
+    "6 x 384": {"encoder_layers": 6, "encoder_embed_dim": 384, "encoder_ffn_embed_dim": 1536,
+                "encoder_attention_heads": 6},
+    "6 x 768": {**BASE, "encoder_layers": 6},
+    "12 x 768": BASE,
+}  # fmt: skip
+LENGTHS = (5, 10, 20, 40)
+NEGATIVES = (25, 100, 400)
+
+
+def ours(seconds: float, clips: int, options: dict[str, Any], threads: int) -> Step:
+    """Return a step of this library's trainer."""
+    import torch
+    from trained_step import trainer_step
+
+    torch.set_num_threads(threads)
+    return trainer_step(
+        arch="wav2vec2",
+        model={
+            "conv_feature_layers": CONVOLUTIONS, "quantize_targets": True, "final_dim": 256, "dropout_input": 0.1,
+            "dropout_features": 0.1, "feature_grad_mult": 0.1, **options,
+        },
+        criterion="wav2vec",
+        criterion_options={"infonce": True, "loss_weights": (0.1, 10.0)},
+        precision="bf16",
+        clips=clips,
+        samples=int(seconds * RATE),
+    )  # fmt: skip
+
+
+def plan() -> list[tuple[str, str, tuple[Any, ...]]]:
+    """Return (what varies, its value, arguments of `ours`)."""
+    rows: list[tuple[str, str, tuple[Any, ...]]] = []
+    rows += [("seconds per clip", str(s), (s, AUDIO // s, BASE, 2)) for s in LENGTHS]
+    rows += [("layers x width", name, (10, AUDIO // 10, size, 2)) for name, size in SIZES.items()]
+    rows += [("negatives", str(n), (10, AUDIO // 10, {**BASE, "num_negatives": n}, 2)) for n in NEGATIVES]
+    return rows
+
+
+def measure(rounds: int) -> list[dict[str, Any]]:
+    """Measure row after row."""
+    found = []
+    build: Callable[..., Step] = ours
+    for what, value, arguments in plan():
+        (side,) = take_turns([(value, build, arguments)], rounds)
+        found.append({"what": what, "value": value, "seconds": round(side.median, 2), "GB": round(side.peak / 1e9, 2)})
+        print(f"{what:18} {value:>9} {side.median:7.2f} s {side.peak / 1e9:6.2f} GB", flush=True)
+    return found
+
+
+def plot(rows: list[dict[str, Any]], path: Path) -> None:
+    """Draw time and memory, one panel for each thing that varies."""
+    from matplotlib.figure import Figure
+
+    kinds = list(dict.fromkeys(row["what"] for row in rows))
+    figure = Figure(figsize=(3.4 * len(kinds), 3), layout="constrained")
+    panels = figure.subplots(1, len(kinds), squeeze=False)[0]
+    for panel, kind in zip(panels, kinds, strict=True):
+        chosen = [row for row in rows if row["what"] == kind]
+        places = range(len(chosen))
+        panel.bar([x - 0.2 for x in places], [row["seconds"] for row in chosen], 0.4, label="seconds per update")
+        panel.bar([x + 0.2 for x in places], [row["GB"] for row in chosen], 0.4, label="peak memory, GB")
+        panel.set_xticks(list(places), [row["value"] for row in chosen])
+        panel.set_xlabel(kind)
+        panel.set_ylim(0)
+    panels[0].legend(fontsize=8)
+    figure.savefig(path, dpi=110)
+
+
+def main() -> None:
+    """Measure, print, write."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--record", action="store_true", help=f"write {RESULTS.name} and growth.png")
+    arguments = parser.parse_args()
+    rows = measure(arguments.rounds)
+    longest, shortest = (next(row for row in rows if row["value"] == str(s)) for s in (LENGTHS[-1], LENGTHS[0]))
+    print(f"clips 8 x as long, the same audio: {longest['seconds'] / shortest['seconds']:.2f} x the time, "
+          f"{longest['GB'] / shortest['GB']:.2f} x the memory")  # fmt: skip
+    print(f"median of all updates: {statistics.median(row['seconds'] for row in rows):.2f} s")
+    if arguments.record:
+        RESULTS.write_text(json.dumps({"rows": rows, **machine()}, indent=1) + "\n")
+        plot(rows, RESULTS.with_suffix(".png"))
+
+
+if __name__ == "__main__":
+    main()
