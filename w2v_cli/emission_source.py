@@ -214,7 +214,8 @@ def open_source(config: SourceConfig, device: torch.device) -> EmissionSource:
             if device.type != "cpu":
                 raise ConfigError("--int8 is for a CPU; give --cpu, or --bf16 on this GPU")
             to_int8(loaded.model)
-        reader = ModelEmissions(loaded, info, device, half, config.num_workers)
+        longest = max(config.max_tokens or 0, MAX_TOKENS)
+        reader = ModelEmissions(loaded, info, device, half, config.num_workers, longest)
     dictionary = Dictionary(info.symbols)
     path = Path(config.data) / f"{config.gen_subset}.tsv"
     manifest = read_manifest(path, allow_outside_root=config.allow_outside_root)
