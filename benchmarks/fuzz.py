@@ -16,6 +16,7 @@ import argparse
 import codecs
 import contextlib
 import gzip
+import importlib
 import io
 import json
 import os
@@ -446,8 +447,10 @@ def in_a_process(name: str, inputs: int, seed: int, folder: Path) -> dict[str, A
 
 def warm_up() -> None:
     """Import what readers import late, and rightly."""
-    for encoding in ("utf-8-sig", "utf-16-be", "utf-16-le", "utf-32-be", "utf-32-le"):  # JSON may come in these
+    of_json = ("utf-8-sig", "utf-16-be", "utf-16-le", "utf-32-be", "utf-32-le")
+    for encoding in (*of_json, "unicode-escape", "raw-unicode-escape"):
         codecs.lookup(encoding)
+    importlib.import_module("unicodedata")  # for "\\N{...}" in a literal
 
 
 def prepare() -> None:
