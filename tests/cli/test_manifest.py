@@ -128,6 +128,19 @@ def test_probe_finds_damage_behind_a_good_header(tmp_path):
     assert "bad.flac\tnot readable as audio: Error : flac decoder lost sync" in lines(tmp_path / "rejects.tsv")
 
 
+def test_links_that_lead_back_up_are_followed_once(tmp_path):
+    """Two such links in one folder make 2^40 paths to each file."""
+    write(tmp_path / "audio" / "deep" / "x.wav")
+    write(tmp_path / "elsewhere" / "y.wav")
+    for name in ("one", "two"):
+        (tmp_path / "audio" / "deep" / name).symlink_to(tmp_path / "audio")
+    (tmp_path / "audio" / "self").symlink_to(".")
+    (tmp_path / "audio" / "link").symlink_to(tmp_path / "elsewhere")
+    assert main([str(tmp_path / "audio"), "--dest", str(tmp_path), "--ext", "wav", "--valid-percent", "0"]) == 0
+    listed = read_manifest(tmp_path / "train.tsv")
+    assert {listed.name(row) for row in range(len(listed))} == {"deep/x.wav", "link/y.wav"}
+
+
 def test_names(tmp_path):
     names = ["with space.wav", "ünï.wav", "tab\there.wav", "quote'\".wav", os.fsdecode(b"latin\xe9.wav"), "a..b.wav"]
     for name in names:
