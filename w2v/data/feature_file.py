@@ -22,6 +22,18 @@ Frames = npt.NDArray[np.float32]
 
 ALIGNMENT = 8
 MAX_HEADER = 1 << 20
+# What numpy, json and h5py make of a damaged header.
+_DAMAGE = (
+    ValueError,
+    KeyError,
+    TypeError,
+    SyntaxError,
+    TokenError,
+    EOFError,
+    ArithmeticError,
+    RecursionError,
+    MemoryError,
+)
 
 
 def write_features(path: Path, features: Frames, frame_rate: float, kind: str) -> None:
@@ -52,17 +64,7 @@ def read_features(path: Path) -> Frames:
         raise DataError(f"{path}: the suffix must be one of {', '.join(SUFFIXES.values())}")
     try:
         return _READERS[kind](path.read_bytes())
-    except (
-        OSError,
-        ValueError,
-        KeyError,
-        TypeError,
-        SyntaxError,
-        TokenError,
-        EOFError,
-        RecursionError,
-        MemoryError,
-    ) as e:
+    except (*_DAMAGE, OSError) as e:
         raise DataError(f"{path}: cannot be read as {kind}: {e}") from e
 
 
