@@ -6,10 +6,11 @@ are trained by then. Nothing is written. Memory is `memory_use`'s, padding and c
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import logging
 import time
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -20,6 +21,7 @@ from w2v.errors import DataError
 from w2v.memory_use import MemoryUse
 from w2v.progress import duration
 from w2v.trainer import MicroBatches, Trainer
+from w2v.types import Batch
 
 logger = logging.getLogger(__name__)
 
@@ -98,26 +100,24 @@ def dry_run(trainer: Trainer, sample_rate: int | None) -> DryRun:
     Raises:
         DataError: there is not a single batch.
     """
-    epochs, ranks = trainer.batches, distributed.world_size()
+    epochs = trainer.batches
     update_freq = trainer.optimization.update_freq[-1]
     total, per_epoch = updates_in_all(trainer), epochs.num_updates(update_freq)
     if not per_epoch:
         raise DataError("there is not a single batch to train on")
     trainer.num_updates = (total or 0) // 2
-    memory, waste = MemoryUse(trainer.device, ranks), epochs.dataset.waste(epochs.batches)
-    updates = _endless(trainer, update_freq)
-    slow, _, _ = _timed(trainer, updates, 1)
-    count: int = distributed.gather_objects(min(UPDATES, max(1, int(PATIENCE / slow))))[0]
-    # Memory is used most where the largest batch is the second one of an update: gradients of the first are there.
+    memory, waste = MemoryUse(trainer.device, distributed.world_size()), epochs.dataset.waste(epochs.batches)
     largest = None if waste is None else epochs.dataset.batch(epochs.batches[waste.largest], 0)
-    if largest is not None:
-        trainer.train_step([(largest, True)] * min(2, update_freq))
-    if count == UPDATES:
-        _timed(trainer, updates, WARM_UP - 1)
-    logger.info("dry run: timing %d updates", count)
-    seconds, waited, tokens = _timed(trainer, updates, count)
-    suggestion = None if largest is None else suggested_max_tokens(trainer, memory, largest.num_tokens)
-    found = DryRun(
+    with contextlib.ExitStack() as stack:
+        for part in (trainer.log, epochs):
+            stack.callback(part.close)
+        updates = stack.enter_context(contextlib.closing(_endless(trainer, update_freq)))
+        count = _warm_up(trainer, updates, largest)
+        logger.info("dry run: timing %d updates", count)
+        seconds, waited, tokens = _timed(trainer, updates, count)
+        peaks = distributed.gather_objects(memory.peak())
+        suggestion = None if largest is None else suggested_max_tokens(trainer, memory, largest.num_tokens)
+    return DryRun(
         updates=count,
         seconds_per_update=seconds / count,
         audio_s=tokens / sample_rate / seconds if sample_rate else None,
@@ -125,15 +125,12 @@ def dry_run(trainer: Trainer, sample_rate: int | None) -> DryRun:
         updates_per_epoch=per_epoch,
         updates_in_all=total,
         seconds_in_all=None if total is None else total * seconds / count,
-        peak_memory=max(distributed.gather_objects(memory.peak())),
+        peak_memory=max(peaks),
         memory=min(distributed.gather_objects(memory.size)),
         padding=waste and waste.padding,
         cropped=waste and waste.cropped,
         max_tokens=None if suggestion is None else min(distributed.gather_objects(suggestion)),
     )
-    epochs.close()
-    trainer.log.close()
-    return found
 
 
 def suggested_max_tokens(trainer: Trainer, memory: MemoryUse, tokens: int) -> int:
@@ -166,7 +163,19 @@ def updates_in_all(trainer: Trainer) -> int | None:
     return min(ends, default=None)
 
 
-def _endless(trainer: Trainer, update_freq: int) -> Iterator[MicroBatches]:
+def _warm_up(trainer: Trainer, updates: Iterator[MicroBatches], largest: Batch | None) -> int:
+    """Make updates that do not count, one of them with the largest batch; return how many there is time for."""
+    seconds, _, _ = _timed(trainer, updates, 1)
+    count: int = distributed.gather_objects(min(UPDATES, max(1, int(PATIENCE / seconds))))[0]
+    if largest is not None:
+        # Memory is used most by the second batch of an update: the gradients of the first one are there.
+        trainer.train_step([(largest, True)] * min(2, trainer.optimization.update_freq[-1]))
+    if count == UPDATES:
+        _timed(trainer, updates, WARM_UP - 1)
+    return count
+
+
+def _endless(trainer: Trainer, update_freq: int) -> Generator[MicroBatches, None, None]:
     while True:
         yield from trainer.batches.updates(update_freq)
         trainer.batches.advance_epoch()
