@@ -269,7 +269,13 @@ def joined(
         raise TrainingError(f"{us} has lost the others: {str(e).strip().splitlines()[0]}") from e
     heartbeat.retire()
     barrier()
+    # Kept to the end of the process: were it DistributedDataParallel that lets go of it last, torch would wait for
+    # gloo's threads without letting them run (they need the interpreter for their last tensors), and hang.
+    _kept.append(dist.group.WORLD)
     dist.destroy_process_group()
+
+
+_kept: list[Any] = []
 
 
 # What gloo and NCCL say when another process is not there any more.
@@ -447,7 +453,7 @@ def _run_child(entry: Entry, arguments: list[str], variables: dict[str, str], wr
     os.environ.update(variables)
     if "OMP_NUM_THREADS" in variables:
         torch.set_num_threads(int(variables["OMP_NUM_THREADS"]))
-    _end_with_parent()
+    end_with_parent()
     try:
         code = entry(arguments)
         message = f"process {variables['RANK']} ended with code {code}"
@@ -466,8 +472,8 @@ def _run_child(entry: Entry, arguments: list[str], variables: dict[str, str], wr
     _leave(message, code)
 
 
-def _end_with_parent() -> None:
-    """Leave when the parent has been killed: without it nobody would end the others on a failure."""
+def end_with_parent() -> None:
+    """Leave when the parent has been killed: nobody is left to tell this process, spawned or forked, to end."""
     parent = multiprocessing.parent_process()
     if parent is None:
         return

@@ -5,12 +5,16 @@ from __future__ import annotations
 import gc
 import multiprocessing
 import os
+import signal
+import time
+from pathlib import Path
 
 import numpy as np
 import pytest
 import soundfile
 import torch
 
+from w2v.data import iterator as iterator_module
 from w2v.data.batch_sampler import batch_by_size, length_order
 from w2v.data.dataset import AudioDataset, BatchDataset
 from w2v.data.iterator import EpochIterator, iterate
@@ -241,6 +245,51 @@ def test_workers_have_one_thread_live_on_and_end():
     iterator.close()
     gc.collect()
     assert not first & {process.pid for process in multiprocessing.active_children()}
+
+
+@pytest.mark.parametrize("delay", [0.0, 0.3])
+def test_workers_of_a_killed_process_end_at_once(tmp_path, monkeypatch, delay):
+    """Even those that it had but begun to start: torch's own watch would let them wait for ever."""
+    start = iterator_module._start_worker
+
+    def slow_start(worker):
+        (tmp_path / str(os.getpid())).touch()
+        time.sleep(delay)
+        start(worker)
+
+    monkeypatch.setattr(iterator_module, "_start_worker", slow_start)
+    child = os.fork()
+    if child == 0:
+        try:
+            next(iterate(Threads(), plan(8), range(8), num_workers=2))
+            time.sleep(60)
+        finally:
+            os._exit(1)
+    wait_for(lambda: len(list(tmp_path.iterdir())) == 2)
+    time.sleep(0.1)
+    os.kill(child, signal.SIGKILL)
+    os.waitpid(child, 0)
+    workers = [int(path.name) for path in tmp_path.iterdir()]
+    try:
+        wait_for(lambda: not any(map(is_alive, workers)))
+    finally:
+        for worker in filter(is_alive, workers):
+            os.kill(worker, signal.SIGKILL)
+
+
+def wait_for(condition, seconds=3.0):
+    deadline = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < deadline
+        time.sleep(0.02)
+
+
+def is_alive(pid):
+    """Whether a process runs; one that has ended and waits for an adoptive parent to notice does not."""
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
+    except OSError:
+        return False
 
 
 def test_reading_leaves_torchs_global_generator_alone(speech):

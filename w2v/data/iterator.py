@@ -21,6 +21,7 @@ import torch
 from torch.utils.data import DataLoader, Dataset
 
 from w2v.data.dataset import BatchDataset
+from w2v.distributed import end_with_parent
 from w2v.errors import W2vError
 from w2v.rng import seed_from
 from w2v.types import Batch
@@ -332,6 +333,9 @@ def _start_worker(worker: int) -> None:
     """One thread per worker: with more, they take the cores from each other and from the training process."""
     torch.set_num_threads(1)
     # Ctrl-C, and the signals that a scheduler sends to a whole process group, belong to the main process: it finishes
-    # its update, saves, and ends the workers. A worker whose parent is gone notices by itself.
+    # its update, saves, and ends the workers.
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1):
         signal.signal(number, signal.SIG_IGN)
+    # torch's own watch looks every five seconds whether the parent is another than when it began, and so waits for
+    # ever where the parent was killed before that.
+    end_with_parent()
