@@ -18,6 +18,7 @@ import numpy as np
 import numpy.typing as npt
 import torch
 from torch import Tensor
+from torch.utils.data import get_worker_info
 
 from w2v.data.audio import normalize, read_audio
 from w2v.data.augment import Augmentation
@@ -359,7 +360,7 @@ def collate(examples: Sequence[AudioExample], starts: Sequence[int], width: int,
         seed: seed that the batch carries.
         pad: id that fills rows of targets.
     """
-    source = torch.empty(len(examples), width)
+    source = _rows(len(examples), width)
     lengths = torch.tensor([min(len(example.source), width) for example in examples], dtype=torch.int64)
     for row, (example, start) in enumerate(zip(examples, starts, strict=True)):
         window = example.source[start : start + width]
@@ -372,6 +373,17 @@ def collate(examples: Sequence[AudioExample], starts: Sequence[int], width: int,
         return batch
     targets, target_lengths = _pad_targets(given, pad)
     return replace(batch, targets=targets, target_lengths=target_lengths)
+
+
+def _rows(count: int, width: int) -> Tensor:
+    """Return a tensor (count, width) of anything; in a worker, in memory that the main process will read.
+
+    A batch made elsewhere would be copied there, and a worker's memory would grow by the batches that wait for it.
+    """
+    if get_worker_info() is None:
+        return torch.empty(count, width)
+    storage: Any = torch.UntypedStorage  # its method has no types
+    return torch.empty(0).set_(storage._new_shared(count * width * torch.float32.itemsize)).view(count, width)
 
 
 def _pad_targets(targets: Sequence[Tensor], pad: int) -> tuple[Tensor, Tensor]:
