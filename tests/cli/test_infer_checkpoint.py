@@ -18,6 +18,7 @@ from toy_speech import call
 
 from w2v.checkpoint import save_checkpoint
 from w2v.config import to_plain
+from w2v.cpu import speed_on
 from w2v.data.audio import normalize
 from w2v.data.dictionary import Dictionary
 from w2v.data.emission_file import EmissionFile
@@ -151,7 +152,8 @@ def test_cached_emissions_are_those_of_the_model(tmp_path: Path, clips: list[np.
     assert [file.num_samples(f"{row}.wav") for row in range(len(LENGTHS))] == LENGTHS
     for row, wave in enumerate(clips):
         if len(wave) > RATE // 10:  # shorter ones are padded, which changes the rounding
-            alone = model(torch.from_numpy(normalize(wave))[None], None, 0).logits[0].log_softmax(-1).detach()
+            with torch.no_grad(), speed_on(torch.device("cpu")):  # these weights amplify rounding a hundredfold
+                alone = model(torch.from_numpy(normalize(wave))[None], None, 0).logits[0].log_softmax(-1)
             torch.testing.assert_close(file.log_probs(f"{row}.wav"), alone)
     for row in range(len(LENGTHS)):
         (tmp_path / f"{row}.wav").unlink()
