@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Iterator
+from typing import Any
 
 import torch
 
@@ -76,10 +77,12 @@ class Evaluator:
         begin = time.perf_counter()
         model.eval()
         sums, clips, count = Totals(self.device), 0, 0
-        for batch in self.task.valid_batches(subset, dataset):
-            if is_over():
-                break
+        batches: Iterable[Batch] = self.task.valid_batches(subset, dataset)
+        # Ranks that share their weights must go through the model equally often.
+        for batch, counts in _in_step(batches, is_over) if self.memory.is_sharded else _alone(batches, is_over):
             loss = self.valid_loss(model, batch)
+            if not counts:
+                continue
             sums.add({"loss": loss.value, "sample_size": loss.sample_size, **loss.sums})
             clips, count = clips + batch.num_items, count + 1
         if distributed.any_rank(is_over()):
@@ -92,3 +95,30 @@ class Evaluator:
         rates = speed(window)
         values = averaged_counts(self.task.summarize_valid(self.criterion, totals), window)
         return rounded({**values, **{name: rates[name] for name in ("wps", "wpb", "bsz")}})
+
+
+def _alone(batches: Iterable[Batch], is_over: Callable[[], bool]) -> Iterator[tuple[Batch, bool]]:
+    """Yield batches until it is over."""
+    for batch in batches:
+        if is_over():
+            return
+        yield batch, True
+
+
+def _in_step(batches: Iterable[Batch], is_over: Callable[[], bool]) -> Iterator[tuple[Batch, bool]]:
+    """Yield batches until it is over for any rank, or until no rank has one left.
+
+    A rank with fewer than others gets its last one again, or one of another rank's, with False: it counts for nothing.
+    """
+    mine, filler = iter(batches), None
+    while True:
+        batch = next(mine, None)
+        filler = filler if batch is None else batch
+        ranks = distributed.gather_objects((is_over(), batch is not None, filler is not None))
+        if any(over for over, _, _ in ranks) or not any(has_one for _, has_one, _ in ranks):
+            return
+        if not all(has_filler for _, _, has_filler in ranks):
+            lenders: list[Any] = distributed.gather_objects(batch)
+            filler = filler or next(lent for lent in lenders if lent is not None)
+        assert filler is not None
+        yield filler, batch is not None

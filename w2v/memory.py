@@ -24,10 +24,11 @@ class MemoryGuard:
 
     Attributes:
         is_shared: other ranks have begun to exchange gradients of this attempt, so it cannot be repeated.
+        is_sharded: weights are exchanged as well, so that no attempt can be repeated by one rank alone.
     """
 
     def __init__(self) -> None:
-        self.is_shared = False
+        self.is_shared = self.is_sharded = False
         self._too_large: dict[int, int] = {}  # number of parts -> smallest batch that did not fit, in tokens
         self._batch: Batch | None = None
 
@@ -66,9 +67,10 @@ class MemoryGuard:
         if batch is None:
             raise TrainingError(f"out of GPU memory outside of any batch: {error}")
         size = f"a batch of {batch.num_items} clips, {batch.num_tokens} samples counting padding"
-        if self.is_shared:
+        if self.is_shared or self.is_sharded:
+            what = "weights" if self.is_sharded else "gradients"
             raise TrainingError(
-                f"out of GPU memory on the way back of {size}, when other ranks had begun to exchange gradients; lower "
+                f"out of GPU memory in the midst of {size}, when other ranks had begun to exchange {what}; lower "
                 f"--max-tokens and raise --update-freq as much ({error})"
             )
         parts = self._parts(batch)

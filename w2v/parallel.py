@@ -1,34 +1,44 @@
 """The model as several ranks train it: torch's DistributedDataParallel, renewed when parameters are set free.
 
-Every name of `--ddp-backend` means this wrapper: parts that drop out of an update (LayerDrop) touch their parameters
-themselves, so that nothing has to be searched for unused ones.
+All names of `--ddp-backend` but `fully_sharded` (`w2v.sharding`) mean this wrapper: parts that drop out of an update
+(LayerDrop) touch their parameters themselves, so that nothing has to be searched for unused ones.
 """
 
 from __future__ import annotations
 
 import contextlib
 import warnings
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
 from w2v.distributed import world_size
+from w2v.optim.base import Optimizer
+from w2v.optim.gradients import gradient_norm
 from w2v.sections import DistributedConfig
 
 
 class ParallelModel:
     """Keeps the wrapper of `model` fit for the parameters that are trained at the moment.
 
+    Also the one place that knows where weights, gradients and the optimizer's state are: here, whole on every rank.
+
     Args:
-        model: on its device.
-        device: that device.
+        model: moved to `device`.
+        device: where it is trained.
         config: the distributed section.
+
+    Attributes:
+        is_sharded: whether ranks need one another for a forward pass, too.
     """
 
+    is_sharded = False
+
     def __init__(self, model: nn.Module, device: torch.device, config: DistributedConfig) -> None:
-        self._model = model
+        self._model = model.to(device)
         self._device = device
         self._config = config
         self._parameters: Sequence[nn.Parameter] = list(model.parameters())
@@ -64,3 +74,37 @@ class ParallelModel:
             return contextlib.nullcontext()
         context: contextlib.AbstractContextManager[None] = self._wrapped.no_sync()
         return context
+
+    def serve(self, optimizer: Optimizer) -> None:
+        """Let `optimizer`, which has no state yet, work on what this rank holds of the parameters."""
+
+    def hand_over(self) -> None:
+        """Give the gradients of an update to the parameters that the optimizer works on."""
+
+    def norm(self, tensors: Iterable[Tensor]) -> Tensor:
+        """Return the 2-norm over tensors such as gradients, those of which other ranks hold parts included."""
+        return gradient_norm(list(tensors), self._device)
+
+    def weights(self) -> list[Tensor]:
+        """Return what this rank holds of parameters and buffers that are real numbers."""
+        return [tensor for tensor in self._model.state_dict().values() if tensor.is_floating_point()]
+
+    def state_dict(self, optimizer: Optimizer | None) -> tuple[dict[str, Any], dict[str, Any] | None]:
+        """Return whole weights, and the optimizer's whole state; every rank must call this, for rank 0 to have them."""
+        return self._model.state_dict(), None if optimizer is None else optimizer.state_dict()
+
+    def load_weights(self, state: Mapping[str, Tensor]) -> None:
+        """Take over whole weights.
+
+        Raises:
+            RuntimeError: they belong to another model.
+        """
+        self._model.load_state_dict(dict(state))
+
+    def load_optimizer(self, optimizer: Optimizer, state: dict[str, Any]) -> None:
+        """Take over an optimizer's whole state.
+
+        Raises:
+            CheckpointError: it belongs to another model.
+        """
+        optimizer.load_state_dict(state)

@@ -5,7 +5,7 @@ from __future__ import annotations
 _ONE_PARALLELISM = (
     "models are trained with data parallelism alone; start ranks with torchrun or --distributed-world-size"
 )
-_MODEL_TOO_LARGE = "the model is never split over GPUs; lower --max-tokens, and use --bf16"
+_MODEL_TOO_LARGE = "divide the model over GPUs with --ddp-backend fully_sharded, lower --max-tokens, use --bf16"
 _INFER_ONLY = "it belongs to w2v-infer"
 _TEXT_TASKS = "text is read as it is, split at spaces, or into letters with --unit letter"
 _OTHER_TARGETS = "a language model here says the next word"
@@ -91,5 +91,5 @@ RETIRED: dict[str, str] = {
     "--wer-lm-weight": _VALIDATION_LM,
     "--wer-sil-weight": _VALIDATION_LM,
     "--wer-word-score": _VALIDATION_LM,
-    "--zero-sharding": _ONE_PARALLELISM,
+    "--zero-sharding": "use --ddp-backend fully_sharded",
 }

@@ -15,7 +15,7 @@ from w2v.errors import ConfigError
 from w2v.update_size import audio_seconds
 
 LOG_FORMATS = ("json", "none", "simple", "tqdm")
-DDP_BACKENDS = ("c10d", "no_c10d", "pytorch_ddp", "legacy_ddp")
+DDP_BACKENDS = ("c10d", "no_c10d", "pytorch_ddp", "legacy_ddp", "fully_sharded")
 
 
 @dataclass(frozen=True)
@@ -103,7 +103,11 @@ class DistributedConfig:
     distributed_port: int = arg(-1, help="port of the first process; also asks for Slurm's variables to be read")
     distributed_no_spawn: bool = arg(False, help="start no processes here: each one is started by you")
     device_id: int = arg(0, help="GPU of this process", aliases=("--local_rank", "--local-rank"))
-    ddp_backend: str = arg("c10d", help="all names mean torch DistributedDataParallel", choices=DDP_BACKENDS)
+    ddp_backend: str = arg(
+        "c10d",
+        help="fully_sharded divides weights, gradients and moments over ranks; the others: DistributedDataParallel",
+        choices=DDP_BACKENDS,
+    )
     bucket_cap_mb: int = arg(25, help="size of DistributedDataParallel's buckets, in MB")
     find_unused_parameters: bool = arg(False, help="let DistributedDataParallel look for unused parameters")
     broadcast_buffers: bool = arg(False, help="copy buffers from rank 0 before each step")

@@ -27,10 +27,10 @@ from w2v.evaluation import Evaluator
 from w2v.interrupt import Interrupt
 from w2v.models.base import W2vModel
 from w2v.optim.base import Optimizer, Schedule
-from w2v.optim.gradients import clip_coefficient, gradient_norm, scale_gradients
+from w2v.optim.gradients import clip_coefficient, scale_gradients
 from w2v.optim.loss_scaler import build_loss_scaler
-from w2v.parallel import ParallelModel
 from w2v.sections import CheckpointConfig, CommonConfig, DatasetConfig, DistributedConfig, OptimizationConfig
+from w2v.sharding import parallel_model
 from w2v.tasks.base import Task
 from w2v.training_log import TrainingLog
 from w2v.types import Batch
@@ -76,7 +76,9 @@ class Trainer:
     ) -> None:
         self.device = device or torch.device("cpu")
         self.task, self.optimizer, self.schedule = task, optimizer, schedule
-        self.model, self.criterion = model.to(self.device), criterion.to(self.device)
+        self.model, self.criterion = model, criterion.to(self.device)
+        self._parallel = parallel_model(model, self.device, distributed_config)
+        self._parallel.serve(optimizer)
         self.common, self.dataset = common, dataset
         self.optimization, self.checkpoint = optimization, checkpoint
         self.config_plain = config_plain
@@ -89,7 +91,7 @@ class Trainer:
         self._evaluator = Evaluator(task, self.criterion, self.device, common)
         self._cadence = Cadence(common, dataset, checkpoint)
         self._patience = Patience(checkpoint.patience, self.manager.is_better)
-        self._parallel = ParallelModel(self.model, self.device, distributed_config)
+        self._evaluator.memory.is_sharded = self._parallel.is_sharded
         self._report: UpdateReport | None = None
         # The loss scale decides about the very next update; and a CPU has nothing queued.
         self._settle_at_once = self._scaler is not None or self.device.type == "cpu"
@@ -191,6 +193,7 @@ class Trainer:
                 scaled.backward()
             if counts:
                 report.add(batch, loss)
+        self._parallel.hand_over()
         return report
 
     def _optimizer_step(self, report: UpdateReport) -> None:
@@ -199,7 +202,7 @@ class Trainer:
         # DistributedDataParallel has averaged over ranks; what is wanted is the gradient per term of the loss.
         factor = distributed.world_size() / self._loss_scale / report.sample_size.clamp(min=1e-6)
         scale_gradients(gradients, factor.float())
-        norm = gradient_norm(gradients, self.device)
+        norm = self._parallel.norm(gradients)
         if self.optimization.clip_norm > 0:
             epsilon = 0.0 if self._scaler else 1e-6
             scale_gradients(gradients, clip_coefficient(norm, self.optimization.clip_norm, epsilon))
@@ -314,8 +317,7 @@ class Trainer:
         names += [LAST] if self._interrupted and LAST not in names else []
         if self.checkpoint.no_save or not names:
             return
-        weights = [tensor for tensor in self.model.state_dict().values() if tensor.is_floating_point()]
-        if not math.isfinite(float(gradient_norm(weights, self.device))):
+        if not math.isfinite(float(self._parallel.norm(self._parallel.weights()))):
             raise TrainingError(f"weights are not finite after update {n}; no checkpoint was written")
         state = self.state_dict()
         if distributed.is_master():
@@ -327,11 +329,13 @@ class Trainer:
 
     def state_dict(self) -> dict[str, Any]:
         """Return everything that a run needs to go on; every rank must call this."""
+        optimizer = None if self.checkpoint.no_save_optimizer_state else self.optimizer
+        weights, optimizer_state = self._parallel.state_dict(optimizer)
         return {
             "w2v_version": w2v.__version__,
             "config": self.config_plain,
-            "model": self.model.state_dict(),
-            "optimizer": None if self.checkpoint.no_save_optimizer_state else self.optimizer.state_dict(),
+            "model": weights,
+            "optimizer": optimizer_state,
             "lr_scheduler": {},  # a schedule is a function of the number of updates
             "scaler": self._scaler.state_dict() if self._scaler else None,
             "iterator": self.batches.state_dict(),
@@ -375,7 +379,7 @@ class Trainer:
             if state["optimizer"] is None:
                 logger.warning("the checkpoint holds no optimizer state (--no-save-optimizer-state); it starts afresh")
             else:
-                self.optimizer.load_state_dict(state["optimizer"])
+                self._parallel.load_optimizer(self.optimizer, state["optimizer"])
             if self._scaler is not None and state["scaler"] is not None:
                 self._scaler.load_state_dict(state["scaler"])
             self.num_updates = trainer["num_updates"]
@@ -393,7 +397,7 @@ class Trainer:
 
     def _load_weights(self, state: dict[str, Any]) -> None:
         try:
-            self.model.load_state_dict(state["model"])
+            self._parallel.load_weights(state["model"])
         except RuntimeError as e:
             raise CheckpointError(f"the checkpoint does not fit the model: {' '.join(str(e).split())}") from e
 

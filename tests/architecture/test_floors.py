@@ -47,6 +47,7 @@ FLOORS = {
     "w2v.cadence": 1,
     "w2v.update_report": 1,
     "w2v.parallel": 1,
+    "w2v.sharding": 1,
     # F2
     "w2v.models": 2,
     "w2v.criterions": 2,

@@ -16,14 +16,19 @@ from torch import Tensor
 class _Touch(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, x: Tensor, *parameters: Tensor) -> Tensor:
-        ctx.parameters = [(p.shape, p.dtype, p.device) for p in parameters]
+        ctx.parameters = [p.detach() for p in parameters]
         return x.view_as(x)
 
     @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, ...]:
-        # One zero, seen through a stride of 0, stands for a whole tensor.
-        zeros = [torch.zeros((), dtype=dtype, device=device).expand(shape) for shape, dtype, device in ctx.parameters]
-        return (grads[0], *zeros)
+        return (grads[0], *map(_zeros, ctx.parameters))
+
+
+def _zeros(parameter: Tensor) -> Tensor:
+    if type(parameter) is not Tensor:  # divided over ranks (w2v.sharding), and so must be its gradient
+        return torch.zeros_like(parameter)
+    # One zero, seen through a stride of 0, stands for a whole tensor.
+    return torch.zeros((), dtype=parameter.dtype, device=parameter.device).expand(parameter.shape)
 
 
 def touch(x: Tensor, parameters: Iterable[Tensor]) -> Tensor:
