@@ -1,7 +1,8 @@
 """`w2v-manifest`: list the audio files of a folder in train.tsv and valid.tsv.
 
 The same files, the same arguments and, for the same seed, the same split as the original's `wav2vec_manifest.py`;
-in addition headers are read in parallel, and files that training could not use go to rejects.tsv with a reason.
+in addition headers are read in parallel, files that training could not use go to rejects.tsv with a reason, and the
+same command goes on with a scan that was interrupted.
 """
 
 from __future__ import annotations
@@ -25,8 +26,10 @@ from w2v.data.manifest import is_listable, write_manifest
 from w2v.data.text_file import write_atomically
 from w2v.errors import DataError
 from w2v_cli.main import run
+from w2v_cli.scan_record import ScanRecord
 
 PROGRAM = "w2v-manifest"
+RECORD = ".w2v-manifest.scan"  # in --dest while a scan lasts
 CHUNK = 64  # files per task: small enough for a smooth bar, large enough that sending them costs nothing
 SERIAL = 1000  # below this many files, starting processes takes longer than reading
 
@@ -98,14 +101,18 @@ def _write(config: ManifestConfig) -> int:
     draw = random.Random(config.seed).random
     splits: dict[str, list[tuple[str, Found]]] = {"train": [], "valid": []}
     rejects = []
-    for path, found in zip(files, _examine(config, files), strict=True):
-        # A rejected file takes its draw with it, so the split of the others does not depend on rejects.
-        split = "train" if draw() > config.valid_percent else "valid"
-        name = os.path.relpath(path, root)
-        if found.reason:
-            rejects.append(f"{_one_line(name)}\t{found.reason}\n")
-        else:
-            splits[split].append((name, found))
+    key = f"{root!r} {config.sample_rate} {config.resample} {config.min_samples} {config.probe}"
+    record = ScanRecord(os.path.join(config.dest, RECORD), key)
+    with record:
+        for path, found in zip(files, _scan(config, files, record), strict=True):
+            # A rejected file takes its draw with it, so the split of the others does not depend on rejects.
+            split = "train" if draw() > config.valid_percent else "valid"
+            name = os.path.relpath(path, root)
+            if found.reason:
+                rejects.append(f"{_one_line(name)}\t{found.reason}\n")
+            else:
+                splits[split].append((name, found))
+    record.remove()
     write_atomically(os.path.join(config.dest, "rejects.tsv"), os.fsencode("".join(rejects)))
     if len(rejects) == len(files):
         raise DataError(
@@ -181,6 +188,22 @@ def examine(config: ManifestConfig, path: str) -> Found:
     if samples < max(config.min_samples, 1):
         return Found(reason=f"{samples} samples, need at least {max(config.min_samples, 1)}")
     return Found(samples, samples / rate)
+
+
+def _scan(config: ManifestConfig, files: list[str], record: ScanRecord) -> Iterator[Found]:
+    """Yield what is known or was found out about each file, in order; rejected ones are looked at in every scan."""
+    known = record.lengths
+    if known:
+        print(f"{PROGRAM}: going on with a scan that was interrupted, after {len(known)} files", file=sys.stderr)
+    answers = _examine(config, [path for path in files if path not in known])
+    for path in files:
+        if path in known:
+            yield Found(*known[path])
+            continue
+        found = next(answers)
+        if not found.reason:
+            record.add(path, found.samples, found.seconds)
+        yield found
 
 
 def _examine(config: ManifestConfig, files: list[str]) -> Iterator[Found]:

@@ -167,6 +167,66 @@ def test_many_processes_give_the_same_files(folder, monkeypatch):
     assert found[0] == found[1]
 
 
+def test_an_interrupted_scan_goes_on(folder, monkeypatch, capsys):
+    dest = folder / "made"
+    command = [str(folder / "audio"), "--ext=wav,flac", f"--dest={dest}", "--jobs=1", "--valid-percent=0.3"]
+    broken = folder / "audio" / "spk1" / "ch [1]" / "1.wav"
+    broken.write_bytes(b"noise")
+    assert main(command) == 0
+    assert sorted(path.name for path in dest.iterdir()) == ["rejects.tsv", "train.tsv", "valid.tsv"]
+    whole = [(dest / name).read_bytes() for name in ("train.tsv", "valid.tsv", "rejects.tsv")]
+    examined, examine = [], program.examine
+
+    def interrupted(config, path):
+        examined.append(path)
+        if len(examined) == stop:
+            raise KeyboardInterrupt
+        return examine(config, path)
+
+    monkeypatch.setattr(program, "examine", interrupted)
+    stop = 30
+    assert main(command) == 130
+    record = dest / program.RECORD
+    record.write_bytes(record.read_bytes() + b"17\t1.0\t/torn")
+    first, stop = set(examined[:-1]), 0
+    changed = next(path for path in examined if path != str(broken))
+    os.utime(changed, (record.stat().st_mtime + 10,) * 2)
+    examined.clear()
+    capsys.readouterr()
+    assert main(command) == 0
+    # What was rejected, or has been changed since, is looked at again.
+    again = {path for path in (str(broken), changed) if path in first}
+    assert set(examined) & first == again
+    assert len(examined) == 60 - len(first) + len(again)
+    assert f"after {len(first) - len(again)} files" in capsys.readouterr().err
+    assert [(dest / name).read_bytes() for name in ("train.tsv", "valid.tsv", "rejects.tsv")] == whole
+    assert not record.exists()
+
+
+def test_a_scan_with_other_options_begins_anew(folder, monkeypatch):
+    command = [str(folder / "audio"), "--ext=wav,flac", f"--dest={folder}", "--jobs=1"]
+    with monkeypatch.context() as patch:
+        patch.setattr(program, "write_atomically", lambda *_: pytest.fail("written before the scan was over"))
+        patch.setattr(program.random, "Random", lambda seed: iter_then_interrupt(20))
+        assert main(command) == 130
+    assert len((folder / program.RECORD).read_bytes().splitlines()) > 10
+    assert main([*command, "--min-samples=10000"]) == 2
+    assert not (folder / program.RECORD).exists()
+
+
+def iter_then_interrupt(count):
+    class Draws:
+        drawn = 0
+
+        def random(self):
+            self.drawn += 1
+            if self.drawn > count:
+                raise KeyboardInterrupt
+            return 1.0
+
+    return Draws()
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [

@@ -15,8 +15,6 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-import torch
-import torch.nn.functional as F
 
 from w2v.errors import DataError, MissingPackageError
 
@@ -105,6 +103,9 @@ def normalize(source: Samples) -> Samples:
     """
     if not len(source):
         return source
+    import torch  # here, because `w2v-manifest` reads a whole corpus' headers in the time that this import takes
+    import torch.nn.functional as F
+
     clip = torch.from_numpy(source)
     normalized: Samples = F.layer_norm(clip, clip.shape, eps=NORMALIZE_EPSILON).numpy()
     return normalized
