@@ -2,13 +2,25 @@
 
 from __future__ import annotations
 
+import os
+import signal
+import time
 from typing import Any
 
 import pytest
 import torch
 
-from w2v.distributed import Place, any_rank, find_place, first_host, gather_objects, sum_dicts_across_ranks
-from w2v.errors import ConfigError
+from w2v.distributed import (
+    Place,
+    RankError,
+    any_rank,
+    find_place,
+    first_host,
+    gather_objects,
+    launch,
+    sum_dicts_across_ranks,
+)
+from w2v.errors import ConfigError, DataError
 
 TORCHRUN = {"RANK": "3", "WORLD_SIZE": "8", "LOCAL_RANK": "1", "MASTER_ADDR": "h", "MASTER_PORT": "1"}
 SLURM = {
@@ -93,3 +105,33 @@ def test_collectives_of_a_single_process() -> None:
     assert sum_dicts_across_ranks({"a": 1.0}) == {"a": 1.0}
     assert any_rank(True)
     assert not any_rank(False)
+
+
+# --------------------------------------------------------------------------------- processes of our own
+
+
+def one_of_two(arguments: list[str]) -> int:
+    """What a spawned process does: the second one ends as it is told to, while the first one would go on."""
+    if os.environ["RANK"] == "0":
+        time.sleep(100)
+    elif arguments == ["killed"]:
+        os.kill(os.getpid(), signal.SIGKILL)
+    elif arguments == ["fails"]:
+        raise DataError("train.tsv:7: cannot be read")
+    return 7
+
+
+@pytest.mark.parametrize(
+    ("how", "message", "code"),
+    [
+        ("killed", r"rank 1 \(process \d+\) was ended by SIGKILL, perhaps because the machine ran out of memory", 1),
+        ("fails", r"train\.tsv:7: cannot be read", 2),
+    ],
+    ids=["killed", "fails"],
+)
+def test_a_process_that_ends_ends_the_other(how: str, message: str, code: int) -> None:
+    begin = time.monotonic()
+    with pytest.raises(RankError, match=f"^{message}$") as caught:
+        launch(one_of_two, [how], Place(2, 0, 0, "tcp://127.0.0.1:1", spawn=2))
+    assert caught.value.exit_code == code
+    assert time.monotonic() - begin < 60

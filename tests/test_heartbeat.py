@@ -91,10 +91,10 @@ def test_a_silent_rank_is_named(star: Any, silent: int) -> None:
 
 
 def test_ranks_that_live_are_left_alone(star: Any) -> None:
-    ranks = star(0.5)
+    ranks = star(1.5)
     for rank in (0, 1, 2):
         ranks.watch(rank)
-    time.sleep(2.0)
+    time.sleep(4.0)
     for rank in (0, 1, 2):
         with pytest.raises(Empty):
             ranks.heard[rank].get_nowait()

@@ -262,7 +262,7 @@ def joined(
         heartbeat.fail(f"{us}: {e}", e.exit_code)
         raise
     except BaseException as e:
-        if not _LOST_CONNECTION.search(str(e)):
+        if not (isinstance(e, RuntimeError) and _LOST_CONNECTION.search(str(e))):
             heartbeat.fail(f"{us} failed with {type(e).__name__}; its own output says more", 1)
             raise
         heartbeat.await_news()
@@ -280,8 +280,7 @@ _kept: list[Any] = []
 
 # What gloo and NCCL say when another process is not there any more.
 _LOST_CONNECTION = re.compile(
-    r"gloo.*(clos|reset|refused|broken pipe|tim(ed?|ing) ?out)|tim(ed?|ing) out waiting"
-    r"|NCCL.*(remote|system|unhandled|tim(ed?|ing) ?out)|connection (was )?(closed|reset|refused)|socket",
+    r"gloo/transport|NCCL.*(remote|system error|network|timeout)|connection (was )?(closed|reset|refused)",
     re.IGNORECASE | re.DOTALL,
 )
 

@@ -116,6 +116,14 @@ def test_the_same_losses_weights_and_moments(unsharded: tuple[Path, str], sharde
     assert_alike(sharded[0], unsharded[0])
 
 
+def test_the_number_of_ranks_changes_nothing(corpus: Path, tmp_path: Path, unsharded: tuple[Path, str]) -> None:
+    """Where updates hold the same batches: two from each of two ranks, or four from one."""
+    log = train_on(tmp_path, [*pretraining(corpus / "data", tmp_path, *PRETRAINING), "--update-freq", 4], ranks=1)
+    for tag in ("train_inner", "valid"):
+        assert losses(log, tag) == pytest.approx(losses(unsharded[1], tag), rel=1e-5, abs=1e-3)
+    assert_alike(tmp_path, unsharded[0])
+
+
 @pytest.mark.parametrize("first", ["sharded", "unsharded"])
 def test_checkpoints_fit_both(
     corpus: Path, tmp_path: Path, unsharded: tuple[Path, str], sharded: tuple[Path, str], first: str
@@ -212,8 +220,9 @@ def test_uneven_shards_finish(tmp_path: Path, num_batches: int, num_valid: int) 
         "model": {"freeze_updates": 3},
         "optimization": {"max_update": 6},
     }
-    ended = train_toy(tmp_path / "sharded", options, ranks=3)
-    assert [one.code for one in ended] == [0, 0, 0], ended
+    for updates in (4, 6):  # eight rows over three ranks go through a checkpoint
+        ended = train_toy(tmp_path / "sharded", {**options, "optimization": {"max_update": updates}}, ranks=3)
+        assert [one.code for one in ended] == [0, 0, 0], ended
     assert [one.code for one in train_in_children(tmp_path / "unsharded", options, ranks=3)] == [0, 0, 0]
     ours, theirs = (final_state(tmp_path / name) for name in ("sharded", "unsharded"))
     assert ours["trainer"]["best"] == pytest.approx(theirs["trainer"]["best"], rel=1e-5)
