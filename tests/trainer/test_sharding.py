@@ -16,6 +16,7 @@ from typing import Any
 
 import pytest
 import torch
+import torch.distributed.fsdp  # here once, not in every child
 from child import Ended, at_call, final_state, free_port, train_in_children
 from toy_speech import ADAM, COMMON, finetuning, prepare, pretraining
 
