@@ -53,6 +53,11 @@ def test_slurm() -> None:
     assert place(alone, cpu=True, port=29500) == Place()
 
 
+def test_a_slurm_task_that_sees_its_own_gpu_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    gpus(monkeypatch, 1)
+    assert place(SLURM, port=29500) == Place(16, 5, 0, "tcp://gpu003:29500")
+
+
 def test_a_slurm_task_per_machine_starts_a_process_per_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
     gpus(monkeypatch, 8)
     environ = {**SLURM, "SLURM_NTASKS": "4", "SLURM_PROCID": "2"}

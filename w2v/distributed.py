@@ -205,7 +205,8 @@ def _slurm_place(environ: Mapping[str, str], port: int, gpus: int) -> Place:
         return Place(nodes * gpus, task * gpus, 0, method, spawn=gpus)
     if tasks == 1:
         return Place(local_rank=0)
-    return Place(tasks, task, int(environ.get("SLURM_LOCALID", "0")), method)
+    # With --gpus-per-task 1 every task sees one GPU only, whose number is 0.
+    return Place(tasks, task, int(environ.get("SLURM_LOCALID", "0")) if gpus != 1 else 0, method)
 
 
 def first_host(nodes: str) -> str:
