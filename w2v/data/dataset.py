@@ -20,7 +20,7 @@ import torch
 from torch import Tensor
 from torch.utils.data import get_worker_info
 
-from w2v.data.audio import normalize, read_audio
+from w2v.data.audio import Samples, normalize, read_audio, read_window
 from w2v.data.augment import Augmentation
 from w2v.data.labels import Labels
 from w2v.data.manifest import Manifest
@@ -150,6 +150,7 @@ class AudioDataset(BatchDataset):
         self.bad: dict[int, str] = {}
         self.num_read = 0
         self._length_warned = False
+        self._clip: Samples = np.empty(0, dtype=np.float32)  # kept: fresh memory takes as long as reading a file
 
     def _rows_kept(self, labelled: bool) -> Ints:
         sizes = self.manifest.sizes
@@ -207,8 +208,7 @@ class AudioDataset(BatchDataset):
         if rng is not None and self.max_sample_size is not None and len(samples) > self.max_sample_size:
             start = int(rng.integers(len(samples) - self.max_sample_size + 1))
             samples = samples[start : start + self.max_sample_size]
-        targets = None if self.labels is None else torch.from_numpy(self.labels[index].astype(np.int64))
-        return AudioExample(index, torch.from_numpy(samples), targets)
+        return AudioExample(index, torch.from_numpy(samples), self._targets(index))
 
     def in_place_of(self, index: int, error: DataError) -> AudioExample | None:
         """Return what stands in a batch for a clip that cannot be read; None: the next one that can be.
@@ -232,22 +232,69 @@ class AudioDataset(BatchDataset):
 
     def load(self, indices: Sequence[int] | Ints, seed: int) -> tuple[AudioBatch, ReadReport]:
         """Read a batch, and report what could not be read instead of logging it."""
+        chosen = np.asarray(indices, dtype=np.int64)
         report = ReadReport()
-        budget = int(self.lengths[np.asarray(indices)].max())
-        examples = [self._readable(int(index), budget, report) for index in indices]
-        lengths = [len(example.source) for example in examples]
+        batch = self._as_planned(chosen, seed, report) or self._as_found(chosen, seed, report)
+        if self.augmentation is not None:
+            batch = replace(batch, source=self.augmentation.apply(batch.source, batch.lengths, seed))
+        return batch, report
+
+    def _as_planned(self, indices: Ints, seed: int, report: ReadReport) -> AudioBatch | None:
+        """Read clips straight into their batch; None where a file is not what its manifest says.
+
+        It is the batch that `_as_found` makes, save that damage outside of its windows goes unseen.
+        """
+        if self.resample or type(self).example is not AudioDataset.example:
+            return None
+        sizes = self.sizes[indices].tolist()
+        width, starts = self._windows(indices, sizes, seed)
+        source = _rows(len(sizes), width)
+        for row, index, size, start in zip(source.numpy(), indices.tolist(), sizes, starts, strict=True):
+            if not self._read_row(self.path(index), size, start, row):
+                return None
+        report.num_read = len(sizes)
+        targets = [self._targets(index) for index in indices.tolist()]
+        return _join(source, [min(size, width) for size in sizes], indices.tolist(), targets, seed, self._pad_id)
+
+    def _as_found(self, indices: Ints, seed: int, report: ReadReport) -> AudioBatch:
+        """Read clips one by one, whatever their files hold, and join them."""
+        budget = int(self.lengths[indices].max())
+        examples = [self._readable(index, budget, report) for index in indices.tolist()]
+        width, starts = self._windows(indices, [len(example.source) for example in examples], seed)
+        windows = [self._window(example, start, width) for example, start in zip(examples, starts, strict=True)]
+        return collate(windows, [0] * len(windows), width, seed, self._pad_id)
+
+    def _windows(self, indices: Ints, lengths: Sequence[int], seed: int) -> tuple[int, list[int]]:
+        """Return how wide a batch is, and the first sample of each clip's window."""
         if self.pad:
             width = min(max(lengths), self.max_sample_size or max(lengths))
         else:
             # Never wider than planned, whatever the files hold, so the batch stays inside --max-tokens.
-            width = min(budget, *lengths)
+            width = min(int(self.lengths[indices].max()), *lengths)
         rng = numpy_generator(seed, "crop")
-        starts = crop_starts(lengths, width, lambda high: int(rng.integers(high)))
-        windows = [self._window(example, start, width) for example, start in zip(examples, starts, strict=True)]
-        batch = collate(windows, [0] * len(windows), width, seed, 1 if self.labels is None else self.labels.pad)
-        if self.augmentation is not None:
-            batch = replace(batch, source=self.augmentation.apply(batch.source, batch.lengths, seed))
-        return batch, report
+        return width, crop_starts(lengths, width, lambda high: int(rng.integers(high)))
+
+    def _read_row(self, path: str, size: int, start: int, row: Samples) -> bool:
+        if not self.normalize:
+            return read_window(path, self.sample_rate, size, start, row)
+        if size > LONG_CLIP:
+            return False
+        if len(self._clip) < size:
+            self._clip = np.empty(size, dtype=np.float32)
+        clip = self._clip[:size]
+        if not read_window(path, self.sample_rate, size, 0, clip):
+            return False
+        window = normalize(clip)[start : start + len(row)]
+        row[: len(window)] = window
+        row[len(window) :] = 0
+        return True
+
+    @property
+    def _pad_id(self) -> int:
+        return 1 if self.labels is None else self.labels.pad
+
+    def _targets(self, index: int) -> Tensor | None:
+        return None if self.labels is None else torch.from_numpy(self.labels[index].astype(np.int64))
 
     def record(self, report: ReadReport) -> None:
         """Log each unreadable file once, and stop when there are too many.
@@ -361,18 +408,24 @@ def collate(examples: Sequence[AudioExample], starts: Sequence[int], width: int,
         pad: id that fills rows of targets.
     """
     source = _rows(len(examples), width)
-    lengths = torch.tensor([min(len(example.source), width) for example in examples], dtype=torch.int64)
-    for row, (example, start) in enumerate(zip(examples, starts, strict=True)):
-        window = example.source[start : start + width]
-        source[row, : len(window)] = window
-        source[row, len(window) :] = 0
-    indices = torch.tensor([example.index for example in examples], dtype=torch.int64)
-    batch = AudioBatch(source, lengths, indices, seed)
-    given = [example.targets for example in examples if example.targets is not None]
+    for row, example, start in zip(source.numpy(), examples, starts, strict=True):
+        window = example.source[start : start + width].numpy()
+        row[: len(window)] = window
+        row[len(window) :] = 0
+    lengths = [min(len(example.source), width) for example in examples]
+    indices = [example.index for example in examples]
+    return _join(source, lengths, indices, [example.targets for example in examples], seed, pad)
+
+
+def _join(
+    source: Tensor, lengths: list[int], indices: list[int], targets: list[Tensor | None], seed: int, pad: int
+) -> AudioBatch:
+    batch = AudioBatch(source, torch.tensor(lengths), torch.tensor(indices), seed)
+    given = [row for row in targets if row is not None]
     if not given:
         return batch
-    targets, target_lengths = _pad_targets(given, pad)
-    return replace(batch, targets=targets, target_lengths=target_lengths)
+    padded, target_lengths = _pad_targets(given, pad)
+    return replace(batch, targets=padded, target_lengths=target_lengths)
 
 
 def _rows(count: int, width: int) -> Tensor:
