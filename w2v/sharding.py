@@ -7,6 +7,7 @@ of the model is one more. Checkpoints are whole, so that they can be read with a
 from __future__ import annotations
 
 import contextlib
+import warnings
 from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
@@ -72,7 +73,10 @@ class ShardedModel(ParallelModel):
     @contextlib.contextmanager
     def exchange(self, *, last: bool) -> Iterator[None]:
         self._sharded.set_requires_gradient_sync(last)
-        yield
+        with warnings.catch_warnings():
+            # Views are safe as long as nobody changes them in place, which no criterion does.
+            warnings.filterwarnings("ignore", message="FSDP2-wrapped module .* returned a view tensor")
+            yield
 
     def serve(self, optimizer: Optimizer) -> None:
         optimizer.parameters = self._shards

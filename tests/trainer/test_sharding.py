@@ -115,6 +115,7 @@ def test_the_same_losses_weights_and_moments(unsharded: tuple[Path, str], sharde
         assert len(ours) > 1
         assert ours == pytest.approx(theirs, rel=1e-5, abs=1e-3)  # three decimals are logged
     assert_alike(sharded[0], unsharded[0])
+    assert "Warning" not in sharded[1]
 
 
 def test_the_number_of_ranks_changes_nothing(corpus: Path, tmp_path: Path, unsharded: tuple[Path, str]) -> None:
