@@ -29,11 +29,16 @@ def test_training_commands_parse(command: list[str], capsys: pytest.CaptureFixtu
     assert "_name" in capsys.readouterr().out
 
 
-@pytest.mark.parametrize("command", [c for c in COMMANDS if c[0] == "w2v-infer"], ids=lambda c: c[8])
+@pytest.mark.parametrize("command", [c for c in COMMANDS if c[0] == "w2v-infer"], ids=lambda c: " ".join(c[1:3]))
 def test_inference_commands_parse(command: list[str]) -> None:
+    from w2v_cli.emission_source import SourceConfig
     from w2v_cli.infer import parse_flags
+    from w2v_cli.infer_output import OutputConfig
+    from w2v_cli.tune import TuneConfig
 
-    config, _ = parse_flags(command[1:])
+    program, *rest = command
+    kinds = {"emissions": SourceConfig, "output": TuneConfig if rest[0] == "tune" else OutputConfig}
+    config, *_ = parse_flags(rest[rest[0] == "tune" :], program, "", **kinds)
     assert config.gen_subset == "valid"
 
 
