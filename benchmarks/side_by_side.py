@@ -43,7 +43,10 @@ class Side:
 
 
 def take_turns(
-    sides: Sequence[tuple[str, Callable[..., Step], tuple[object, ...]]], rounds: int, warm_up: int = 1
+    sides: Sequence[tuple[str, Callable[..., Step], tuple[object, ...]]],
+    rounds: int,
+    warm_up: int = 1,
+    clock: Callable[[], float] = time.perf_counter,
 ) -> list[Side]:
     """Measure several programs, interleaved.
 
@@ -51,13 +54,14 @@ def take_turns(
         sides: name, a function of a module that builds the step, and its arguments.
         rounds: measured steps of each.
         warm_up: steps before them.
+        clock: tells the time; `time.process_time` leaves out what other programs do to the machine.
     """
     context = multiprocessing.get_context("spawn")
     pipes: list[Connection] = []
     processes = []
     for _, build, arguments in sides:
         ours, theirs = context.Pipe()
-        process = context.Process(target=_serve, args=(theirs, build, arguments), daemon=True)
+        process = context.Process(target=_serve, args=(theirs, clock, build, arguments), daemon=True)
         process.start()
         pipes.append(ours)
         processes.append(process)
@@ -78,13 +82,15 @@ def take_turns(
     return [Side(name, taken, peak) for (name, _, _), taken, peak in zip(sides, seconds, peaks, strict=True)]
 
 
-def _serve(pipe: Connection, build: Callable[..., Step], arguments: tuple[object, ...]) -> None:
+def _serve(
+    pipe: Connection, clock: Callable[[], float], build: Callable[..., Step], arguments: tuple[object, ...]
+) -> None:
     step = build(*arguments)
     pipe.send(True)
     while pipe.recv():
-        start = time.perf_counter()
+        start = clock()
         step()
-        pipe.send(time.perf_counter() - start)
+        pipe.send(clock() - start)
     pipe.send(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024)
 
 
