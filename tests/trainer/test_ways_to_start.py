@@ -112,6 +112,7 @@ class TwoMachines:
         """Move this process to the machine of `rank`."""
         with open(f"/run/netns/{self.names[rank]}", "rb") as namespace:
             assert ctypes.CDLL(None, use_errno=True).setns(namespace.fileno(), 0) == 0
+        os.environ.pop("GLOO_SOCKET_IFNAME", None)  # of an earlier meeting in the parent, on another machine
         method = f"tcp://10.99.0.1:{port}"
         return distributed.find_place(world_size=2, rank=rank, init_method=method, cpu=True)
 
