@@ -61,7 +61,7 @@ def test_variables_of_torchrun(tmp_path: Path, whole: dict[str, Any]) -> None:
 
 
 def test_variables_of_slurm(tmp_path: Path, whole: dict[str, Any]) -> None:
-    job = free_port() + 20_000  # the port follows from the number of the job
+    job = free_port() - 20_000  # the port follows from the number of the job
 
     def place(rank: int) -> distributed.Place:
         return by_variables(
