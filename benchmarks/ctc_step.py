@@ -16,7 +16,7 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).resolve().parent))  # for the spawned processes, too
 
 from pretraining_step import CONVOLUTIONS, RATE, RESULTS
-from side_by_side import Step, ratio, record, take_turns
+from side_by_side import Step, take_turns, tell
 
 LABELS = 150
 MASK_PROB, MASK_LENGTH = 0.65, 10
@@ -84,17 +84,8 @@ def main() -> None:
     given = (arguments.precision, arguments.clips, arguments.seconds)
     mine, theirs = take_turns([("w2v", ours, given), ("transformers", peer, given)], arguments.rounds)
     audio = arguments.clips * arguments.seconds
-    for side in (mine, theirs):
-        print(f"{side.name:13} {side.median:7.2f} s  {audio / side.median:6.2f} audio-s/s  {side.peak / 1e9:5.2f} GB")
-    faster, memory = ratio(mine, theirs), mine.peak / theirs.peak
-    print(f"CTC base {arguments.precision}: {faster:.2f} x as fast, {memory:.2f} x the memory")
-    if arguments.record:
-        values: dict[str, object] = {
-            "speed ratio": round(faster, 2), "memory ratio": round(memory, 2),
-            "audio-seconds per second": round(audio / mine.median, 2),
-            "of transformers": round(audio / theirs.median, 2),
-        }  # fmt: skip
-        record(RESULTS, f"CTC base {arguments.precision}, {arguments.clips} x {arguments.seconds:g} s", values)
+    title = f"CTC base {arguments.precision}, {arguments.clips} x {arguments.seconds:g} s"
+    tell(title, mine, theirs, audio, RESULTS if arguments.record else None)
 
 
 if __name__ == "__main__":

@@ -129,3 +129,25 @@ def record(path: Path, key: str, values: dict[str, object]) -> None:
     found = json.loads(path.read_text()) if path.exists() else {}
     found[key] = {**values, **machine()}
     path.write_text(json.dumps(found, indent=1) + "\n")
+
+
+def tell(title: str, mine: Side, theirs: Side, audio: float, results: Path | None) -> None:
+    """Print a comparison of training steps, and put it into a file if one is given.
+
+    Args:
+        title: what was compared.
+        mine, theirs: our side and the peer's.
+        audio: seconds of audio in a step.
+        results: JSON file for the figures.
+    """
+    for side in (mine, theirs):
+        print(f"{side.name:13} {side.median:7.2f} s  {audio / side.median:6.2f} audio-s/s  {side.peak / 1e9:5.2f} GB")
+    faster, memory = ratio(mine, theirs), mine.peak / theirs.peak
+    print(f"{title}: {faster:.2f} x as fast, {memory:.2f} x the memory")
+    if results is not None:
+        values: dict[str, object] = {
+            "speed ratio": round(faster, 2), "memory ratio": round(memory, 2),
+            "audio-seconds per second": round(audio / mine.median, 2),
+            f"of {theirs.name}": round(audio / theirs.median, 2),
+        }  # fmt: skip
+        record(results, title, values)
