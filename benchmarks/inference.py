@@ -23,11 +23,9 @@ SECONDS = 10
 def ours(precision: str, clips: int) -> Step:
     """Return a forward pass as `w2v-infer` makes it."""
     import torch
-    from trained_step import LETTERS, build
+    from trained_step import LETTERS, build, for_speed
 
-    from w2v.cpu import speed_on
-
-    speed_on(torch.device("cpu")).__enter__()  # as `w2v-infer` does
+    for_speed()
     torch.manual_seed(1)
     encoder = {"_name": "wav2vec2", "conv_feature_layers": CONVOLUTIONS, "quantize_targets": True, "final_dim": 256}
     network = build("wav2vec_ctc", {"w2v_args": encoder}, num_classes=len(LETTERS)).eval()

@@ -13,6 +13,7 @@ from __future__ import annotations
 import argparse
 import sys
 from pathlib import Path
+from typing import Any
 
 sys.path.insert(0, str(Path(__file__).resolve().parent))  # for the spawned processes, too
 
@@ -26,13 +27,13 @@ CONVOLUTIONS = "[(512, 10, 5)] + [(512, 3, 2)] * 4 + [(512, 2, 2)] * 2"
 MASK_PROB, MASK_LENGTH, NEGATIVES = 0.65, 10, 100
 
 
-def ours(model: str, precision: str, clips: int, seconds: float) -> Step:
+def ours(model: str, precision: str, clips: int, seconds: float, is_checkpointed: bool = False) -> Step:
     """Return a step of this library's trainer."""
     from trained_step import trainer_step
 
     options = {
-        "base": {"encoder_layerdrop": 0.0, "dropout_input": 0.1, "dropout_features": 0.1, "feature_grad_mult": 0.1},
-        "large": {"encoder_layerdrop": 0.0, "feature_grad_mult": 1.0, "dropout": 0.0, "attention_dropout": 0.0},
+        "base": {"feature_grad_mult": 0.1},
+        "large": {"feature_grad_mult": 0.03, "dropout": 0.0},
     }[model]
     return trainer_step(
         arch="wav2vec2" if model == "base" else "wav2vec2_large",
@@ -40,6 +41,10 @@ def ours(model: str, precision: str, clips: int, seconds: float) -> Step:
             "conv_feature_layers": CONVOLUTIONS,
             "quantize_targets": True,
             "final_dim": 256 if model == "base" else 768,
+            "dropout_input": 0.1,
+            "dropout_features": 0.1,
+            "encoder_layerdrop": 0.0,
+            "checkpoint_activations": is_checkpointed,
             **options,
         },
         criterion="wav2vec",
@@ -57,19 +62,16 @@ def peer(model: str, precision: str, clips: int, seconds: float) -> Step:
     from transformers import Wav2Vec2Config, Wav2Vec2ForPreTraining
     from transformers.models.wav2vec2.modeling_wav2vec2 import _compute_mask_indices, _sample_negative_indices
 
-    shared = dict(
+    shared: dict[str, Any] = dict(
         num_negatives=NEGATIVES, mask_time_prob=MASK_PROB, mask_time_length=MASK_LENGTH, layerdrop=0.0,
-        attn_implementation="sdpa",
+        activation_dropout=0.0, attn_implementation="sdpa",
     )  # fmt: skip
-    if model == "base":
-        config = Wav2Vec2Config(feat_proj_dropout=0.1, feat_quantizer_dropout=0.1, **shared)
-    else:
-        config = Wav2Vec2Config(
+    if model == "large":
+        shared.update(
             hidden_size=1024, num_hidden_layers=24, num_attention_heads=16, intermediate_size=4096,
-            codevector_dim=768, proj_codevector_dim=768, feat_extract_norm="layer", conv_bias=True,
-            do_stable_layer_norm=True, hidden_dropout=0.0, attention_dropout=0.0, activation_dropout=0.0,
-            feat_proj_dropout=0.0, feat_quantizer_dropout=0.0, **shared,
+            codevector_dim=768, proj_codevector_dim=768, hidden_dropout=0.0,
         )  # fmt: skip
+    config = Wav2Vec2Config(feat_proj_dropout=0.1, feat_quantizer_dropout=0.1, **shared)
     torch.manual_seed(1)
     network = Wav2Vec2ForPreTraining(config).train()
     optimizer = torch.optim.AdamW(network.parameters(), lr=1e-5, fused=True)
@@ -98,13 +100,17 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--clips", type=int, help="default: 4 for base, 2 for large")
     parser.add_argument("--seconds", type=float, default=SECONDS, help="length of each clip")
+    parser.add_argument("--checkpoint-activations", action="store_true", help="with our flag of that name")
     parser.add_argument("--record", action="store_true", help=f"write the figures to {RESULTS.name}")
     arguments = parser.parse_args()
     clips = arguments.clips or CLIPS[arguments.model]
     given = (arguments.model, arguments.precision, clips, arguments.seconds)
-    mine, theirs = take_turns([("w2v", ours, given), ("transformers", peer, given)], arguments.rounds)
+    is_checkpointed: bool = arguments.checkpoint_activations
+    sides = [("w2v", ours, (*given, is_checkpointed)), ("transformers", peer, given)]
+    mine, theirs = take_turns(sides, arguments.rounds, warm_up=3)
     audio = clips * arguments.seconds
     title = f"pretraining {arguments.model} {arguments.precision}, {clips} x {arguments.seconds:g} s"
+    title += ", --checkpoint-activations" if is_checkpointed else ""
     tell(title, mine, theirs, audio, RESULTS if arguments.record else None)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Mapping
 from dataclasses import replace
 from types import SimpleNamespace
@@ -20,7 +21,14 @@ from w2v.tasks import TASKS
 from w2v.trainer import Trainer
 from w2v.types import AudioBatch
 
+_PROCESS = contextlib.ExitStack()
+
 LETTERS = Dictionary.from_symbols(["|", *"ETAONIHSRDLUMWCFGYPBVK'XJQZ"])
+
+
+def for_speed() -> None:
+    """Set this process up as `w2v-train` and `w2v-infer` do, to its end."""
+    _PROCESS.enter_context(speed_on(torch.device("cpu")))
 
 
 def noise_batch(clips: int, samples: int, labels: int = 0) -> AudioBatch:
@@ -57,7 +65,7 @@ def trainer_step(
     context: Mapping[str, Any] | None = None,
 ) -> Any:
     """Return a function that makes one update; each has masks and negatives of its own."""
-    speed_on(torch.device("cpu")).__enter__()  # as `w2v-train` does
+    for_speed()
     torch.manual_seed(1)
     network = build(arch, model, **(context or {}))
     loss, task = CRITERIONS.get(criterion), TASKS.get("audio_pretraining")

@@ -21,7 +21,6 @@ RETIRED: dict[str, str] = {
     "--char-embedder-highway-layers": "use --unit letter",
     "--character-embedding-dim": "use --unit letter",
     "--character-filters": "use --unit letter",
-    "--checkpoint-activations": _MODEL_TOO_LARGE,
     "--checkpoint-shard-count": "checkpoints are always one file; leave it out",
     "--checkpoint-suffix": "checkpoints are always one file; leave it out",
     "--continue-once": "give --restore-file",

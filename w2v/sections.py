@@ -15,6 +15,7 @@ from w2v.errors import ConfigError
 from w2v.update_size import audio_seconds
 
 LOG_FORMATS = ("json", "none", "simple", "tqdm")
+COMPILE_MODES = ("default", "reduce-overhead")
 DDP_BACKENDS = ("c10d", "no_c10d", "pytorch_ddp", "legacy_ddp", "fully_sharded")
 
 
@@ -28,6 +29,12 @@ class CommonConfig:
     fp16: bool = arg(False, help="compute in half precision with a dynamic loss scale")
     memory_efficient_fp16: bool = arg(False, help="the same as --fp16 here: weights stay in float32 under autocast")
     bf16: bool = arg(False, help="compute in bfloat16; needs no loss scale")
+    compile: bool = arg(False, help="compile transformer blocks and convolutions with torch.compile: for GPUs")
+    compile_mode: str = arg(
+        "default",
+        help="under --compile: default, or reduce-overhead, which records CUDA graphs, one per shape of a batch",
+        choices=COMPILE_MODES,
+    )
     fp16_init_scale: int = arg(128, help="first loss scale")
     fp16_scale_window: int | None = arg(
         None, help="clean updates before the loss scale doubles (default: 2**14 / world size / update freq)"

@@ -21,6 +21,7 @@ from w2v import distributed
 from w2v.cadence import Cadence, Patience, Plan
 from w2v.checkpoint import load_checkpoint
 from w2v.checkpoint_manager import LAST, CheckpointManager
+from w2v.compiled import compile_blocks
 from w2v.criterions.base import Criterion
 from w2v.errors import CheckpointError, ConfigError, DataError, TrainingError, W2vError
 from w2v.evaluation import Evaluator
@@ -77,6 +78,8 @@ class Trainer:
         self.device = device or torch.device("cpu")
         self.task, self.optimizer, self.schedule = task, optimizer, schedule
         self.model, self.criterion = model, criterion.to(self.device)
+        if common.compile:
+            compile_blocks(model, common.compile_mode)
         self._parallel = parallel_model(model, self.device, distributed_config)
         self._parallel.serve(optimizer)
         self.common, self.dataset = common, dataset

@@ -39,6 +39,7 @@ FLOORS = {
     "w2v.checkpoint": 1,
     "w2v.checkpoint_manager": 1,
     "w2v.collapse": 1,
+    "w2v.compiled": 1,
     "w2v.folder_lock": 1,
     "w2v.memory": 1,
     "w2v.torch_file": 1,

@@ -13,7 +13,7 @@ import soxr
 import torch
 
 from w2v.data import audio
-from w2v.data.audio import audio_info, normalize, read_audio
+from w2v.data.audio import audio_info, normalize, normalize_window, read_audio
 from w2v.errors import DataError, MissingPackageError
 
 
@@ -171,6 +171,20 @@ def test_normalize_against_closed_form():
     np.testing.assert_allclose(normalize(clip), expected, atol=1e-5)
     assert not normalize(np.full(100, 0.25, dtype=np.float32)).any()
     assert normalize(np.zeros(0, dtype=np.float32)).shape == (0,)
+
+
+@pytest.mark.parametrize("offset", [0.0, 0.3, -900.0])
+def test_normalize_keeps_its_digits_over_minutes_and_offsets(offset):
+    rng = np.random.default_rng(1)
+    clip = (rng.standard_normal(16000 * 300) * np.linspace(0, 1, 16000 * 300) + offset).astype(np.float32)
+    exact = clip.astype(np.float64)
+    expected = (exact - exact.mean()) / np.sqrt(exact.var() + 1e-5)
+    found = normalize(clip)
+    np.testing.assert_allclose(found, expected, rtol=1e-5, atol=1e-5 + 1e-6 * abs(offset))
+    window = np.full(1000, 7, dtype=np.float32)
+    normalize_window(clip, len(clip) - 600, window)
+    np.testing.assert_array_equal(window[:600], found[-600:])
+    assert not window[600:].any()
 
 
 def test_normalize_against_recorded(golden):

@@ -6,6 +6,7 @@ a file is read, mixed down and resampled in blocks until it ends. Cropping and b
 
 from __future__ import annotations
 
+import math
 import os
 import stat
 from collections.abc import Iterable, Iterator
@@ -26,6 +27,7 @@ LONGEST = 8 * 3600  # seconds of a clip: 1.8 GB at 16 kHz. A FLAC of silence hol
 LOUDEST = 2.0**31  # integers of 32 bits, stored as floats; squares of these still fit into float32
 LARGEST_RATIO = 100  # of two sample rates; a header of 1 Hz would make gigabytes of a small file
 NORMALIZE_EPSILON = 1e-5
+_MOMENTS_BLOCK = 8192  # samples; numpy's dot product would start threads for more than 10,000
 
 
 @dataclass(frozen=True)
@@ -133,12 +135,31 @@ def normalize(source: Samples) -> Samples:
     """
     if not len(source):
         return source
-    import torch  # here, because `w2v-manifest` reads a whole corpus' headers in the time that this import takes
-    import torch.nn.functional as F
+    result = np.empty_like(source)
+    normalize_window(source, 0, result)
+    return result
 
-    clip = torch.from_numpy(source)
-    normalized: Samples = F.layer_norm(clip, clip.shape, eps=NORMALIZE_EPSILON).numpy()
-    return normalized
+
+def normalize_window(clip: Samples, start: int, out: Samples) -> None:
+    """Put a part of a clip into its place as `normalize` would have it, without normalising the rest.
+
+    Args:
+        clip: (S,) the whole clip, at least one sample.
+        start: first sample of the part.
+        out: (S',) where it goes; zeros come behind the end of the clip.
+    """
+    blocks = [clip[first : first + _MOMENTS_BLOCK] for first in range(0, len(clip), _MOMENTS_BLOCK)]
+    # Sums of blocks that stay in the cache, in float32; sums of those in float64.
+    mean = np.float32(sum(float(block.sum()) for block in blocks) / len(clip))
+    scratch = np.empty(_MOMENTS_BLOCK, dtype=np.float32)
+    squares = 0.0
+    for block in blocks:
+        centred = np.subtract(block, mean, out=scratch[: len(block)])
+        squares += float(centred.dot(centred))
+    window = clip[start : start + len(out)]
+    part = np.subtract(window, mean, out=out[: len(window)])
+    part *= np.float32(1 / math.sqrt(squares / len(clip) + NORMALIZE_EPSILON))
+    out[len(window) :] = 0
 
 
 @contextmanager

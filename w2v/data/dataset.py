@@ -20,7 +20,7 @@ import torch
 from torch import Tensor
 from torch.utils.data import get_worker_info
 
-from w2v.data.audio import Samples, normalize, read_audio, read_window
+from w2v.data.audio import Samples, normalize, normalize_window, read_audio, read_window
 from w2v.data.augment import Augmentation
 from w2v.data.labels import Labels
 from w2v.data.manifest import Manifest
@@ -284,9 +284,7 @@ class AudioDataset(BatchDataset):
         clip = self._clip[:size]
         if not read_window(path, self.sample_rate, size, 0, clip):
             return False
-        window = normalize(clip)[start : start + len(row)]
-        row[: len(window)] = window
-        row[len(window) :] = 0
+        normalize_window(clip, start, row)
         return True
 
     @property

@@ -41,7 +41,8 @@ def attend(
     Returns:
         (B, H, T, D).
     """
-    if dropout == 0 or query.device.type != "cpu" or is_causal:
+    # What is compiled is left to the compiler.
+    if dropout == 0 or query.device.type != "cpu" or is_causal or torch.compiler.is_compiling():
         return F.scaled_dot_product_attention(
             query, key, value, attn_mask=attend_to, dropout_p=dropout, is_causal=is_causal
         )

@@ -25,7 +25,7 @@ def dropout(x: Tensor, p: float, training: bool) -> Tensor:
     """
     if not training or p == 0:
         return x
-    if x.device.type != "cpu" or p >= 1:
+    if x.device.type != "cpu" or p >= 1 or torch.compiler.is_compiling():  # a compiler has its own
         return F.dropout(x, p)
     return _Dropout.apply(x, p)  # type: ignore[no-any-return,no-untyped-call]
 

@@ -46,8 +46,7 @@ def strided_conv(x: Tensor, weight: Tensor, bias: Tensor | None, stride: int) ->
         # (B, T', C, K) -> (B, T', C * K)
         return F.linear(x.unfold(1, kernel, stride).flatten(2), weight.flatten(1), bias)
     if torch.is_autocast_enabled("cpu"):
-        dtype = torch.get_autocast_dtype("cpu")
-        x, weight, bias = x.to(dtype), weight.to(dtype), None if bias is None else bias.to(dtype)
+        x = x.to(torch.get_autocast_dtype("cpu"))
     return _StridedConv.apply(x.contiguous(), weight, bias, stride)  # type: ignore[no-any-return,no-untyped-call]
 
 
@@ -75,10 +74,10 @@ def _columns(weight: Tensor, first: int, width: int) -> Tensor:
 class _StridedConv(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, x: Tensor, weight: Tensor, bias: Tensor | None, stride: int) -> Tensor:
-        kernel = weight.shape[2]
-        num_windows = (x.shape[1] - kernel) // stride + 1
+        num_windows = (x.shape[1] - weight.shape[2]) // stride + 1
         ctx.save_for_backward(x, weight)
         ctx.stride, ctx.has_bias = stride, bias is not None
+        weight, bias = weight.to(x.dtype), None if bias is None else bias.to(x.dtype)
         result = x.new_empty(x.shape[0], num_windows, weight.shape[0])
         for first, width in _pieces(weight, stride):
             windows, columns = _windows(x, first, width, stride, num_windows), _columns(weight, first, width)
@@ -89,23 +88,23 @@ class _StridedConv(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, Tensor | None, Tensor | None, None]:
         x, weight = ctx.saved_tensors
-        grad, stride = grads[0].contiguous(), ctx.stride
+        grad, stride, taken = grads[0].contiguous(), ctx.stride, weight.to(x.dtype)
         grad_x = torch.empty_like(x) if ctx.needs_input_grad[0] else None
         grad_weight = torch.empty_like(weight) if ctx.needs_input_grad[1] else None
         for first, width in _pieces(weight, stride):
             if grad_weight is not None:
-                # Sums over clips in float32, whatever the dtype of the products.
+                # Sums in float32, whatever the dtype of the products; those over batches begin here.
                 total = torch.zeros(width * weight.shape[1], weight.shape[0], dtype=torch.float32)
                 for clip, out in zip(_windows(x, first, width, stride, grad.shape[1]), grad, strict=True):
                     total += clip.t() @ out
                 taps = total.view(width, weight.shape[1], -1).permute(2, 1, 0)
                 grad_weight[:, :, first : first + width] = taps
             if grad_x is not None:
-                columns = _columns(weight, first, width).t()
+                columns = _columns(taken, first, width).t()
                 if first == 0:
                     # These windows cover the frames from the first on, one after the other, unless strides are wider.
                     grad_x[:, grad.shape[1] * stride if width == stride else 0 :] = 0
                 for clip, out in zip(_windows(grad_x, first, width, stride, grad.shape[1]), grad, strict=True):
                     torch.addmm(clip, out, columns, beta=1 if first else 0, out=clip)
-        grad_bias = grad.sum(dim=(0, 1), dtype=torch.float32).to(grad.dtype) if ctx.has_bias else None
+        grad_bias = grad.sum(dim=(0, 1), dtype=torch.float32) if ctx.has_bias else None
         return grad_x, grad_weight, grad_bias, None

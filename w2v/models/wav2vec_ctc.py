@@ -69,6 +69,11 @@ class Wav2VecCtcConfig:
     # Differs from the original, which crashes where the flag is left out: its parser's default is none.
     feature_grad_mult: float = arg(0.0, help="factor on gradients that enter the convolutions; 0: they do not train")
     layerdrop: float = arg(0.0, help="probability of skipping a transformer block in an update")
+    checkpoint_activations: bool = arg(
+        False,
+        help="compute convolutions and blocks once more on the way back instead of remembering them: less memory, "
+        "a third more time",
+    )
     original_padding: bool = arg(
         False, help="let padding count in norms and frame lengths, as the original of October 2020 did"
     )
@@ -92,7 +97,7 @@ class Wav2VecCtcConfig:
             "dropout", "activation_dropout", "dropout_input", "attention_dropout", "mask_length", "mask_prob",
             "mask_selection", "mask_other", "no_mask_overlap", "mask_channel_length", "mask_channel_prob",
             "mask_channel_selection", "mask_channel_other", "no_mask_channel_overlap", "feature_grad_mult",
-            "original_padding",
+            "checkpoint_activations", "original_padding",
         )  # fmt: skip
         return {**{name: getattr(self, name) for name in same}, "encoder_layerdrop": self.layerdrop}
 

@@ -6,12 +6,14 @@ channels of every frame after every convolution. Names of parameters are the ori
 
 from __future__ import annotations
 
+import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from w2v.functional.conv_spec import ConvLayer, conv_length, receptive_field
 from w2v.functional.strided_conv import prefers_products, strided_conv
 from w2v.modules.norms import ChannelLayerNorm, TimeNorm
+from w2v.modules.recomputed import recomputed
 
 EXTRACTOR_MODES = ("default", "layer_norm")
 
@@ -42,6 +44,10 @@ class ConvBlock(nn.Module):
         assert norm is None or isinstance(norm, (TimeNorm, ChannelLayerNorm))
         return norm
 
+    def frames(self, lengths: Tensor | None) -> Tensor | None:
+        """Return the valid frames that it makes of so many; None: all are valid."""
+        return None if lengths is None else conv_length(lengths, self.kernel, self.stride)
+
     def forward(self, x: Tensor, lengths: Tensor | None) -> Tensor:
         """Return (B, C', T').
 
@@ -65,10 +71,14 @@ class ConvFeatureExtractor(nn.Module):
         layers: (channels, kernel, stride) of each convolution.
         mode: one of `EXTRACTOR_MODES`.
         conv_bias: give the convolutions a bias.
+        checkpoint_activations: compute once more on the way back instead of remembering.
     """
 
-    def __init__(self, layers: tuple[ConvLayer, ...], mode: str, conv_bias: bool) -> None:
+    def __init__(
+        self, layers: tuple[ConvLayer, ...], mode: str, conv_bias: bool, checkpoint_activations: bool = False
+    ) -> None:
         super().__init__()
+        self.checkpoint_activations = checkpoint_activations
         self.receptive_field = receptive_field(layers)
         self.conv_layers = nn.ModuleList()
         channels = 1
@@ -91,12 +101,33 @@ class ConvFeatureExtractor(nn.Module):
         if source.shape[1] < self.receptive_field:
             # Too short for a single frame: the batch gets one frame that no clip owns.
             source = F.pad(source, (0, self.receptive_field - source.shape[1]))
-        # Frames (B, T, C) where products are preferred, else channels first: (B, C, T).
-        by_frames = prefers_products(source)
-        x = source[:, :, None] if by_frames else source[:, None]
+        if not prefers_products(source):
+            return recomputed(self._by_channels, source, lengths, wanted=self.checkpoint_activations)
+        # Clip by clip: these are the largest tensors of the model. One for each clip, they find room between others
+        # where those of a batch would need memory of their own, on the way back, too.
+        clips = [
+            recomputed(
+                self._by_products,
+                source[i : i + 1],
+                None if lengths is None else lengths[i : i + 1],
+                wanted=self.checkpoint_activations,
+            )
+            for i in range(len(source))
+        ]
+        return torch.cat(clips)
+
+    def _by_channels(self, source: Tensor, lengths: Tensor | None) -> Tensor:
+        x = source[:, None]  # (B, C, T)
         for block in self.conv_layers:
             assert isinstance(block, ConvBlock)
-            if lengths is not None:
-                lengths = conv_length(lengths, block.kernel, block.stride)
-            x = block.over_frames(x, lengths) if by_frames else block(x, lengths)
-        return x if by_frames else x.transpose(1, 2)
+            lengths = block.frames(lengths)
+            x = block(x, lengths)
+        return x.transpose(1, 2)
+
+    def _by_products(self, source: Tensor, lengths: Tensor | None) -> Tensor:
+        x = source[:, :, None]  # (B, T, C)
+        for block in self.conv_layers:
+            assert isinstance(block, ConvBlock)
+            lengths = block.frames(lengths)
+            x = block.over_frames(x, lengths)
+        return x

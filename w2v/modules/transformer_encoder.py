@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from w2v.functional.dropout import dropout
 from w2v.functional.padding import is_padded, padding_mask
 from w2v.modules.positional_conv import PositionalConv
+from w2v.modules.recomputed import recomputed
 from w2v.modules.touch import touch
 from w2v.modules.transformer_layer import StackSpec, TransformerLayer, kept_layers
 
@@ -22,6 +23,7 @@ class TransformerSpec(StackSpec):
 
     conv_pos: int
     conv_pos_groups: int
+    checkpoint_activations: bool = False
 
 
 class TransformerEncoder(nn.Module):
@@ -62,7 +64,10 @@ class TransformerEncoder(nn.Module):
         x = dropout(x, self.spec.dropout, self.training)
         layers = []
         for layer, is_kept in zip(self.layers, self._kept_layers(), strict=True):
-            x = layer(x, attend_to) if is_kept else touch(x, layer.parameters())
+            if is_kept:
+                x = recomputed(layer, x, attend_to, wanted=self.spec.checkpoint_activations)
+            else:
+                x = touch(x, layer.parameters())
             if with_layers:
                 layers.append(x)
         if self.spec.layer_norm_first:

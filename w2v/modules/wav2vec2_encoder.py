@@ -83,6 +83,11 @@ class Wav2Vec2EncoderConfig:
     dropout_input: float = arg(0.0, help="dropout on projected features, before masking")
     conv_pos: int = arg(128, help="width of the positional convolution, in frames")
     conv_pos_groups: int = arg(16, help="groups of channels of the positional convolution")
+    checkpoint_activations: bool = arg(
+        False,
+        help="compute convolutions and blocks once more on the way back instead of remembering them: less memory, "
+        "a third more time",
+    )
     original_padding: bool = arg(
         False, help="let padding count in norms and frame lengths, as the original of October 2020 did"
     )
@@ -159,6 +164,7 @@ class Wav2Vec2EncoderConfig:
             layerdrop=self.encoder_layerdrop,
             conv_pos=self.conv_pos,
             conv_pos_groups=self.conv_pos_groups,
+            checkpoint_activations=self.checkpoint_activations,
         )
 
     def quantizer(self, vq_dim: int) -> GumbelVectorQuantizer:
@@ -242,7 +248,7 @@ class Wav2Vec2Encoder(nn.Module):
         width, features = config.encoder_embed_dim, config.feature_dim
         self.mask_emb = nn.Parameter(torch.rand(width))
         self.feature_extractor = ConvFeatureExtractor(
-            config.conv_feature_layers, config.extractor_mode, config.conv_bias
+            config.conv_feature_layers, config.extractor_mode, config.conv_bias, config.checkpoint_activations
         )
         if config.feature_grad_mult == 0:
             self.feature_extractor.requires_grad_(False)
