@@ -20,7 +20,7 @@ import torch
 from torch import Tensor
 from torch.utils.data import get_worker_info
 
-from w2v.data.audio import Samples, normalize, normalize_window, read_audio, read_window
+from w2v.data.audio import Samples, centre, normalize, read_audio, read_window
 from w2v.data.augment import Augmentation
 from w2v.data.labels import Labels
 from w2v.data.manifest import Manifest
@@ -284,7 +284,10 @@ class AudioDataset(BatchDataset):
         clip = self._clip[:size]
         if not read_window(path, self.sample_rate, size, 0, clip):
             return False
-        normalize_window(clip, start, row)
+        scale = centre(clip, clip)
+        window = clip[start : start + len(row)]
+        np.multiply(window, scale, out=row[: len(window)])
+        row[len(window) :] = 0
         return True
 
     @property
