@@ -47,6 +47,12 @@ class Threads(BatchDataset):
         return torch.get_num_threads(), os.getpid()
 
 
+class Slow(BatchDataset):
+    def batch(self, indices, seed):
+        time.sleep(0.3 * (indices[0] > 0))
+        return os.getpid()
+
+
 def plan(count, size=1):
     return [np.arange(i, min(i + size, count)) for i in range(0, count, size)]
 
@@ -275,6 +281,28 @@ def test_workers_of_a_killed_process_end_at_once(tmp_path, monkeypatch, delay):
     finally:
         for worker in filter(is_alive, workers):
             os.kill(worker, signal.SIGKILL)
+
+
+@pytest.mark.parametrize("busy", [False, True], ids=["reading", "training"])
+def test_a_killed_worker_ends_the_run_with_one_line(busy):
+    """Whether the main thread waits for a batch or does something else, and among other readers' workers."""
+    others = iterate(Threads(), plan(8), range(8), num_workers=1)
+    next(others)
+    batches = iterate(Slow(), plan(8), range(8), num_workers=2, data_buffer_size=2)
+    worker = next(batches)
+    message = (
+        rf"^a process that reads batches \(pid {worker}\) was ended by SIGKILL, .*; lower --num-workers, .*--max-tok"
+    )
+
+    def go_on():
+        os.kill(worker, signal.SIGKILL)
+        wait_for(lambda: False) if busy else list(batches)
+
+    with pytest.raises(DataError, match=message):
+        go_on()
+    batches.close()
+    assert len(list(others)) == 7
+    assert not multiprocessing.active_children()
 
 
 def wait_for(condition, seconds=3.0):
