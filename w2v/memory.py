@@ -66,7 +66,7 @@ class MemoryGuard:
         batch = self._batch
         if batch is None:
             raise TrainingError(
-                "out of GPU memory outside of any batch, such as for the optimizer's state; lower --max-tokens and raise "
+                "out of GPU memory outside of any batch, as for the optimizer's state; lower --max-tokens and raise "
                 f"--update-freq as much, or divide the model over more GPUs with --ddp-backend fully_sharded ({error})"
             )
         size = f"a batch of {batch.num_items} clips, {batch.num_tokens} samples counting padding"

@@ -209,7 +209,7 @@ def test_what_does_not_fit_beside_the_batches(tmp_path: Path, monkeypatch: pytes
     trainer = make_trainer(tmp_path)
 
     def fails(*args: Any, **kwargs: Any) -> None:
-        raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 20.00 GiB\nof capacity")
+        raise torch.cuda.OutOfMemoryError("CUDA out of memory. Tried to allocate 20.00 GiB\nof capacity")
 
     monkeypatch.setattr(trainer.optimizer, "step", fails)
     with pytest.raises(TrainingError, match=r"lower --max-tokens .* --ddp-backend fully_sharded \(CUDA .*GiB\)$"):
