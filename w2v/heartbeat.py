@@ -1,5 +1,4 @@
-"""Whether the other ranks have come and are alive. Every rank holds a connection with rank 0, on which both say so once a
-second.
+"""Whether the other ranks have come and are alive. Every rank has a connection with rank 0; once a second both say so.
 
 A rank that dies closes its connection; one that is stopped, or behind a cut network, falls silent. Rank 0 passes the
 news on, and every process leaves with the reason, whatever its main thread is waiting for: collectives themselves

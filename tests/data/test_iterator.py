@@ -6,6 +6,8 @@ import gc
 import multiprocessing
 import os
 import signal
+import subprocess
+import sys
 import time
 from pathlib import Path
 
@@ -303,6 +305,34 @@ def test_a_killed_worker_ends_the_run_with_one_line(busy):
     batches.close()
     assert len(list(others)) == 7
     assert not multiprocessing.active_children()
+
+
+FAULT = """
+import sys
+import numpy as np
+from w2v.data.dataset import BatchDataset
+from w2v.data.iterator import iterate
+
+class Faulty(BatchDataset):
+    def batch(self, indices, seed):
+        return 1 // (3 - indices[0] if sys.argv[1] == "worker" else 1)
+
+kept = iterate(Faulty(), [np.array([i]) for i in range(8)], range(8), num_workers=2)
+for number, _ in enumerate(kept):
+    1 // (3 - number)
+"""
+
+
+@pytest.mark.parametrize("where", ["worker", "main"])
+def test_a_fault_of_ours_ends_the_program(where):
+    """Although its traceback, which the interpreter keeps, holds the loader."""
+    environ = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[2])}
+    ended = subprocess.run(
+        [sys.executable, "-c", FAULT, where], env=environ, capture_output=True, text=True, timeout=60
+    )
+    assert ended.returncode == 1
+    assert "ZeroDivisionError" in ended.stderr
+    assert "ignored" not in ended.stderr
 
 
 def wait_for(condition, seconds=3.0):

@@ -7,15 +7,19 @@ is one number, so resuming reads nothing that was read before.
 
 from __future__ import annotations
 
+import atexit
 import hashlib
 import logging
+import multiprocessing
 import re
 import signal
 import threading
 import warnings
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from multiprocessing.process import BaseProcess
 from typing import Any
+from weakref import WeakSet
 
 import numpy as np
 import numpy.typing as npt
@@ -288,10 +292,28 @@ class BatchReader:
             warnings.filterwarnings("ignore", message="This DataLoader will create")
             if self._loader is None:
                 self._loader = DataLoader(_Answers(self.dataset), **self._options)
+            others = set(multiprocessing.active_children())
             answers = iter(self._loader)
         if self._options["num_workers"]:
+            _workers.update(set(multiprocessing.active_children()) - others)
             _stand_before_torch()
+            atexit.unregister(_end_workers)  # once more, to come before what torch has registered meanwhile
+            atexit.register(_end_workers)
         return answers
+
+
+_workers: WeakSet[BaseProcess] = WeakSet()
+
+
+def _end_workers() -> None:
+    """End workers that live because a traceback holds the loader.
+
+    multiprocessing would ask them to by SIGTERM, which they ignore, and then wait for ever.
+    """
+    signal.signal(signal.SIGCHLD, signal.SIG_DFL)
+    for worker in _workers:
+        if worker.is_alive():
+            worker.kill()
 
 
 @dataclass(frozen=True)
