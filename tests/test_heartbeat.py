@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import socket
+import threading
 import time
 from collections.abc import Callable, Iterator
 from queue import Empty, Queue
@@ -133,23 +134,57 @@ def test_who_was_held_up_itself_does_not_blame_others(star: Any, monkeypatch: py
         ranks.heard[0].get_nowait()
 
 
-def test_strangers_are_turned_away(monkeypatch: pytest.MonkeyPatch) -> None:
+def meet(server: socket.socket, world_size: int, others: list[int]) -> dict[int, Any]:
+    """Let rank 0 and `others` meet; return what each got: connections and names, or an error."""
+    port, got = server.getsockname()[1], {}
+
+    def come(rank: int) -> None:
+        try:
+            if rank == 0:
+                got[rank] = accept_all(server, world_size, "secret", "zero")
+            else:
+                got[rank] = connect("127.0.0.1", port, rank, "secret", f"number {rank}")
+        except ConfigError as e:
+            got[rank] = e
+
+    threads = [threading.Thread(target=come, args=(rank,), daemon=True) for rank in (*others, 0)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(20)
+    return got
+
+
+def test_strangers_are_turned_away() -> None:
     with listen() as server:
         port = server.getsockname()[1]
         strangers = [socket.create_connection(("127.0.0.1", port)) for _ in range(3)]
-        strangers[0].sendall(b'{"rank": 1, "token": "guess"}\n')
+        strangers[0].sendall(b'{"rank": 1, "token": "guess", "name": "x"}\n')
         strangers[1].sendall(b"GET / HTTP/1.0\r\n\r\n")
         strangers[2].close()
-        link = connect("127.0.0.1", port, 1, "secret")[0]
-        links = accept_all(server, 2, "secret")
-        assert links[1].getpeername()[1] == link.getsockname()[1]
-        for end in (link, *links.values(), *strangers):
+        got = meet(server, 2, [1])
+        (links, names), (link, same_names) = got[0], got[1]
+        assert names == same_names == ["zero", "number 1"]
+        assert links[1].getpeername()[1] == link[0].getsockname()[1]
+        for end in (*link.values(), *links.values(), *strangers):
             end.close()
 
 
-def test_ranks_that_cannot_reach_each_other_say_so(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(heartbeat, "MEETING", 0.2)
-    with listen() as server, pytest.raises(ConfigError, match=r"in vain to be reached by ranks \[1, 2\]"):
-        accept_all(server, 3, "secret")
+def test_missing_ranks_are_named_to_all(monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture) -> None:
+    """First in a line while they are waited for, then in the error."""
+    monkeypatch.setattr(heartbeat, "MEETING", 0.5)
+    monkeypatch.setattr(heartbeat, "REMINDER", 0.3)
+    with listen() as server:
+        got = meet(server, 5, [1, 3])
+    expected = "ranks [2, 4] of 5 did not come within 0.5 s; their own output may say why"
+    assert {rank: str(error) for rank, error in got.items()} == dict.fromkeys((0, 1, 3), expected)
+    assert [record.getMessage() for record in caplog.records] == ["still waiting for ranks [2, 4] of 5"]
+
+
+def test_a_rank_0_that_is_gone_or_cannot_be_reached() -> None:
     with pytest.raises(ConfigError, match=r"rank 1 cannot reach rank 0 at 127.0.0.1:\d+: .*refused"):
-        connect("127.0.0.1", 1, 1, "secret")
+        connect("127.0.0.1", 1, 1, "secret", "one")
+    with listen() as server:
+        threading.Thread(target=lambda: server.accept()[0].shutdown(socket.SHUT_RDWR), daemon=True).start()
+        with pytest.raises(ConfigError, match=r"rank 0 at 127.0.0.1:\d+ has left before all ranks had come"):
+            connect("127.0.0.1", server.getsockname()[1], 1, "secret", "one")

@@ -22,15 +22,18 @@ import traceback
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from datetime import timedelta
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 import torch.distributed as dist
 from torch import Tensor
 
 from w2v.errors import ConfigError, TrainingError, W2vError
-from w2v.heartbeat import Heartbeat, accept_all, connect, listen
-from w2v.meeting import interface_towards, meeting_host, torchrun_store
+from w2v.heartbeat import MEETING, Heartbeat, accept_all, connect, listen
+from w2v.meeting import interface_towards, meeting_host, meeting_store
+
+if TYPE_CHECKING:
+    from torch.distributed.distributed_c10d import Store
 
 TIMEOUT = timedelta(minutes=30)  # validation and the writing of checkpoints happen between two collectives
 PATIENCE = 60.0  # seconds; what --heartbeat-timeout is by default
@@ -252,12 +255,13 @@ def joined(
         ConfigError: the other processes cannot be met.
         TrainingError: the connection with them is lost.
     """
-    device = _meet(place, cpu, backend)
-    if world_size() == 1:
-        yield device
+    if place.world_size == 1:
+        yield _device(place, cpu)
         return
-    heartbeat, us = _start_heartbeat(place, patience)
+    store, heartbeat, us = _meet(place, patience)
     try:
+        device = _device(place, cpu)
+        _join_group(store, place, device, backend)
         yield device
     except W2vError as e:
         heartbeat.fail(f"{us}: {e}", e.exit_code)
@@ -286,13 +290,37 @@ _LOST_CONNECTION = re.compile(
 )
 
 
-def _meet(place: Place, cpu: bool, backend: str | None) -> torch.device:
-    device = torch.device("cpu")
-    if not cpu and torch.cuda.is_available():
-        device = torch.device("cuda", place.local_rank)
-        torch.cuda.set_device(device)
-    if place.world_size == 1:
-        return device
+def _meet(place: Place, patience: float) -> tuple[Store, Heartbeat, str]:
+    """Wait until all processes have come; return their store, what watches over them, and what this one is called."""
+    method = place.init_method or ""
+    us = f"process {os.getpid()} on {socket.gethostname()}"
+    try:
+        store = meeting_store(method, place.rank, place.world_size, timedelta(seconds=MEETING))
+        if place.rank == 0:
+            with listen() as server:
+                token = secrets.token_hex(16)
+                store.set("w2v/door", f"{server.getsockname()[1]} {token}")
+                links, cards = accept_all(server, place.world_size, token, us)
+        else:
+            port, token = store.get("w2v/door").decode().split()
+            links, cards = connect(meeting_host(method), int(port), place.rank, token, us)
+    except (RuntimeError, ValueError, OSError) as e:
+        where = f"open the meeting at {method}" if place.rank == 0 else f"meet rank 0 at {method}"
+        raise ConfigError(f"rank {place.rank} cannot {where}: {str(e).partition(chr(10))[0]}") from e
+    store.set_timeout(TIMEOUT)
+    names = [f"rank {number} ({card})" for number, card in enumerate(cards)]
+    return store, Heartbeat(links, names, patience, _leave), names[place.rank]
+
+
+def _device(place: Place, cpu: bool) -> torch.device:
+    if cpu or not torch.cuda.is_available():
+        return torch.device("cpu")
+    device = torch.device("cuda", place.local_rank)
+    torch.cuda.set_device(device)
+    return device
+
+
+def _join_group(store: Store, place: Place, device: torch.device, backend: str | None) -> None:
     # A published command says nccl even where --cpu is added; on the CPU only gloo can do it.
     chosen = "gloo" if device.type == "cpu" else backend or "nccl"
     if chosen == "gloo" and "GLOO_SOCKET_IFNAME" not in os.environ:
@@ -300,29 +328,9 @@ def _meet(place: Place, cpu: bool, backend: str | None) -> torch.device:
         if interface:
             os.environ["GLOO_SOCKET_IFNAME"] = interface
     try:
-        store = torchrun_store(place.rank, place.world_size, TIMEOUT) if place.init_method == "env://" else None
-        method = None if store else place.init_method
-        dist.init_process_group(
-            chosen, init_method=method, store=store, rank=place.rank, world_size=place.world_size, timeout=TIMEOUT
-        )
+        dist.init_process_group(chosen, store=store, rank=place.rank, world_size=place.world_size, timeout=TIMEOUT)
     except (RuntimeError, ValueError, OSError) as e:
-        raise ConfigError(f"process {place.rank} cannot meet the others at {place.init_method}: {e}") from e
-    return device
-
-
-def _start_heartbeat(place: Place, patience: float) -> tuple[Heartbeat, str]:
-    """Connect all processes with the first one; return what watches over them, and what this one is called."""
-    server = listen() if is_master() else None
-    port = server.getsockname()[1] if server else 0
-    cards = gather_objects((f"process {os.getpid()} on {socket.gethostname()}", port, secrets.token_hex(16)))
-    _, port, token = cards[0]
-    if server is not None:
-        with server:
-            links = accept_all(server, world_size(), token)
-    else:
-        links = connect(meeting_host(place.init_method), port, rank(), token)
-    names = [f"rank {number} ({card[0]})" for number, card in enumerate(cards)]
-    return Heartbeat(links, names, patience, _leave), names[rank()]
+        raise ConfigError(f"--distributed-backend {chosen} cannot join the ranks: {e}") from e
 
 
 # --------------------------------------------------------------------------------------------- spawning

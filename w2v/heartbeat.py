@@ -1,4 +1,4 @@
-"""Whether the other ranks are alive. Every rank holds a connection with rank 0, on which both say so once a second.
+"""Whether the other ranks have come and are alive. Every rank has a connection with rank 0; once a second both say so.
 
 A rank that dies closes its connection; one that is stopped, or behind a cut network, falls silent. Rank 0 passes the
 news on, and every process leaves with the reason, whatever its main thread is waiting for: collectives themselves
@@ -9,19 +9,23 @@ from __future__ import annotations
 
 import contextlib
 import json
+import logging
 import math
 import os
 import selectors
 import socket
 import threading
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 from w2v.errors import ConfigError
 
+logger = logging.getLogger(__name__)
+
 BEAT = b"\n"
-MEETING = 60.0  # seconds for all connections to be made; the ranks have met already
+MEETING = 600.0  # seconds that ranks may come later than others; as torchrun has it
+REMINDER = 60.0  # seconds between two lines about ranks that are waited for
 FAREWELL = 2.0  # seconds that the news may take to be read
 LOST = 3  # exit code, that of a TrainingError
 LONGEST_LINE = 100_000
@@ -36,47 +40,70 @@ def listen() -> socket.socket:
     return socket.create_server(("", 0), backlog=1024)
 
 
-def accept_all(server: socket.socket, world_size: int, token: str) -> dict[int, socket.socket]:
+def accept_all(
+    server: socket.socket, world_size: int, token: str, name: str
+) -> tuple[dict[int, socket.socket], list[str]]:
     """Wait for the connections of all ranks but 0; whoever does not know `token` is turned away.
 
+    Returns:
+        the connections by rank, and the names that the ranks have given; `name` is that of rank 0.
+
     Raises:
-        ConfigError: some did not come.
+        ConfigError: some did not come; those that have are told so.
     """
     links: dict[int, socket.socket] = {}
-    deadline = time.monotonic() + MEETING
-    while len(links) < world_size - 1:
-        server.settimeout(max(deadline - time.monotonic(), 0.01))
+    names, deadline = {0: name}, time.monotonic() + MEETING
+    while missing := sorted(set(range(world_size)) - set(names)):
+        server.settimeout(max(min(deadline - time.monotonic(), REMINDER), 0.01))
         try:
             link, _ = server.accept()
         except TimeoutError as e:
-            missing = sorted(set(range(1, world_size)) - set(links))
-            raise ConfigError(f"rank 0 waited {MEETING:g} s in vain to be reached by ranks {missing}") from e
+            if time.monotonic() < deadline:
+                logger.warning("still waiting for ranks %s of %d", missing, world_size)
+                continue
+            message = f"ranks {missing} of {world_size} did not come within {MEETING:g} s; their own output may say why"
+            _tell_all(links.values(), {"message": message})
+            raise ConfigError(message) from e
         try:
             link.settimeout(5.0)
             hello = json.loads(link.makefile("rb").readline(1000))
             if hello["token"] != token:
                 raise ValueError("a stranger")
-            links[int(hello["rank"])] = link
+            links[int(hello["rank"])], names[int(hello["rank"])] = link, str(hello["name"])
         except (OSError, ValueError, KeyError, TypeError):
             link.close()
-    return links
+    in_order = [names[rank] for rank in range(world_size)]
+    _tell_all(links.values(), {"names": in_order})
+    return links, in_order
 
 
-def connect(host: str, port: int, rank: int, token: str) -> dict[int, socket.socket]:
-    """Return the connection with rank 0.
+def _tell_all(links: Iterable[socket.socket], message: dict[str, Any]) -> None:
+    line = json.dumps(message).encode() + b"\n"
+    for link in links:
+        with contextlib.suppress(OSError):  # who is gone is found out about when all have come
+            link.sendall(line)
+
+
+def connect(host: str, port: int, rank: int, token: str, name: str) -> tuple[dict[int, socket.socket], list[str]]:
+    """Connect with rank 0, and wait until all ranks have; return the connection and the names of all.
 
     Raises:
-        ConfigError: it cannot be reached.
+        ConfigError: rank 0 cannot be reached, or has left; or other ranks did not come.
     """
     try:
-        link = socket.create_connection((host, port), timeout=MEETING)
-        link.sendall(json.dumps({"rank": rank, "token": token}).encode() + b"\n")
+        link = socket.create_connection((host, port), timeout=REMINDER)
+        link.sendall(json.dumps({"rank": rank, "token": token, "name": name}).encode() + b"\n")
+        link.settimeout(2 * MEETING)
+        # Without a buffer, which would keep what comes after the first line.
+        answer = json.loads(link.makefile("rb", buffering=0).readline() or b"{}")
     except OSError as e:
         raise ConfigError(
             f"rank {rank} cannot reach rank 0 at {host}:{port}: {e}; the machines of a run must be able to reach each "
             "other at any port"
         ) from e
-    return {0: link}
+    if "names" not in answer:
+        raise ConfigError(answer.get("message", f"rank 0 at {host}:{port} has left before all ranks had come"))
+    return {0: link}, answer["names"]
 
 
 class _Link:

@@ -45,21 +45,34 @@ def interface_towards(host: str) -> str | None:
     return None
 
 
-def torchrun_store(rank: int, world_size: int, timeout: timedelta) -> Store | None:
-    """Return a part of torchrun's store that belongs to this attempt alone; None where torchrun keeps no store.
+def meeting_store(init_method: str, rank: int, world_size: int, timeout: timedelta) -> Store:
+    """Return the store through which the ranks of this attempt find each other; rank 0 opens it, unless torchrun has.
 
-    The store lives as long as torchrun, so after a restart it still holds the addresses of the processes that are
-    gone, and new ones that read them wait in vain (https://github.com/pytorch/pytorch/issues/135712). No variable
-    tells the attempts apart: restarts are counted by each machine for itself.
+    torchrun's lives as long as torchrun, so after a restart it still holds the addresses of the processes that are
+    gone, and new ones that read them wait in vain (https://github.com/pytorch/pytorch/issues/135712). So each attempt
+    has a part of it to itself. No variable tells the attempts apart: restarts are counted by each machine for itself.
+
+    Raises:
+        RuntimeError: it cannot be opened, or not be reached in time.
+        ValueError: the address lacks something.
     """
-    if os.environ.get("TORCHELASTIC_USE_AGENT_STORE") != "True":
-        return None
-    from torch.distributed import TCPStore  # type: ignore[attr-defined]
+    from torch.distributed import TCPStore, rendezvous  # type: ignore[attr-defined]
     from torch.distributed.distributed_c10d import PrefixStore
 
-    address, port = os.environ["MASTER_ADDR"], int(os.environ["MASTER_PORT"])
-    store = TCPStore(address, port, is_master=False, timeout=timeout)
-    return PrefixStore(attempt(store, rank, world_size), store)
+    address = urlsplit(init_method)
+    if address.scheme == "file":
+        store: Store = next(rendezvous(init_method, rank, world_size, timeout=timeout))[0]
+        return store
+    by_torchrun = address.scheme == "env" and os.environ.get("TORCHELASTIC_USE_AGENT_STORE") == "True"
+    port = address.port or int(os.environ.get("MASTER_PORT", "0"))
+    if not port:
+        raise ValueError("there is no port")
+    # Not torch's own way to open it, which waits for all ranks and cannot say which ones are missing.
+    store = TCPStore(
+        meeting_host(init_method), port, is_master=rank == 0 and not by_torchrun, timeout=timeout,
+        wait_for_workers=False,
+    )  # fmt: skip
+    return PrefixStore(attempt(store, rank, world_size), store) if by_torchrun else store
 
 
 def attempt(store: Store, rank: int, world_size: int) -> str:

@@ -65,7 +65,10 @@ class MemoryGuard:
     def _divide(self, error: str) -> None:
         batch = self._batch
         if batch is None:
-            raise TrainingError(f"out of GPU memory outside of any batch: {error}")
+            raise TrainingError(
+                "out of GPU memory outside of any batch, as for the optimizer's state; lower --max-tokens and raise "
+                f"--update-freq as much, or divide the model over more GPUs with --ddp-backend fully_sharded ({error})"
+            )
         size = f"a batch of {batch.num_items} clips, {batch.num_tokens} samples counting padding"
         if self.is_shared or self.is_sharded:
             what = "weights" if self.is_sharded else "gradients"

@@ -164,7 +164,8 @@ class Trainer:
         # The outcome of the *previous* update is read here, while the device is busy with this one. Until now it was
         # taken for a good one; a bad one has changed nothing (`Optimizer.step`), and its count is taken back late.
         self._settle()
-        self._optimizer_step(report)
+        with self._evaluator.memory.attempt():
+            self._optimizer_step(report)
         self.num_updates += 1
         self._report = report
         report.seconds = time.perf_counter() - begin

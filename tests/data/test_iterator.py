@@ -6,6 +6,8 @@ import gc
 import multiprocessing
 import os
 import signal
+import subprocess
+import sys
 import time
 from pathlib import Path
 
@@ -45,6 +47,12 @@ class Broken(BatchDataset):
 class Threads(BatchDataset):
     def batch(self, indices, seed):
         return torch.get_num_threads(), os.getpid()
+
+
+class Slow(BatchDataset):
+    def batch(self, indices, seed):
+        time.sleep(0.3 * (indices[0] > 0))
+        return os.getpid()
 
 
 def plan(count, size=1):
@@ -275,6 +283,56 @@ def test_workers_of_a_killed_process_end_at_once(tmp_path, monkeypatch, delay):
     finally:
         for worker in filter(is_alive, workers):
             os.kill(worker, signal.SIGKILL)
+
+
+@pytest.mark.parametrize("busy", [False, True], ids=["reading", "training"])
+def test_a_killed_worker_ends_the_run_with_one_line(busy):
+    """Whether the main thread waits for a batch or does something else, and among other readers' workers."""
+    others = iterate(Threads(), plan(8), range(8), num_workers=1)
+    next(others)
+    batches = iterate(Slow(), plan(8), range(8), num_workers=2, data_buffer_size=2)
+    worker = next(batches)
+    message = (
+        rf"^a process that reads batches \(pid {worker}\) was ended by SIGKILL, .*; lower --num-workers, .*--max-tok"
+    )
+
+    def go_on():
+        os.kill(worker, signal.SIGKILL)
+        wait_for(lambda: False) if busy else list(batches)
+
+    with pytest.raises(DataError, match=message):
+        go_on()
+    batches.close()
+    assert len(list(others)) == 7
+    assert not multiprocessing.active_children()
+
+
+FAULT = """
+import sys
+import numpy as np
+from w2v.data.dataset import BatchDataset
+from w2v.data.iterator import iterate
+
+class Faulty(BatchDataset):
+    def batch(self, indices, seed):
+        return 1 // (3 - indices[0] if sys.argv[1] == "worker" else 1)
+
+kept = iterate(Faulty(), [np.array([i]) for i in range(8)], range(8), num_workers=2)
+for number, _ in enumerate(kept):
+    1 // (3 - number)
+"""
+
+
+@pytest.mark.parametrize("where", ["worker", "main"])
+def test_a_fault_of_ours_ends_the_program(where):
+    """Although its traceback, which the interpreter keeps, holds the loader."""
+    environ = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[2])}
+    ended = subprocess.run(
+        [sys.executable, "-c", FAULT, where], env=environ, capture_output=True, text=True, timeout=60
+    )
+    assert ended.returncode == 1
+    assert "ZeroDivisionError" in ended.stderr
+    assert "ignored" not in ended.stderr
 
 
 def wait_for(condition, seconds=3.0):

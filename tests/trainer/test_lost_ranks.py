@@ -10,10 +10,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from child import assert_same, at_call, final_state, train_in_children
+from child import assert_same, at_call, final_state, free_port, train_in_children
 
-from w2v import distributed
-from w2v.errors import DataError
+from w2v import distributed, heartbeat
+from w2v.errors import ConfigError, DataError
 
 OPTIONS: dict[str, Any] = {
     "model": {"dropout": 0.2},
@@ -92,6 +92,22 @@ def test_a_rank_that_lives_but_does_not_come(tmp_path: Path, monkeypatch: pytest
     assert "Timed out waiting 3000ms" in first.log
     assert "Traceback" not in first.log
     assert "rank 0 (process " in last.log
+
+
+def test_ranks_that_never_come(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Those that have come give up together, and name the others."""
+    method = f"tcp://127.0.0.1:{free_port()}"
+    for module in (distributed, heartbeat):
+        monkeypatch.setattr(module, "MEETING", 1.5)
+    ended = train_in_children(tmp_path, OPTIONS, find_place=lambda rank: distributed.Place(4, rank, rank, method))
+    for one in ended:
+        assert one.code == 2, one.log
+        assert one.log == "error: ranks [2, 3] of 4 did not come within 1.5 s; their own output may say why\n"
+    with (
+        pytest.raises(ConfigError, match=f"^rank 1 cannot meet rank 0 at {method}: The client socket has timed out"),
+        distributed.joined(distributed.Place(2, 1, 1, method), cpu=True),
+    ):
+        pass
 
 
 @pytest.mark.parametrize(("num_batches", "num_valid"), [(1, 1), (2, 3), (5, 2)])

@@ -202,3 +202,15 @@ def test_what_other_ranks_wait_for_cannot_be_repeated(tmp_path: Path, monkeypatc
     monkeypatch.setattr(torch.Tensor, "backward", fails)
     with pytest.raises(TrainingError, match="other ranks had begun to exchange gradients; lower --max-tokens"):
         trainer.train_step(batches)
+
+
+def test_what_does_not_fit_beside_the_batches(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The moments of Adam are made by its first step."""
+    trainer = make_trainer(tmp_path)
+
+    def fails(*args: Any, **kwargs: Any) -> None:
+        raise torch.cuda.OutOfMemoryError("CUDA out of memory. Tried to allocate 20.00 GiB\nof capacity")
+
+    monkeypatch.setattr(trainer.optimizer, "step", fails)
+    with pytest.raises(TrainingError, match=r"lower --max-tokens .* --ddp-backend fully_sharded \(CUDA .*GiB\)$"):
+        trainer.train_step(next(trainer.batches.updates(2)))

@@ -181,6 +181,7 @@ TEXT = [
     "5,9", "--tie-adaptive-weights", "--tie-adaptive-proj", "--tokens-per-sample", 64, "--max-tokens", 256,
 ]  # fmt: skip
 FAMILIES = {
+    "wav2vec": [*WAV2VEC, "--infonce", "--cross-sample-negatives", 2],
     "gumbel": [*WAV2VEC, "--vq-type", "gumbel"],
     "kmeans": [*WAV2VEC, "--vq-type", "kmeans"],
     "text": TEXT,

@@ -7,13 +7,19 @@ is one number, so resuming reads nothing that was read before.
 
 from __future__ import annotations
 
+import atexit
 import hashlib
 import logging
+import multiprocessing
+import re
 import signal
+import threading
 import warnings
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from multiprocessing.process import BaseProcess
 from typing import Any
+from weakref import WeakSet
 
 import numpy as np
 import numpy.typing as npt
@@ -22,7 +28,7 @@ from torch.utils.data import DataLoader, Dataset
 
 from w2v.data.dataset import BatchDataset
 from w2v.distributed import end_with_parent
-from w2v.errors import W2vError
+from w2v.errors import DataError, W2vError
 from w2v.rng import seed_from
 from w2v.types import Batch
 
@@ -257,14 +263,24 @@ class BatchReader:
 
         Raises:
             W2vError: what the data set raised, wherever it ran.
+            DataError: a worker process was killed. Where that can be known at once, it is raised at once, in whatever
+                the main thread is doing between two batches.
         """
         self._sampler.requests = requests
-        # No name for the loader's iterator: in the traceback of an error it would keep the workers alive.
-        for answer in self._answers():
-            if isinstance(answer, _Failure):
-                raise answer.error()
-            self.dataset.record(answer.report)
-            yield answer.batch
+        failure = None
+        try:
+            # No name for the loader's iterator: in the traceback of an error it would keep the workers alive.
+            for answer in self._answers():
+                if isinstance(answer, _Failure):
+                    raise answer.error()
+                self.dataset.record(answer.report)
+                yield answer.batch
+        except RuntimeError as e:
+            failure = _dead_worker(e)
+            if failure is None:
+                raise
+        if failure is not None:  # only here: torch's error holds the loader's iterator, and so the workers that live
+            raise failure
 
     def close(self) -> None:
         """End the worker processes; a later `read` starts new ones."""
@@ -276,7 +292,67 @@ class BatchReader:
             warnings.filterwarnings("ignore", message="This DataLoader will create")
             if self._loader is None:
                 self._loader = DataLoader(_Answers(self.dataset), **self._options)
-            return iter(self._loader)
+            others = set(multiprocessing.active_children())
+            answers = iter(self._loader)
+        if self._options["num_workers"]:
+            _workers.update(set(multiprocessing.active_children()) - others)
+            _stand_before_torch()
+            atexit.unregister(_end_workers)  # once more, to come before what torch has registered meanwhile
+            atexit.register(_end_workers)
+        return answers
+
+
+_workers: WeakSet[BaseProcess] = WeakSet()
+
+
+def _end_workers() -> None:
+    """End workers that live because a traceback holds the loader.
+
+    multiprocessing would ask them to by SIGTERM, which they ignore, and then wait for ever.
+    """
+    signal.signal(signal.SIGCHLD, signal.SIG_DFL)
+    for worker in _workers:
+        if worker.is_alive():
+            worker.kill()
+
+
+@dataclass(frozen=True)
+class _ChildHandler:
+    """Called when a child process ends. If that was a worker, torch's handler raises: say it plainly."""
+
+    theirs: Any
+
+    def __call__(self, number: int, frame: Any) -> None:
+        try:
+            self.theirs(number, frame)
+        except RuntimeError as e:
+            raise _dead_worker(e) or e from None
+
+
+def _stand_before_torch() -> None:
+    """Put our handler before torch's, which is there since the first workers were started."""
+    theirs = signal.getsignal(signal.SIGCHLD)
+    is_theirs = callable(theirs) and not isinstance(theirs, _ChildHandler)
+    if is_theirs and threading.current_thread() is threading.main_thread():
+        signal.signal(signal.SIGCHLD, _ChildHandler(theirs))
+
+
+_DEAD_WORKER = re.compile(r"DataLoader worker \(pid\S* ([\d, ]+)\) (?:is killed by signal: ([^.]+)|exited)")
+
+
+def _dead_worker(error: RuntimeError) -> DataError | None:
+    """Return what torch says of a dead worker as a line for the user; None for any other error."""
+    if isinstance(error.__cause__, DataError):  # while it waited for a batch, torch has put its own in front of ours
+        return DataError(str(error.__cause__))
+    found = _DEAD_WORKER.match(str(error))
+    if found is None:
+        return None
+    names = {signal.strsignal(number): number.name for number in signal.Signals}
+    how = f"was ended by {names.get(found[2], found[2])}" if found[2] else "has ended"
+    return DataError(
+        f"a process that reads batches (pid {found[1]}) {how}, perhaps because memory, or that of /dev/shm, ran out; "
+        "lower --num-workers, or the size of a batch (--max-tokens, --batch-size)"
+    )
 
 
 class _Requests:
