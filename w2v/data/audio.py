@@ -162,8 +162,9 @@ def centre(clip: Samples, out: Samples) -> np.float32:
     # Sums of rows in float32, their sum in float64.
     size = len(out) // _SQUARES_ROW * _SQUARES_ROW
     rows, rest = out[:size].reshape(-1, _SQUARES_ROW), out[size:]
-    squares = np.einsum("ij,ij->i", rows, rows).sum(dtype=np.float64) + float(np.einsum("i,i", rest, rest))
-    return np.float32(1 / math.sqrt(squares / len(out) + NORMALIZE_EPSILON))
+    squares = float(np.einsum("ij,ij->i", rows, rows).sum(dtype=np.float64)) + float(np.einsum("i,i", rest, rest))
+    scale: np.float32 = np.float32(1 / math.sqrt(squares / len(out) + NORMALIZE_EPSILON))
+    return scale
 
 
 @contextmanager
