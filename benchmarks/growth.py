@@ -2,15 +2,18 @@
 
     python benchmarks/growth.py [--rounds 3] [--record]
 
-Every row is one process that makes updates in bfloat16 on about 40 s of audio, except for the ranks, whose rows have
-20 s per rank. Writes `growth.json` and, where matplotlib is installed, `growth.png`.
+Every row is one process that makes updates in bfloat16 on 40 s of audio. Those of the ranks have one thread and 20 s of
+audio per rank, and tell of rank 0. Writes `growth.json` and, where matplotlib is installed, `growth.png`.
 """
 
 from __future__ import annotations
 
 import argparse
+import contextlib
 import json
+import socket
 import statistics
+import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -33,6 +36,7 @@ SIZES: dict[str, dict[str, Any]] = {
 }  # fmt: skip
 LENGTHS = (5, 10, 20, 40)
 NEGATIVES = (25, 100, 400)
+_JOINED = contextlib.ExitStack()
 
 
 def ours(seconds: float, clips: int, options: dict[str, Any], threads: int) -> Step:
@@ -55,21 +59,40 @@ def ours(seconds: float, clips: int, options: dict[str, Any], threads: int) -> S
     )  # fmt: skip
 
 
-def plan() -> list[tuple[str, str, tuple[Any, ...]]]:
-    """Return (what varies, its value, arguments of `ours`)."""
-    rows: list[tuple[str, str, tuple[Any, ...]]] = []
-    rows += [("seconds per clip", str(s), (s, AUDIO // s, BASE, 2)) for s in LENGTHS]
-    rows += [("layers x width", name, (10, AUDIO // 10, size, 2)) for name, size in SIZES.items()]
-    rows += [("negatives", str(n), (10, AUDIO // 10, {**BASE, "num_negatives": n}, 2)) for n in NEGATIVES]
+def of_ranks(ranks: int) -> Step:
+    """Return a step of rank 0; the others, in processes of their own, step whenever it does."""
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        port = server.getsockname()[1]
+    for rank in range(1, ranks):
+        subprocess.Popen(
+            [sys.executable, __file__, "--join", str(ranks), str(rank), str(port)], stderr=subprocess.DEVNULL
+        )
+    return as_rank(ranks, 0, port)
+
+
+def as_rank(ranks: int, rank: int, port: int) -> Step:
+    """Join the other ranks; return a step of this one."""
+    from w2v.distributed import Place, joined
+
+    _JOINED.enter_context(joined(Place(ranks, rank, 0, f"tcp://127.0.0.1:{port}"), cpu=True))
+    return ours(10, AUDIO // 20, BASE, 1)
+
+
+def plan() -> list[tuple[str, str, Callable[..., Step], tuple[Any, ...]]]:
+    """Return (what varies, its value, what builds a step, with which arguments)."""
+    rows: list[tuple[str, str, Callable[..., Step], tuple[Any, ...]]] = []
+    rows += [("seconds per clip", str(s), ours, (s, AUDIO // s, BASE, 2)) for s in LENGTHS]
+    rows += [("layers x width", name, ours, (10, AUDIO // 10, size, 2)) for name, size in SIZES.items()]
+    rows += [("negatives", str(n), ours, (10, AUDIO // 10, {**BASE, "num_negatives": n}, 2)) for n in NEGATIVES]
+    rows += [("ranks, 20 s each", str(n), of_ranks, (n,)) for n in (1, 2)]
     return rows
 
 
 def measure(rounds: int) -> list[dict[str, Any]]:
     """Measure row after row."""
     found = []
-    build: Callable[..., Step] = ours
-    for what, value, arguments in plan():
-        (side,) = take_turns([(value, build, arguments)], rounds)
+    for what, value, build, arguments in plan():
+        (side,) = take_turns([(value, build, arguments)], rounds, warm_up=3)
         found.append({"what": what, "value": value, "seconds": round(side.median, 2), "GB": round(side.peak / 1e9, 2)})
         print(f"{what:18} {value:>9} {side.median:7.2f} s {side.peak / 1e9:6.2f} GB", flush=True)
     return found
@@ -99,7 +122,12 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--record", action="store_true", help=f"write {RESULTS.name} and growth.png")
+    parser.add_argument("--join", nargs=3, type=int, help=argparse.SUPPRESS)
     arguments = parser.parse_args()
+    if arguments.join:
+        step = as_rank(*arguments.join)
+        while True:
+            step()
     rows = measure(arguments.rounds)
     longest, shortest = (next(row for row in rows if row["value"] == str(s)) for s in (LENGTHS[-1], LENGTHS[0]))
     print(f"clips 8 x as long, the same audio: {longest['seconds'] / shortest['seconds']:.2f} x the time, "

@@ -25,14 +25,16 @@ def ours(precision: str, clips: int) -> Step:
     import torch
     from trained_step import LETTERS, build, for_speed
 
+    from w2v.modules.fixed_weights import fix_weights
+    from w2v.modules.int8_linear import to_int8
+
     for_speed()
     torch.manual_seed(1)
     encoder = {"_name": "wav2vec2", "conv_feature_layers": CONVOLUTIONS, "quantize_targets": True, "final_dim": 256}
     network = build("wav2vec_ctc", {"w2v_args": encoder}, num_classes=len(LETTERS)).eval()
     if precision == "int8":
-        from w2v.modules.int8_linear import to_int8
-
         to_int8(network)
+    fix_weights(network, torch.bfloat16 if precision == "bf16" else None)
     source = torch.randn(clips, SECONDS * RATE)
 
     def step() -> None:

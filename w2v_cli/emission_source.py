@@ -25,6 +25,7 @@ from w2v.data.manifest import Manifest, read_manifest
 from w2v.data.post_process import post_process
 from w2v.emit import ModelEmissions, emission_info
 from w2v.errors import CheckpointError, ConfigError
+from w2v.modules.fixed_weights import fix_weights
 from w2v.modules.int8_linear import to_int8
 from w2v.sections import LOG_FORMATS
 from w2v.types import Emissions
@@ -214,6 +215,7 @@ def open_source(config: SourceConfig, device: torch.device) -> EmissionSource:
             if device.type != "cpu":
                 raise ConfigError("--int8 is for a CPU; give --cpu, or --bf16 on this GPU")
             to_int8(loaded.model)
+        fix_weights(loaded.model, half)
         longest = max(config.max_tokens or 0, MAX_TOKENS)
         reader = ModelEmissions(loaded, info, device, half, config.num_workers, longest)
     dictionary = Dictionary(info.symbols)

@@ -27,6 +27,8 @@ class PositionalConv(nn.Module):
         groups: groups of channels.
     """
 
+    fixed: Tensor | None
+
     def __init__(self, embed_dim: int, kernel: int, groups: int) -> None:
         super().__init__()
         self.kernel = kernel
@@ -36,10 +38,18 @@ class PositionalConv(nn.Module):
         self.bias = nn.Parameter(torch.zeros(embed_dim))
         self.weight_g = nn.Parameter(weight.norm(dim=(0, 1), keepdim=True))
         self.weight_v = nn.Parameter(weight)
+        self.register_buffer("fixed", None, persistent=False)
+
+    def fix(self) -> None:
+        """Compute the weight once, for forward passes after which nothing is trained."""
+        self.fixed = self._weight().detach()
+
+    def _weight(self) -> Tensor:
+        return torch._weight_norm(self.weight_v, self.weight_g, 2)
 
     def forward(self, x: Tensor) -> Tensor:
         """Return (B, T, C) positions for (B, T, C) frames, zero where padded."""
-        weight = torch._weight_norm(self.weight_v, self.weight_g, 2)
+        weight = self._weight() if self.fixed is None else self.fixed
         x = x.transpose(1, 2)
         if x.device.type == "cpu" and weight.shape[1] < FEWEST_CHANNELS_IN_BF16:
             with torch.autocast("cpu", enabled=False):
