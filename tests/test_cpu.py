@@ -44,3 +44,39 @@ def test_speed_lasts_as_long_as_its_context() -> None:
     assert torch.get_float32_matmul_precision() == before
     with speed_on(torch.device("meta")):
         assert torch.get_float32_matmul_precision() == before
+
+
+KERNELS = """
+import ctypes, sys, torch
+from w2v.cpu import speed_on
+
+class Use(ctypes.Structure):
+    _fields_ = [(name, ctypes.c_size_t) for name in "a b c d e f g used free keep".split()]
+
+in_use = getattr(ctypes.CDLL(None), "mallinfo2", None)
+if in_use is None:
+    sys.exit(print("none"))
+in_use.restype = Use
+torch.set_num_threads(1)
+if sys.argv[1] == "limited":
+    context = speed_on(torch.device("cpu"))
+    context.__enter__()
+weight, before = torch.randn(64, 64, dtype=torch.bfloat16), in_use().used
+for rows in range(1, 400):
+    torch.randn(rows, 64, dtype=torch.bfloat16) @ weight
+print(in_use().used - before)
+"""
+
+
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="glibc's allocator")
+def test_few_kernels_are_kept_for_the_shapes_of_other_batches() -> None:
+    used = [
+        subprocess.run([sys.executable, "-c", KERNELS, how], capture_output=True, text=True, check=True).stdout.strip()
+        for how in ("as usual", "limited")
+    ]
+    if "none" in used:
+        pytest.skip("this C library does not tell what is in use")
+    usual, limited = map(int, used)
+    if usual < 10_000_000:
+        pytest.skip("kernels take no room on this machine")
+    assert limited < 0.3 * usual
