@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
 
@@ -62,7 +63,7 @@ if sys.argv[1] == "limited":
     context = speed_on(torch.device("cpu"))
     context.__enter__()
 weight, before = torch.randn(64, 64, dtype=torch.bfloat16), in_use().used
-for rows in range(1, 400):
+for rows in range(1, 300):
     torch.randn(rows, 64, dtype=torch.bfloat16) @ weight
 print(in_use().used - before)
 """
@@ -70,8 +71,12 @@ print(in_use().used - before)
 
 @pytest.mark.skipif(not sys.platform.startswith("linux"), reason="glibc's allocator")
 def test_few_kernels_are_kept_for_the_shapes_of_other_batches() -> None:
+    limits = ("ONEDNN_PRIMITIVE_CACHE_CAPACITY", "LRU_CACHE_CAPACITY")
+    environment = {name: value for name, value in os.environ.items() if name not in limits}
     used = [
-        subprocess.run([sys.executable, "-c", KERNELS, how], capture_output=True, text=True, check=True).stdout.strip()
+        subprocess.run(
+            [sys.executable, "-c", KERNELS, how], capture_output=True, text=True, check=True, env=environment
+        ).stdout.strip()
         for how in ("as usual", "limited")
     ]
     if "none" in used:
@@ -79,4 +84,4 @@ def test_few_kernels_are_kept_for_the_shapes_of_other_batches() -> None:
     usual, limited = map(int, used)
     if usual < 10_000_000:
         pytest.skip("kernels take no room on this machine")
-    assert limited < 0.3 * usual
+    assert limited < 0.5 * usual
