@@ -13,19 +13,28 @@ from w2v.functional.strided_conv import prefers_products, strided_conv
 from w2v.functional.time_norm import norm_over_time
 
 
-@settings(max_examples=80, deadline=None)
+@settings(max_examples=120, deadline=None)
 @given(
-    st.integers(1, 3), st.integers(1, 6), st.integers(1, 4), st.integers(0, 20), st.sampled_from([1, 40]), st.booleans()
+    st.integers(1, 3),
+    st.integers(1, 6),
+    st.integers(1, 4),
+    st.integers(0, 20),
+    st.sampled_from([1, 40]),
+    st.booleans(),
+    st.booleans(),
 )
-def test_convolution(clips: int, kernel: int, stride: int, more: int, channels: int, has_bias: bool) -> None:
+def test_convolution(
+    clips: int, kernel: int, stride: int, more: int, channels: int, has_bias: bool, gelu_first: bool
+) -> None:
     generator = torch.Generator().manual_seed(kernel * 100 + stride)
     x = torch.randn(clips, kernel + more, channels, generator=generator, requires_grad=True)
     weight = torch.randn(5, channels, kernel, generator=generator, requires_grad=True)
     bias = torch.randn(5, generator=generator, requires_grad=True) if has_bias else None
     inputs = [tensor for tensor in (x, weight, bias) if tensor is not None]
     doubles = [tensor.detach().double().requires_grad_() for tensor in inputs]
-    expected = F.conv1d(doubles[0].transpose(1, 2), *doubles[1:], stride=stride).transpose(1, 2)
-    result = strided_conv(x, weight, bias, stride)
+    before = F.gelu(doubles[0]) if gelu_first else doubles[0]
+    expected = F.conv1d(before.transpose(1, 2), *doubles[1:], stride=stride).transpose(1, 2)
+    result = strided_conv(x, weight, bias, stride, gelu_first=gelu_first)
     torch.testing.assert_close(result.double(), expected, rtol=1e-5, atol=1e-5)
     upstream = torch.randn(result.shape, generator=generator)
     found = torch.autograd.grad((result * upstream).sum(), inputs)

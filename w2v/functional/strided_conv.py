@@ -29,7 +29,7 @@ def prefers_products(x: Tensor) -> bool:
     return torch.is_autocast_enabled("cpu") or torch.get_float32_matmul_precision() != "highest"
 
 
-def strided_conv(x: Tensor, weight: Tensor, bias: Tensor | None, stride: int) -> Tensor:
+def strided_conv(x: Tensor, weight: Tensor, bias: Tensor | None, stride: int, *, gelu_first: bool = False) -> Tensor:
     """Convolve over time, on a CPU.
 
     Args:
@@ -37,17 +37,20 @@ def strided_conv(x: Tensor, weight: Tensor, bias: Tensor | None, stride: int) ->
         weight: (D, C, K) as in `torch.nn.Conv1d`.
         bias: (D,) or None.
         stride: frames between two windows.
+        gelu_first: convolve `gelu(x)`, which is computed once more on the way back instead of being remembered.
 
     Returns:
         (B, T', D) with T' = (T - K) // stride + 1.
     """
     kernel = weight.shape[2]
     if x.shape[2] * kernel <= _FEW_COLUMNS:
+        x = F.gelu(x) if gelu_first else x
         # (B, T', C, K) -> (B, T', C * K)
         return F.linear(x.unfold(1, kernel, stride).flatten(2), weight.flatten(1), bias)
     if torch.is_autocast_enabled("cpu"):
         x = x.to(torch.get_autocast_dtype("cpu"))
-    return _StridedConv.apply(x.contiguous(), weight, bias, stride)  # type: ignore[no-any-return,no-untyped-call]
+    result: Tensor = _StridedConv.apply(x.contiguous(), weight, bias, stride, gelu_first)  # type: ignore[no-untyped-call]
+    return result
 
 
 def _windows(x: Tensor, first: int, width: int, stride: int, num_windows: int) -> Tensor:
@@ -73,10 +76,11 @@ def _columns(weight: Tensor, first: int, width: int) -> Tensor:
 
 class _StridedConv(torch.autograd.Function):
     @staticmethod
-    def forward(ctx: Any, x: Tensor, weight: Tensor, bias: Tensor | None, stride: int) -> Tensor:
+    def forward(ctx: Any, x: Tensor, weight: Tensor, bias: Tensor | None, stride: int, gelu_first: bool) -> Tensor:
         num_windows = (x.shape[1] - weight.shape[2]) // stride + 1
         ctx.save_for_backward(x, weight)
-        ctx.stride, ctx.has_bias = stride, bias is not None
+        ctx.stride, ctx.has_bias, ctx.gelu_first = stride, bias is not None, gelu_first
+        x = F.gelu(x) if gelu_first else x
         weight, bias = weight.to(x.dtype), None if bias is None else bias.to(x.dtype)
         result = x.new_empty(x.shape[0], num_windows, weight.shape[0])
         for first, width in _pieces(weight, stride):
@@ -86,8 +90,9 @@ class _StridedConv(torch.autograd.Function):
         return result if bias is None else result.add_(bias)
 
     @staticmethod
-    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, Tensor | None, Tensor | None, None]:
-        x, weight = ctx.saved_tensors
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, Tensor | None, Tensor | None, None, None]:
+        given, weight = ctx.saved_tensors
+        x = F.gelu(given) if ctx.gelu_first and ctx.needs_input_grad[1] else given
         grad, stride, taken = grads[0].contiguous(), ctx.stride, weight.to(x.dtype)
         grad_x = torch.empty_like(x) if ctx.needs_input_grad[0] else None
         grad_weight = torch.empty_like(weight) if ctx.needs_input_grad[1] else None
@@ -107,4 +112,6 @@ class _StridedConv(torch.autograd.Function):
                 for clip, out in zip(_windows(grad_x, first, width, stride, grad.shape[1]), grad, strict=True):
                     torch.addmm(clip, out, columns, beta=1 if first else 0, out=clip)
         grad_bias = grad.sum(dim=(0, 1), dtype=torch.float32) if ctx.has_bias else None
-        return grad_x, grad_weight, grad_bias, None
+        if grad_x is not None and ctx.gelu_first:
+            grad_x = torch.ops.aten.gelu_backward(grad_x, given)
+        return grad_x, grad_weight, grad_bias, None, None

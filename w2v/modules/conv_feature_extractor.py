@@ -58,10 +58,10 @@ class ConvBlock(nn.Module):
         x = self.conv(x)
         return F.gelu(x if self.norm is None else self.norm(x, lengths))
 
-    def over_frames(self, x: Tensor, lengths: Tensor | None) -> Tensor:
-        """Do the same to (B, T, C), through matrix products."""
-        x = strided_conv(x, self.conv.weight, self.conv.bias, self.stride)
-        return F.gelu(x if self.norm is None else self.norm.over_frames(x, lengths))
+    def over_frames(self, x: Tensor, lengths: Tensor | None, *, gelu_first: bool) -> Tensor:
+        """Return (B, T', C') of (B, T, C) through matrix products: all but GELU, which the next block does first."""
+        x = strided_conv(x, self.conv.weight, self.conv.bias, self.stride, gelu_first=gelu_first)
+        return x if self.norm is None else self.norm.over_frames(x, lengths)
 
 
 class ConvFeatureExtractor(nn.Module):
@@ -126,8 +126,8 @@ class ConvFeatureExtractor(nn.Module):
 
     def _by_products(self, source: Tensor, lengths: Tensor | None) -> Tensor:
         x = source[:, :, None]  # (B, T, C)
-        for block in self.conv_layers:
+        for i, block in enumerate(self.conv_layers):
             assert isinstance(block, ConvBlock)
             lengths = block.frames(lengths)
-            x = block.over_frames(x, lengths)
-        return x
+            x = block.over_frames(x, lengths, gelu_first=i > 0)
+        return F.gelu(x)
