@@ -10,6 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from w2v.functional.dropout import dropout
+from w2v.functional.gelu_linear import gelu_linear
 from w2v.modules.multihead_attention import Memory, MultiheadAttention
 from w2v.rng import numpy_generator
 
@@ -77,8 +78,13 @@ class TransformerLayer(nn.Module):
         return dropout(x, self.spec.dropout, self.training)
 
     def _feed_forward(self, x: Tensor) -> Tensor:
-        x = dropout(self.activation(self.fc1(x)), self.spec.activation_dropout, self.training)
-        return dropout(self.fc2(x), self.spec.dropout, self.training)
+        x = self.fc1(x)
+        activation_dropout = self.spec.activation_dropout if self.training else 0.0
+        if self.activation is F.gelu and activation_dropout == 0 and type(self.fc2) is nn.Linear:
+            x = gelu_linear(x, self.fc2.weight, self.fc2.bias)
+        else:
+            x = self.fc2(dropout(self.activation(x), activation_dropout, self.training))
+        return dropout(x, self.spec.dropout, self.training)
 
 
 def kept_layers(spec: StackSpec, num_updates: int, *, training: bool) -> list[bool]:
