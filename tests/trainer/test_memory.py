@@ -5,51 +5,23 @@ The GPU is played by convolutions and transformer blocks that refuse more than s
 
 from __future__ import annotations
 
-import json
 import logging
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
-from toy_speech import CONV, prepare, pretraining
+from small_models import KINDS, small_trainer
+from toy_speech import prepare
 from toy_training import make_trainer
 
-from w2v.build import build_trainer
 from w2v.errors import TrainingError
 from w2v.modules.clip_parts import clip_parts
 from w2v.modules.conv_encoder import ConvEncoder
 from w2v.modules.conv_feature_extractor import ConvFeatureExtractor
 from w2v.modules.transformer_encoder import TransformerEncoder
-from w2v.options import parse_train_command
 
 pytest.importorskip("soundfile")
-
-WAV2VEC = [
-    "--arch", "wav2vec", "--criterion", "wav2vec", "--infonce", "--num-negatives", 5, "--cross-sample-negatives", 5,
-    "--prediction-steps", 3, "--conv-feature-layers", "[(16, 10, 5), (16, 8, 4), (16, 4, 4)]", "--skip-connections-agg",
-    "--conv-aggregator-layers", "[(16, 2, 1), (16, 3, 1)]", "--vq-vars", 8, "--loss-weights", "[1]",
-    "--max-sample-size", 12000, "--project-features", "new",
-]  # fmt: skip
-NO_DROPOUT = ["--dropout", 0, "--attention-dropout", 0]
-TINY = [
-    *("--encoder-layers", 2, "--encoder-embed-dim", 16, "--encoder-ffn-embed-dim", 32, "--final-dim", 8),
-    *("--cross-sample-negatives", 5, "--latent-vars", 4),
-]
-ENCODER = {
-    "conv_feature_layers": CONV, "encoder_layers": 2, "encoder_embed_dim": 16, "encoder_ffn_embed_dim": 32,
-    "encoder_attention_heads": 4, "conv_pos": 16, "conv_pos_groups": 4,
-}  # fmt: skip
-CTC = ["--arch", "wav2vec_ctc", "--criterion", "ctc", "--labels", "ltr", "--w2v-args", json.dumps(ENCODER),
-       "--feature-grad-mult", 1, "--apply-mask"]  # fmt: skip
-KINDS: dict[str, list[Any]] = {
-    "wav2vec": WAV2VEC,
-    "gumbel": [*WAV2VEC, "--vq-type", "gumbel"],
-    "kmeans": [*WAV2VEC, "--vq-type", "kmeans", "--enable-padding"],
-    "wav2vec2": [*TINY, *NO_DROPOUT],
-    "wav2vec2_padded": [*TINY, *NO_DROPOUT, "--enable-padding", "--extractor-mode", "default"],
-    "ctc": CTC,
-}
 
 
 @pytest.fixture(scope="module")
@@ -59,12 +31,7 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def trainer_of(kind: str, data: Path, folder: Path) -> Any:
     more = ["--max-tokens", 10**6, "--batch-size", 8, "--curriculum", 1, "--disable-validation"]
-    command = [*KINDS[kind], *more] if kind.startswith("wav2vec2") else [data, "--optimizer", "adam", *KINDS[kind]]
-    if kind.startswith("wav2vec2"):
-        command = pretraining(data, folder, *command)
-    else:
-        command += [*more, "--save-dir", folder, "--num-workers", 0, "--cpu", "--lr", 0.001]
-    return build_trainer(parse_train_command([str(item) for item in command]).config, torch.device("cpu"))
+    return small_trainer(KINDS[kind], data, folder, torch.device("cpu"), *more)
 
 
 def one_step(trainer: Any) -> tuple[torch.Tensor, dict[str, float]]:

@@ -10,7 +10,7 @@ import os
 import signal
 import sys
 import traceback
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -95,6 +95,16 @@ def assert_alike(one: Path, other: Path) -> None:
         assert_close(ours[key], theirs[key], key)
 
 
+def assert_sharding_changes_nothing(folder: Path, command: list[Any], tags: Sequence[str]) -> None:
+    """Train in both ways; compare the losses of some lines of the log, and the last checkpoints."""
+    logs = []
+    for name, more in (("sharded", SHARDED), ("unsharded", [])):
+        logs.append(train_on(folder / name, [*command, "--save-dir", folder / name, *more]))
+    for tag in tags:
+        assert losses(logs[0], tag) == pytest.approx(losses(logs[1], tag), rel=1e-5, abs=1e-3)
+    assert_alike(folder / "sharded", folder / "unsharded")
+
+
 @pytest.fixture(scope="module")
 def unsharded(corpus: Path) -> tuple[Path, str]:
     """A pretraining run of two ranks with DistributedDataParallel, and its log."""
@@ -141,11 +151,7 @@ def test_checkpoints_fit_both(
 
 def test_bfloat16(corpus: Path, tmp_path: Path) -> None:
     command = [*pretraining(corpus / "data", "SAVE", *PRETRAINING), "--max-update", 3, "--bf16", "--clip-norm", 0]
-    logs = []
-    for name, more in (("sharded", SHARDED), ("unsharded", [])):
-        logs.append(train_on(tmp_path / name, [*command, "--save-dir", tmp_path / name, *more]))
-    assert losses(logs[0], "train_inner") == pytest.approx(losses(logs[1], "train_inner"), rel=1e-5, abs=1e-3)
-    assert_alike(tmp_path / "sharded", tmp_path / "unsharded")
+    assert_sharding_changes_nothing(tmp_path, command, ("train_inner",))
 
 
 def test_fine_tuning_with_an_encoder_that_is_frozen_at_first(
@@ -155,12 +161,7 @@ def test_fine_tuning_with_an_encoder_that_is_frozen_at_first(
     command = finetuning(corpus / "data", "SAVE", sharded[0] / "checkpoint_last.pt", *SHORT, "--apply-mask")
     command += ["--freeze-finetune-updates", 2, "--feature-grad-mult", 0, "--layerdrop", 0.3, "--max-tokens", 60000]
     command += ["--max-update", 5, "--validate-after-updates", 0, "--batch-size-valid", 2]
-    logs = []
-    for name, more in (("sharded", SHARDED), ("unsharded", [])):
-        logs.append(train_on(tmp_path / name, [*command, "--save-dir", tmp_path / name, *more]))
-    for tag in ("train_inner", "valid"):
-        assert losses(logs[0], tag) == pytest.approx(losses(logs[1], tag), rel=1e-5, abs=1e-3)
-    assert_alike(tmp_path / "sharded", tmp_path / "unsharded")
+    assert_sharding_changes_nothing(tmp_path, command, ("train_inner", "valid"))
     steps = {
         entry["step"]
         for entry in load_checkpoint(tmp_path / "sharded/checkpoint_last.pt")["optimizer"]["state"].values()
@@ -199,12 +200,7 @@ def test_other_models(corpus: Path, tmp_path: Path, family: str) -> None:
         for split in ("train", "valid"):
             (data / f"{split}.txt").write_text("\n".join(words[i:] for i in range(0, 80, 5)) + "\n")
     command = [data, *FAMILIES[family], *ADAM, *COMMON, *SHORT, "--max-update", 4]
-    logs = []
-    for name, more in (("sharded", SHARDED), ("unsharded", [])):
-        logs.append(train_on(tmp_path / name, [*command, "--save-dir", tmp_path / name, *more]))
-    for tag in ("train_inner", "valid"):
-        assert losses(logs[0], tag) == pytest.approx(losses(logs[1], tag), rel=1e-5, abs=1e-3)
-    assert_alike(tmp_path / "sharded", tmp_path / "unsharded")
+    assert_sharding_changes_nothing(tmp_path, command, ("train_inner", "valid"))
 
 
 # ------------------------------------------------------------------------------------------- a toy
