@@ -191,3 +191,41 @@ def _nearly_all(values: Floats, *, is_signed: bool) -> tuple[float, float]:
         return -most, most
     low, high = (float(q) for q in np.quantile(known, (0.01, 0.99)))
     return low, high if high > low else low + 1.0
+
+
+@dataclass(frozen=True)
+class Snippet:
+    """A short stretch of audio.
+
+    Attributes:
+        title: above it.
+        samples: (S,).
+    """
+
+    title: str
+    samples: Floats
+
+
+def draw_snippets(rows: Sequence[Sequence[Snippet]], sample_rate: int, heading: Sequence[str]) -> Figure:
+    """Draw the spectrograms of short stretches, row by row.
+
+    Args:
+        rows: at least one, of equal lengths.
+        sample_rate: in Hz.
+        heading: names of the columns.
+    """
+    columns = len(rows[0])
+    figure = new_figure(1.75 * columns, 1.25 * len(rows) + 0.3)
+    grid = figure.subplots(len(rows), columns, squeeze=False)
+    for place, (line, row) in enumerate(zip(grid, rows, strict=True)):
+        for column, (axes, snippet) in enumerate(zip(line, row, strict=True)):
+            title = shortened(snippet.title, 28)
+            axes.set_title(f"{heading[column]}\n{title}" if place == 0 else title, fontsize=7)
+            axes.set_xticks([])
+            axes.set_yticks([])
+            if len(snippet.samples):
+                levels = spectrogram(snippet.samples, sample_rate).decibels
+                loudest = float(levels.max())
+                axes.imshow(levels, origin="lower", cmap="magma", vmin=loudest - FLOOR, vmax=loudest)
+                axes.axvline((levels.shape[1] - 1) / 2, color="white", linewidth=0.6, alpha=0.7)
+    return figure

@@ -148,4 +148,5 @@ def _gaps(x: Floats) -> list[int]:
     steps = np.diff(x)
     if len(steps) < 2:
         return []
-    return (np.flatnonzero(steps > WIDEST_GAP * np.median(steps)) + 1).tolist()
+    starts: list[int] = (np.flatnonzero(steps > WIDEST_GAP * np.median(steps)) + 1).tolist()
+    return starts

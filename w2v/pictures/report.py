@@ -116,7 +116,9 @@ def render_report(title: str, card: Mapping[str, str], sections: Sequence[Sectio
         # A browser asks a server for an icon, unless the page has one.
         f'<link rel="icon" href="data:,">\n<title>{_text(title)}</title>\n<style>{_STYLE}</style>\n</head>\n'
     )
-    rows = "".join(f'<tr><th scope="row">{_text(name)}</th><td>{_text(value)}</td></tr>\n' for name, value in card.items())
+    rows = "".join(
+        f'<tr><th scope="row">{_text(name)}</th><td>{_text(value)}</td></tr>\n' for name, value in card.items()
+    )
     body = [
         f"<body>\n<header><h1>{_text(title)}</h1>\n<table>\n{rows}</table>\n",
         f'<nav aria-label="Sections"><ul>{links}</ul></nav></header>\n<main>\n',
@@ -138,7 +140,7 @@ def _part(part: Image | Sound | Table) -> str:
         rows = "".join("<tr>" + "".join(f"<td>{_cell(cell)}</td>" for cell in row) + "</tr>\n" for row in part.rows)
         return f'<div class="scroll" tabindex="0"><table>\n<tr>{head}</tr>\n{rows}</table></div>\n'
     if isinstance(part, Sound):
-        return f'<figure>{_sound(part)} <figcaption>{_text(part.label)}</figcaption></figure>\n'
+        return f"<figure>{_sound(part)} <figcaption>{_text(part.label)}</figcaption></figure>\n"
     files = " · ".join(
         f"{what}: {_text(name)}" for what, name in (("picture", part.name), ("numbers", part.numbers)) if name
     )

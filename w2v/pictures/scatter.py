@@ -97,7 +97,7 @@ def _draw_points(axes: Any, scatter: Scatter, colours: Classes | Levels) -> Any:
     else:
         others = colours.numbers < 0
         if others.any():
-            axes.scatter(x[others], y[others], color="#c8c8c8", label="other", **style)
+            axes.scatter(x[others], y[others], color="#c8c8c8", label=f"another {colours.what}, or none", **style)
         for number, name in enumerate(colours.names):
             chosen = colours.numbers == number
             if chosen.any():

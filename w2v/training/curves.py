@@ -15,11 +15,11 @@ from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from w2v.checkpoint import load_checkpoint
+from w2v.checkpoint.file import load_checkpoint
 from w2v.config import build_config
 from w2v.criterions import CRITERIONS
 from w2v.errors import CheckpointError, DataError, MissingPackageError, W2vError
-from w2v.metrics import Window
+from w2v.training.metrics import Window
 
 TRAIN = "train"
 LOG_ENDINGS = (".log", ".txt", ".out", ".json", ".jsonl")
@@ -70,7 +70,7 @@ def read_run(path: str | Path, name: str | None = None) -> list[Point]:
         raise DataError(f"no run {path}: neither a file nor a folder")
     if not points:
         raise DataError(
-            f"{path}: holds no curves: no lines of --log-format json, no TensorBoard events, no checkpoints of w2v-train"
+            f"{path}: holds no curves: no lines of --log-format json, no TensorBoard events, no checkpoint of w2v-train"
         )
     return points
 
