@@ -64,6 +64,7 @@ FLOORS = {
     "w2v.evaluation": 4,
     "w2v.emit": 4,
     "w2v.encode": 4,
+    "w2v.inference": 4,
     "w2v.trainer": 4,
     "w2v.training_log": 4,
     "w2v.transcribe": 4,
