@@ -15,8 +15,8 @@ import numpy as np
 import pytest
 import torch
 
+from w2v.checkpoint import file as checkpoint
 from w2v.checkpoint.file import copy_checkpoint, load_checkpoint, save_checkpoint
-from w2v.checkpoint.file import file as checkpoint
 from w2v.checkpoint.manager import CheckpointManager
 from w2v.config.sections import CheckpointConfig
 from w2v.errors import CheckpointError, ConfigError, W2vError

@@ -15,7 +15,7 @@ from typing import Any
 
 import pytest
 
-from w2v.checkpoint.file import folder_lock
+from w2v.checkpoint import folder_lock
 from w2v.checkpoint.folder_lock import FolderLock
 from w2v.checkpoint.manager import CheckpointManager
 from w2v.config.sections import CheckpointConfig

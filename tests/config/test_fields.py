@@ -12,8 +12,6 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from w2v.config import (
-    MAX_LITERAL_CHARACTERS,
-    MAX_LITERAL_ITEMS,
     ArgumentParser,
     arg,
     build_config,
@@ -27,6 +25,7 @@ from w2v.config import (
     str_tuple,
     to_plain,
 )
+from w2v.config.literals import MAX_LITERAL_CHARACTERS, MAX_LITERAL_ITEMS
 from w2v.errors import ConfigError
 from w2v.functional.conv_spec import conv_layers
 

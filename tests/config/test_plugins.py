@@ -14,7 +14,7 @@ from w2v.errors import ConfigError, RegistryError
 from w2v.models import MODELS
 from w2v.plugins import import_installed, import_user_dir
 
-REPOSITORY = Path(__file__).resolve().parents[1]
+REPOSITORY = Path(__file__).resolve().parents[2]
 
 MODEL = """
 from dataclasses import dataclass

@@ -31,7 +31,7 @@ OTHERS = 300
 
 
 def _load() -> ModuleType:
-    path = Path(__file__).resolve().parents[1] / "benchmarks" / "fuzz.py"
+    path = Path(__file__).resolve().parents[2] / "benchmarks" / "fuzz.py"
     spec = importlib.util.spec_from_file_location("w2v_fuzz", path)
     assert spec is not None
     assert spec.loader is not None

@@ -15,7 +15,7 @@ from typing import Any
 import pytest
 from child import assert_same, at_call, final_state, train_in_child, train_in_children
 
-from w2v.checkpoint.file import file as checkpoint
+from w2v.checkpoint import file as checkpoint
 from w2v.checkpoint.folder_lock import FolderLock
 
 OPTIONS: dict[str, Any] = {

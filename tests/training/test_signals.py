@@ -34,7 +34,7 @@ with Interrupt():
 
 
 def test_the_second_ctrl_c_leaves_at_once_even_out_of_c_code() -> None:
-    environ = {**os.environ, "PYTHONPATH": str(Path(__file__).resolve().parents[1])}
+    environ = {**os.environ, "PYTHONPATH": str(Path(__file__).resolve().parents[2])}
     child = subprocess.Popen([sys.executable, "-c", STUCK], env=environ, stdout=subprocess.PIPE, text=True)
     assert child.stdout is not None
     assert child.stdout.readline() == "ready\n"
