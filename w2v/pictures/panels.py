@@ -108,6 +108,8 @@ def _draw_panel(axes: Any, panel: Panel) -> None:
     if panel.level is not None:
         value, name = panel.level
         axes.axhline(value, color="black", linestyle=":", linewidth=1, label=name)
+    if panel.bars:
+        axes.margins(y=0.3)  # room for the legend
     axes.set_title(panel.title)
     axes.set_xlabel(panel.x_label)
     axes.set_ylabel(panel.y_label)

@@ -58,9 +58,16 @@ def curve_image(
 def curve_lines(points: Sequence[Point], quantity: str, references: Sequence[str] = ()) -> list[Line]:
     """Return the curves of one quantity: a colour for each run, or for each data set where there is one run."""
     runs = list(dict.fromkeys(point.run for point in points))
+    named = dict.fromkeys(runs, quantity)
+    if quantity == "loss_0":
+        # Without penalties, the whole loss is that of the prediction.
+        parted, contrastive = (
+            {point.run for point in points if point.quantity == name} for name in ("loss_0", "accuracy")
+        )
+        named |= dict.fromkeys(contrastive - parted, "loss")
     series: dict[tuple[str, str], list[Point]] = {}
     for point in points:
-        if point.quantity == quantity:
+        if point.quantity == named[point.run]:
             series.setdefault((point.run, point.data), []).append(point)
     sets = list(dict.fromkeys(data for _, data in series))
     lines = []
