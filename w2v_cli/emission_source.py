@@ -10,30 +10,26 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
 
-import numpy as np
-import numpy.typing as npt
 import torch
 
 from w2v import distributed
-from w2v.build import LoadedModel, load_model
 from w2v.config import arg, check_range, parse_literal
+from w2v.config.sections import LOG_FORMATS
 from w2v.data.batch_sampler import batch_by_size, length_order
 from w2v.data.dictionary import Dictionary
-from w2v.data.emission_file import EmissionFile, EmissionInfo, EmissionWriter, merge_emissions
 from w2v.data.labels import Labels, read_labels
 from w2v.data.manifest import Manifest, read_manifest
 from w2v.data.post_process import post_process
-from w2v.emit import ModelEmissions, emission_info
 from w2v.errors import CheckpointError, ConfigError
-from w2v.modules.fixed_weights import fix_weights
-from w2v.modules.int8_linear import to_int8
-from w2v.sections import LOG_FORMATS
-from w2v.types import Emissions
+from w2v.inference.emission_file import EmissionFile, EmissionInfo, EmissionWriter, merge_emissions
+from w2v.inference.emissions import ModelEmissions, emission_info
+from w2v.inference.load import LoadedModel, load_model
+from w2v.inference.prepare import cast_weights, to_int8
+from w2v.types import Emissions, IntArray
 
 logger = logging.getLogger("w2v-infer")
 
 MAX_TOKENS = 4_000_000
-Ints = npt.NDArray[np.int64]
 
 
 def read_overrides(value: Any) -> dict[str, Any]:
@@ -140,7 +136,7 @@ class Reader(Protocol):
 
     @property
     def info(self) -> EmissionInfo: ...
-    def read(self, manifest: Manifest, batches: Sequence[Ints]) -> Iterator[Emissions]: ...
+    def read(self, manifest: Manifest, batches: Sequence[IntArray]) -> Iterator[Emissions]: ...
 
 
 @dataclass(frozen=True)
@@ -161,9 +157,9 @@ class EmissionSource:
     dictionary: Dictionary
     manifest: Manifest
     labels: Labels | None
-    batches: list[Ints]
+    batches: list[IntArray]
 
-    def of_this_rank(self) -> list[Ints]:
+    def of_this_rank(self) -> list[IntArray]:
         """Return the batches that this rank computes."""
         return self.batches[distributed.rank() :: distributed.world_size()]
 
@@ -215,7 +211,7 @@ def open_source(config: SourceConfig, device: torch.device) -> EmissionSource:
             if device.type != "cpu":
                 raise ConfigError("--int8 is for a CPU; give --cpu, or --bf16 on this GPU")
             to_int8(loaded.model)
-        fix_weights(loaded.model, half)
+        cast_weights(loaded.model, half)
         longest = max(config.max_tokens or 0, MAX_TOKENS)
         reader = ModelEmissions(loaded, info, device, half, config.num_workers, longest)
     dictionary = Dictionary(info.symbols)
@@ -265,7 +261,7 @@ def open_labels(config: SourceConfig, info: EmissionInfo, manifest: Manifest, di
     return labels
 
 
-def plan_batches(config: SourceConfig, manifest: Manifest) -> list[Ints]:
+def plan_batches(config: SourceConfig, manifest: Manifest) -> list[IntArray]:
     """Return the batches of this shard, longest clips first, as the original makes them."""
     max_tokens = config.max_tokens
     if max_tokens is None and config.batch_size is None:

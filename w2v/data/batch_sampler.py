@@ -6,15 +6,13 @@ The order and the cuts are those of the original at its README's commit (fairseq
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
-import numpy.typing as npt
 
 from w2v.errors import DataError
-
-Ints = npt.NDArray[np.int64]
+from w2v.types import IntArray
 
 
 @dataclass(frozen=True)
@@ -26,8 +24,8 @@ class BatchPlan:
         skipped: indices of clips longer than the budget of a whole batch.
     """
 
-    batches: list[Ints]
-    skipped: Ints
+    batches: list[IntArray]
+    skipped: IntArray
 
     @property
     def num_skipped(self) -> int:
@@ -37,7 +35,7 @@ class BatchPlan:
         return len(self.batches)
 
 
-def length_order(sizes: Ints, seed: int | None) -> Ints:
+def length_order(sizes: IntArray, seed: int | None) -> IntArray:
     """Return the indices of clips, longest first.
 
     Args:
@@ -46,13 +44,13 @@ def length_order(sizes: Ints, seed: int | None) -> Ints:
     """
     # The legacy generator: its permutation is what the original drew.
     ties = np.arange(len(sizes)) if seed is None else np.random.RandomState(seed).permutation(len(sizes))
-    order: Ints = np.lexsort((ties, sizes))[::-1].astype(np.int64)
+    order: IntArray = np.lexsort((ties, sizes))[::-1].astype(np.int64)
     return order
 
 
 def batch_by_size(
-    order: Ints,
-    lengths: Ints,
+    order: IntArray,
+    lengths: IntArray,
     *,
     max_tokens: int | None = None,
     batch_size: int | None = None,
@@ -88,8 +86,8 @@ def batch_by_size(
 
 
 def plan_batches(
-    sizes: Ints,
-    lengths: Ints,
+    sizes: IntArray,
+    lengths: IntArray,
     *,
     seed: int | None,
     max_tokens: int | None,
@@ -129,7 +127,7 @@ def plan_batches(
     return plan
 
 
-def _clips_that_fit(costs: Ints, start: int, max_tokens: int | None, batch_size: int | None) -> int:
+def _clips_that_fit(costs: IntArray, start: int, max_tokens: int | None, batch_size: int | None) -> int:
     window = len(costs) - start if batch_size is None else min(batch_size, len(costs) - start)
     if max_tokens is None:
         return window
@@ -139,3 +137,42 @@ def _clips_that_fit(costs: Ints, start: int, max_tokens: int | None, batch_size:
     longest = np.maximum.accumulate(costs[start : start + window])
     padded = np.arange(1, len(longest) + 1) * longest
     return int(np.searchsorted(padded, max_tokens, side="right"))
+
+
+@dataclass(frozen=True)
+class PaddingStats:
+    """Shares of an epoch, from 0 to 1, and its largest batch.
+
+    Attributes:
+        padding: of the samples that go through the model, those that are padding.
+        cropped: of the samples of the clips, those that are cropped away.
+        largest: number of a batch with the most samples, padding counted.
+    """
+
+    padding: float
+    cropped: float
+    largest: int
+
+
+def padding_stats(
+    batches: Sequence[IntArray], sizes: IntArray, *, pad: bool, max_size: int | None = None
+) -> PaddingStats:
+    """Work out the waste of one epoch.
+
+    Args:
+        batches: indices of the clips of each batch, none of them empty.
+        sizes: (N,) samples per clip, by index.
+        pad: clips are padded to the longest of the batch; otherwise cropped to the shortest.
+        max_size: no row is wider than this many samples.
+    """
+    starts = np.cumsum([0, *map(len, batches[:-1])])
+    counts = np.diff(starts, append=sum(map(len, batches)))
+    whole = sizes[np.concatenate(batches)]
+    widths = (np.maximum if pad else np.minimum).reduceat(whole, starts)
+    if max_size is not None:
+        widths = np.minimum(widths, max_size)
+    heard = int(np.minimum(whole, np.repeat(widths, counts)).sum())
+    tokens = widths * counts
+    return PaddingStats(
+        1 - heard / max(int(tokens.sum()), 1), 1 - heard / max(int(whole.sum()), 1), int(tokens.argmax())
+    )

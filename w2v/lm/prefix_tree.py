@@ -3,9 +3,43 @@
 from __future__ import annotations
 
 import numpy as np
-import numpy.typing as npt
+import torch
+from torch import Tensor
 
-Ints = npt.NDArray[np.int64]
+from w2v.types import IntArray
+
+
+class RowStore:
+    """Rows of one shape.
+
+    Attributes:
+        size: rows held.
+    """
+
+    def __init__(self) -> None:
+        self.size = 0
+        self._rows = torch.empty(0)
+
+    @property
+    def rows(self) -> Tensor:
+        """(size, ...) the rows; a window, which the next `append` may leave behind."""
+        return self._rows[: self.size]
+
+    def append(self, rows: Tensor) -> None:
+        """Add (N, ...) rows; the first ones decide shape, type and device."""
+        size = self.size + len(rows)
+        if size > len(self._rows):
+            grown = rows.new_empty(max(size, 2 * len(self._rows)), *rows.shape[1:])
+            grown[: self.size] = self._rows[: self.size] if self.size else grown[:0]
+            self._rows = grown
+        self._rows[self.size : size] = rows
+        self.size = size
+
+    def truncate(self, size: int) -> None:
+        """Forget all rows but the first `size`, and give their memory back."""
+        self.size = min(size, self.size)
+        self._rows = self._rows[: self.size].clone()
+
 
 NONE = -1
 """The parent of the root."""
@@ -28,16 +62,16 @@ class PrefixTree:
         self._by_key: dict[int, int] = {}
 
     @property
-    def parents(self) -> Ints:
+    def parents(self) -> IntArray:
         """(size,) the node before, or `NONE`."""
         return self._nodes[: self.size, 0]
 
     @property
-    def words(self) -> Ints:
+    def words(self) -> IntArray:
         """(size,) the last word of each."""
         return self._nodes[: self.size, 1]
 
-    def children(self, parents: Ints, words: Ints) -> Ints:
+    def children(self, parents: IntArray, words: IntArray) -> IntArray:
         """Return (N,) nodes of histories that are one word longer; new ones are made.
 
         Args:
@@ -53,7 +87,7 @@ class PrefixTree:
             self._by_key.update(zip(keys[new].tolist(), nodes[new].tolist(), strict=True))
         return nodes[places]
 
-    def paths(self, nodes: Ints) -> Ints:
+    def paths(self, nodes: IntArray) -> IntArray:
         """Return (N, T) the nodes above each, the root first; rows of short paths begin with `NONE`."""
         columns, above = [], self.parents[nodes]
         while (above != NONE).any():
@@ -68,7 +102,7 @@ class PrefixTree:
         self._nodes = self._nodes[: max(size, 256)].copy()
         self._by_key = {key: node for key, node in self._by_key.items() if node < size}
 
-    def _append(self, parents: Ints, words: Ints) -> None:
+    def _append(self, parents: IntArray, words: IntArray) -> None:
         size = self.size + len(parents)
         if size > len(self._nodes):
             self._nodes = np.concatenate([self._nodes, np.empty((max(size, len(self._nodes)), 2), dtype=np.int64)])
