@@ -11,9 +11,9 @@ from pathlib import Path
 from setuptools import find_packages, setup
 
 HERE = Path(__file__).resolve().parent
-VERSION = re.search(r'^__version__ = "([^"]+)"', (HERE / "w2v/__init__.py").read_text(encoding="utf-8"), re.MULTILINE)
+VERSION = re.search(r'^__version__ = "([^"]+)"', (HERE / "w2v/version.py").read_text(encoding="utf-8"), re.MULTILINE)
 if VERSION is None:
-    raise SystemExit("setup.py: w2v/__init__.py holds no __version__")
+    raise SystemExit("setup.py: w2v/version.py holds no __version__")
 
 # `import w2v` needs torch and numpy; the others are imported by the function that uses them.
 REQUIRED = [

@@ -24,7 +24,7 @@ from pathlib import Path
 
 os.environ["OMP_NUM_THREADS"] = "1"
 REPOSITORY = Path(__file__).resolve().parents[1]
-sys.path[:0] = [str(REPOSITORY), str(REPOSITORY / "tests")]
+sys.path[:0] = [str(REPOSITORY), str(REPOSITORY / "tests/helpers")]
 
 import numpy as np  # noqa: E402
 import torch  # noqa: E402

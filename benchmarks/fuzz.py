@@ -245,7 +245,7 @@ def _text_readers(folder: Path) -> dict[str, Reader]:
     import yaml
 
     from w2v.config import arg, options_of, parse_literal
-    from w2v.config_file import read_config_file
+    from w2v.config.yaml_file import read_config_file
     from w2v.data.dictionary import Dictionary
     from w2v.data.labels import read_labels
     from w2v.data.manifest import read_manifest
@@ -254,7 +254,7 @@ def _text_readers(folder: Path) -> dict[str, Reader]:
     from w2v.lm.lexicon import read_lexicon
     from w2v.lm.ngram_model import NgramModel
     from w2v.lm.vocabulary import read_vocabulary
-    from w2v.options import REGISTRIES, ROOT_SECTIONS, parse_train_command
+    from w2v.training.options import REGISTRIES, ROOT_SECTIONS, parse_train_command
 
     letters = Dictionary.from_symbols(list("|ABCDEFGHIJKLMNOPQRSTUVWXYZ'"))
 
@@ -324,12 +324,12 @@ def _text_readers(folder: Path) -> dict[str, Reader]:
 def _binary_readers(folder: Path) -> dict[str, Reader]:
     import torch
 
+    from w2v.checkpoint.torch_file import read_torch_file
     from w2v.convert import read_model_file
     from w2v.convert.safetensors_file import write_safetensors
     from w2v.data.audio import read_audio
-    from w2v.data.emission_file import EmissionFile, EmissionInfo, EmissionWriter
-    from w2v.data.feature_file import read_features, write_features
-    from w2v.torch_file import read_torch_file
+    from w2v.inference.emission_file import EmissionFile, EmissionInfo, EmissionWriter
+    from w2v.inference.feature_file import read_features, write_features
 
     state = {"w": torch.arange(6.0).view(2, 3), "b": torch.zeros(3, dtype=torch.float16), "n": 3, "x": [1.5, "t", None]}
     config = {"model": {"_name": "wav2vec2"}, "task": {"_name": "audio_pretraining"}}

@@ -72,9 +72,10 @@ def of_ranks(ranks: int) -> Step:
 
 def as_rank(ranks: int, rank: int, port: int) -> Step:
     """Join the other ranks; return a step of this one."""
-    from w2v.distributed import Place, joined
+    from w2v.distributed.process_group import process_group
+    from w2v.distributed.ranks import RankInfo
 
-    _JOINED.enter_context(joined(Place(ranks, rank, 0, f"tcp://127.0.0.1:{port}"), cpu=True))
+    _JOINED.enter_context(process_group(RankInfo(ranks, rank, 0, f"tcp://127.0.0.1:{port}"), cpu=True))
     return ours(10, AUDIO // 20, BASE, 1)
 
 

@@ -25,8 +25,7 @@ def ours(precision: str, clips: int) -> Step:
     import torch
     from trained_step import LETTERS, build, for_speed
 
-    from w2v.modules.fixed_weights import fix_weights
-    from w2v.modules.int8_linear import to_int8
+    from w2v.inference.prepare import cast_weights, to_int8
 
     for_speed()
     torch.manual_seed(1)
@@ -34,7 +33,7 @@ def ours(precision: str, clips: int) -> Step:
     network = build("wav2vec_ctc", {"w2v_args": encoder}, num_classes=len(LETTERS)).eval()
     if precision == "int8":
         to_int8(network)
-    fix_weights(network, torch.bfloat16 if precision == "bf16" else None)
+    cast_weights(network, torch.bfloat16 if precision == "bf16" else None)
     source = torch.randn(clips, SECONDS * RATE)
 
     def step() -> None:

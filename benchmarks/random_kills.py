@@ -26,7 +26,7 @@ from pathlib import Path
 from typing import Any
 
 REPOSITORY = Path(__file__).resolve().parents[1]
-sys.path[:0] = [str(REPOSITORY), str(REPOSITORY / "tests"), str(REPOSITORY / "tests/trainer")]
+sys.path[:0] = [str(REPOSITORY), str(REPOSITORY / "tests/helpers"), str(REPOSITORY / "tests/training")]
 
 import torch  # noqa: E402
 from child import assert_same, final_state  # noqa: E402

@@ -11,15 +11,15 @@ from typing import Any
 import torch
 
 from w2v.config import build_config
-from w2v.cpu import speed_on
+from w2v.config.sections import CheckpointConfig, CommonConfig, DatasetConfig, DistributedConfig, OptimizationConfig
 from w2v.criterions import CRITERIONS
 from w2v.data.dictionary import Dictionary
 from w2v.models import MODELS, W2vModel
 from w2v.optim import LR_SCHEDULERS, OPTIMIZERS, build_optimizer, build_schedule
-from w2v.sections import CheckpointConfig, CommonConfig, DatasetConfig, DistributedConfig, OptimizationConfig
 from w2v.tasks import TASKS
-from w2v.trainer import Trainer
+from w2v.training.trainer import Trainer
 from w2v.types import AudioBatch
+from w2v_cli.cpu import speed_on
 
 _PROCESS = contextlib.ExitStack()
 

@@ -15,8 +15,7 @@ from pathlib import Path
 import numpy as np
 
 from w2v.data.audio import audio_info
-from w2v.data.batch_sampler import plan_batches
-from w2v.data.waste import epoch_waste
+from w2v.data.batch_sampler import padding_stats, plan_batches
 
 RATE, CLIPS = 16000, 28539
 PRETRAINING = {"BASE": (1_400_000, 250_000), "LARGE": (1_200_000, 320_000)}
@@ -26,11 +25,11 @@ def report(label: str, sizes: np.ndarray) -> None:
     """Print the shares of one set of lengths."""
     print(f"{label}: {len(sizes)} clips, mean {sizes.mean() / RATE:.1f} s, longest {sizes.max() / RATE:.1f} s")
     plan = plan_batches(sizes, sizes, seed=1, max_tokens=1_280_000, batch_size=None)
-    print(f"  fine-tuning: padding {epoch_waste(plan.batches, sizes, pad=True).padding:.2%}")
+    print(f"  fine-tuning: padding {padding_stats(plan.batches, sizes, pad=True).padding:.2%}")
     kept = sizes[sizes >= 32_000]
     for name, (max_tokens, longest) in PRETRAINING.items():
         plan = plan_batches(kept, np.minimum(kept, longest), seed=1, max_tokens=max_tokens, batch_size=None)
-        cropped = epoch_waste(plan.batches, kept, pad=False, max_size=longest).cropped
+        cropped = padding_stats(plan.batches, kept, pad=False, max_size=longest).cropped
         least = 1 - np.minimum(kept, longest).sum() / kept.sum()
         print(f"  pretraining {name}: cropped away {cropped:.2%}, of that by --max-sample-size alone {least:.2%}")
 

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 REPOSITORY = Path(__file__).resolve().parent.parent
-sys.path.insert(0, str(REPOSITORY / "tests"))  # toy_speech
+sys.path.insert(0, str(REPOSITORY / "tests" / "helpers"))
 
 
 def _folder(variable: str, default: str) -> Path:

@@ -2,18 +2,25 @@
 
 from __future__ import annotations
 
+from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
-if TYPE_CHECKING:
-    from w2v.build import load_model as load_model
+from w2v.version import __version__
 
-__version__ = "0.1.0"
+if TYPE_CHECKING:
+    from w2v.inference.load import load_language_model as load_language_model
+    from w2v.inference.load import load_model as load_model
+
+# Name -> the module that defines it, imported at first use: `import w2v` alone stays quick.
+_FACE = {
+    "load_language_model": "w2v.inference.load",
+    "load_model": "w2v.inference.load",
+}
+
+__all__ = ["__version__", *_FACE]
 
 
 def __getattr__(name: str) -> Any:
-    """Find `load_model` at its first use, so that `import w2v` stays quick."""
-    if name == "load_model":
-        from w2v.build import load_model
-
-        return load_model
+    if name in _FACE:
+        return getattr(import_module(_FACE[name]), name)
     raise AttributeError(f"module 'w2v' has no attribute {name!r}")

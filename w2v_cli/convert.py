@@ -8,16 +8,16 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from w2v.build import build_model
 from w2v.config import ArgumentParser, arg, build_config
 from w2v.convert import ModelFile, read_model_file
 from w2v.convert.fairseq_file import write_fairseq
 from w2v.convert.huggingface_folder import write_huggingface
 from w2v.convert.model_file import LANGUAGE_MODEL
 from w2v.convert.onnx_file import write_onnx
-from w2v.convert.own_file import write_own
 from w2v.convert.safetensors_file import write_safetensors_model
+from w2v.convert.w2v_file import write_own
 from w2v.errors import ConfigError
+from w2v.inference.load import build_model
 from w2v.plugins import import_installed, import_user_dir
 from w2v_cli.main import run
 

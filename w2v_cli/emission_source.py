@@ -15,19 +15,18 @@ import numpy.typing as npt
 import torch
 
 from w2v import distributed
-from w2v.build import LoadedModel, load_model
 from w2v.config import arg, check_range, parse_literal
+from w2v.config.sections import LOG_FORMATS
 from w2v.data.batch_sampler import batch_by_size, length_order
 from w2v.data.dictionary import Dictionary
-from w2v.data.emission_file import EmissionFile, EmissionInfo, EmissionWriter, merge_emissions
 from w2v.data.labels import Labels, read_labels
 from w2v.data.manifest import Manifest, read_manifest
 from w2v.data.post_process import post_process
-from w2v.emit import ModelEmissions, emission_info
 from w2v.errors import CheckpointError, ConfigError
-from w2v.modules.fixed_weights import fix_weights
-from w2v.modules.int8_linear import to_int8
-from w2v.sections import LOG_FORMATS
+from w2v.inference.emission_file import EmissionFile, EmissionInfo, EmissionWriter, merge_emissions
+from w2v.inference.emissions import ModelEmissions, emission_info
+from w2v.inference.load import LoadedModel, load_model
+from w2v.inference.prepare import cast_weights, to_int8
 from w2v.types import Emissions
 
 logger = logging.getLogger("w2v-infer")
@@ -215,7 +214,7 @@ def open_source(config: SourceConfig, device: torch.device) -> EmissionSource:
             if device.type != "cpu":
                 raise ConfigError("--int8 is for a CPU; give --cpu, or --bf16 on this GPU")
             to_int8(loaded.model)
-        fix_weights(loaded.model, half)
+        cast_weights(loaded.model, half)
         longest = max(config.max_tokens or 0, MAX_TOKENS)
         reader = ModelEmissions(loaded, info, device, half, config.num_workers, longest)
     dictionary = Dictionary(info.symbols)

@@ -22,18 +22,17 @@ from typing import Any
 import numpy as np
 import torch
 
-from w2v.build import LoadedModel, load_model
 from w2v.config import ArgumentParser, arg, build_config, check_range, str_tuple
-from w2v.data.feature_file import SUFFIXES, write_features
 from w2v.data.folder import list_folder
 from w2v.data.manifest import Manifest, read_manifest
 from w2v.data.text_file import write_atomically
-from w2v.encode import ClipEncoder, Encoded, conv_stack, feature_function
 from w2v.errors import ConfigError, DataError
 from w2v.functional.windows import overlapping_windows
-from w2v.progress import set_up_logging
-from w2v_cli.encode_progress import show_clips
+from w2v.inference.encode import ClipEncoder, Encoded, conv_stack, feature_function
+from w2v.inference.feature_file import SUFFIXES, write_features
+from w2v.inference.load import LoadedModel, load_model
 from w2v_cli.main import run
+from w2v_cli.progress import set_up_logging, show_clips
 
 logger = logging.getLogger("w2v-featurize")
 

@@ -7,38 +7,22 @@ is `tune`'s.
 
 from __future__ import annotations
 
-import os
 import sys
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager, nullcontext
-from dataclasses import fields
+from collections.abc import Iterator, Sequence
+from contextlib import nullcontext
 from itertools import chain
 from pathlib import Path
-from typing import Any
-
-import torch
 
 from w2v import distributed
-from w2v.build import load_language_model
-from w2v.config import ArgumentParser, build_config
-from w2v.cpu import speed_on
-from w2v.decoders import DECODERS, Decoder, build_decoder
-from w2v.errors import ConfigError
-from w2v.plugins import import_installed, import_user_dir
-from w2v.progress import set_up_logging
+from w2v.decoders import Decoder, build_decoder
+from w2v.inference.load import load_language_model
+from w2v_cli.cpu import speed_on
 from w2v_cli.decode_workers import decode, default_workers
 from w2v_cli.emission_source import EmissionSource, SourceConfig, open_source
+from w2v_cli.infer_flags import join_ranks, parse_flags
 from w2v_cli.infer_output import OutputConfig, Results, Transcript, TranscriptWriter
-from w2v_cli.infer_progress import show_progress
 from w2v_cli.main import run
-
-RETIRED = {
-    "--dump-features": "w2v-featurize writes the encoder's frames",
-    "--kspmodel": "the original never reads it",
-    "--wfstlm": "the original never reads it",
-    "--rnnt_decoding_type": "the original never reads it",
-    "--rnnt_len_penalty": "the original never reads it",
-}
+from w2v_cli.progress import set_up_logging, show_progress
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -81,50 +65,6 @@ def infer(argv: Sequence[str]) -> int:
         if results is not None:
             results.report(config.gen_subset, writer.speakers, config.seed)
     return 0
-
-
-def parse_flags(argv: Sequence[str], program: str, purpose: str, **kinds: type[Any]) -> tuple[Any, ...]:
-    """Read the command line; plugins are imported first, because they may add decoders.
-
-    Args:
-        argv: the arguments.
-        program: its name, for messages.
-        purpose: what it does, for `--help`.
-        kinds: title -> config dataclass whose flags there are, beside those of the decoder.
-
-    Returns:
-        one config of each kind, and the decoder's.
-    """
-    for token in argv:
-        flag = token.split("=")[0]
-        if flag in RETIRED:
-            raise ConfigError(f"{program} has no {flag}: {RETIRED[flag]}")
-    early = ArgumentParser(prog=program, add_help=False)
-    early.add_argument("--user-dir")
-    early.add_argument("--w2l-decoder", default="viterbi")
-    known, _ = early.parse_known_args(list(argv))
-    import_installed()
-    if known.user_dir:
-        import_user_dir(known.user_dir)
-    kinds[f"decoder {known.w2l_decoder}"] = DECODERS.get(known.w2l_decoder).config
-    parser = ArgumentParser(prog=program, description=purpose)
-    for title, kind in kinds.items():
-        parser.add_config(kind, title)
-    values = parser.parse(argv)
-    return tuple(_pick(kind, values, program) for kind in kinds.values())
-
-
-def _pick(kind: type[Any], values: Mapping[str, Any], program: str) -> Any:
-    names = {item.name for item in fields(kind)}
-    return build_config(kind, {name: value for name, value in values.items() if name in names}, program)
-
-
-def join_ranks(config: SourceConfig) -> AbstractContextManager[torch.device]:
-    """Meet the other processes that torchrun started, if there are any, in a context that gives the device."""
-    # Slurm's variables are not looked at: there, each task may be a run of its own with --num-shards.
-    variables = {name: os.environ[name] for name in ("RANK", "WORLD_SIZE", "LOCAL_RANK") if name in os.environ}
-    place = distributed.find_place(no_spawn=True, cpu=config.cpu, environ=variables)
-    return distributed.joined(place, cpu=config.cpu)
 
 
 def transcribe(

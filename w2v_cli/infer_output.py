@@ -18,8 +18,8 @@ from typing import TextIO
 
 from w2v.config import arg, check_range
 from w2v.data.speakers import speakers_of, utterance_id
-from w2v.data.word_times import word_times
 from w2v.errors import ConfigError, DataError
+from w2v.inference.word_times import word_times
 from w2v.rng import numpy_generator
 from w2v.scoring import SCORERS, ErrorRateScorer, Scorer, build_scorer, score_by_group
 from w2v.scoring.alignment import alignment_lines

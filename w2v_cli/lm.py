@@ -15,6 +15,7 @@ from typing import Any
 
 from w2v.config import ArgumentParser, arg, build_config, check_range, float_tuple
 from w2v.data.dictionary import Dictionary
+from w2v.data.text_blocks import STDIN
 from w2v.data.text_file import write_atomically
 from w2v.errors import ConfigError, DataError
 from w2v.lm.arpa import format_arpa, write_arpa
@@ -24,10 +25,9 @@ from w2v.lm.lexicon import WORD_END, derive_lexicon
 from w2v.lm.ngram_counts import count_ngrams, read_texts
 from w2v.lm.ngram_model import is_ngram_file, open_ngram_model
 from w2v.lm.perplexity import measure_perplexity
-from w2v.lm.text_blocks import STDIN
 from w2v.lm.vocabulary import read_vocabulary
-from w2v.progress import set_up_logging
 from w2v_cli.main import run
+from w2v_cli.progress import set_up_logging
 
 PROGRAM = "w2v-lm"
 
@@ -198,7 +198,7 @@ def _open_model(path: str) -> LanguageModel:
     if is_ngram_file(path):
         return open_ngram_model(path, "--lm")
     # Not before: it imports torch, which takes seconds.
-    from w2v.build import load_language_model
+    from w2v.inference.load import load_language_model
 
     return load_language_model(path, unknown=None)
 

@@ -20,18 +20,17 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from w2v.build import LoadedModel, load_model
 from w2v.config import ArgumentParser, arg, build_config, check_range
 from w2v.data.dictionary import write_dictionary
 from w2v.data.folder import list_folder
 from w2v.data.manifest import Manifest, read_manifest
 from w2v.data.text_file import read_lines, write_atomically
-from w2v.encode import ClipEncoder, code_function, codebook_size, conv_stack
 from w2v.errors import ConfigError, DataError
 from w2v.functional.windows import equal_chunks
-from w2v.progress import set_up_logging
-from w2v_cli.encode_progress import show_clips
+from w2v.inference.encode import ClipEncoder, code_function, codebook_size, conv_stack
+from w2v.inference.load import LoadedModel, load_model
 from w2v_cli.main import run
+from w2v_cli.progress import set_up_logging, show_clips
 
 logger = logging.getLogger("w2v-tokenize")
 

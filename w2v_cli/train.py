@@ -11,9 +11,9 @@ from typing import TYPE_CHECKING
 from w2v_cli.main import run
 
 if TYPE_CHECKING:
-    from w2v.distributed import Place
-    from w2v.options import TrainConfig
-    from w2v.trainer import Trainer
+    from w2v.distributed.ranks import RankInfo
+    from w2v.training.options import TrainConfig
+    from w2v.training.trainer import Trainer
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -28,28 +28,29 @@ def train(argv: list[str]) -> int:
     Raises:
         W2vError: a flag or a file breaks a rule, or training cannot go on.
     """
-    from w2v import distributed
-    from w2v.options import parse_train_command
+    from w2v.distributed.launcher import launch
+    from w2v.training.options import parse_train_command
 
     command = parse_train_command(argv)
     if command.print_config:
         print(_as_yaml(command.config.to_plain()), end="")
         return 0
-    return distributed.launch(train_rank, argv, _place(command.config))
+    return launch(train_rank, argv, _place(command.config))
 
 
 def train_rank(argv: list[str]) -> int:
     """Do the work of one process; spawned processes begin here."""
     from w2v import distributed
-    from w2v.build import build_trainer
-    from w2v.cpu import speed_on
-    from w2v.options import parse_train_command
-    from w2v.progress import set_up_logging
+    from w2v.distributed.process_group import process_group
+    from w2v.training.build import build_trainer
+    from w2v.training.options import parse_train_command
+    from w2v_cli.cpu import speed_on
+    from w2v_cli.progress import set_up_logging
 
     config = parse_train_command(argv).config
     options, common = config.distributed_training, config.common
-    patience, backend = options.heartbeat_timeout, options.distributed_backend
-    with distributed.joined(_place(config), cpu=common.cpu, backend=backend, patience=patience) as device:
+    timeout, backend = options.heartbeat_timeout, options.distributed_backend
+    with process_group(_place(config), cpu=common.cpu, backend=backend, timeout=timeout) as device:
         set_up_logging(is_master=distributed.is_master())
         with speed_on(device):
             trainer = build_trainer(config, device)
@@ -63,7 +64,7 @@ def train_rank(argv: list[str]) -> int:
 def _rehearse(trainer: Trainer, config: TrainConfig) -> None:
     """Make a dry run, and show what it found: a line of the log under `--log-format json`, else a table."""
     from w2v import distributed
-    from w2v.dry_run import dry_run
+    from w2v.training.dry_run import dry_run
 
     found = dry_run(trainer, getattr(config.task.config, "sample_rate", None))
     if config.common.log_format == "json":
@@ -72,11 +73,11 @@ def _rehearse(trainer: Trainer, config: TrainConfig) -> None:
         print(found.table(), flush=True)
 
 
-def _place(config: TrainConfig) -> Place:
-    from w2v.distributed import find_place
+def _place(config: TrainConfig) -> RankInfo:
+    from w2v.distributed.ranks import find_rank
 
     options = config.distributed_training
-    return find_place(
+    return find_rank(
         world_size=options.distributed_world_size,
         rank=options.distributed_rank,
         init_method=options.distributed_init_method,

@@ -24,19 +24,17 @@ from typing import Any
 import numpy as np
 import torch
 
-from w2v.build import load_language_model
 from w2v.config import arg, check_range, float_pair
-from w2v.data.emission_file import EmissionFile
 from w2v.decoders import DecoderConfig, build_decoder
 from w2v.errors import ConfigError, W2vError
-from w2v.progress import set_up_logging
+from w2v.inference.emission_file import EmissionFile
+from w2v.inference.load import load_language_model
 from w2v.rng import numpy_generator
 from w2v.scoring import SCORERS, build_scorer
-from w2v_cli.decode_workers import default_workers
+from w2v_cli.decode_workers import WorkerPool, default_workers
 from w2v_cli.emission_source import EmissionSource, SourceConfig, open_source
-from w2v_cli.infer import parse_flags
-from w2v_cli.infer_progress import show_progress
-from w2v_cli.worker_pool import WorkerPool
+from w2v_cli.infer_flags import parse_flags
+from w2v_cli.progress import set_up_logging, show_progress
 
 logger = logging.getLogger("w2v-infer")
 

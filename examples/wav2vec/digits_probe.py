@@ -23,7 +23,7 @@ import numpy.typing as npt
 import torch
 
 from w2v.data.audio import read_audio
-from w2v.data.feature_file import SUFFIXES, read_features
+from w2v.inference.feature_file import SUFFIXES, read_features
 
 SAMPLE_RATE = 16_000
 WINDOW, HOP = 400, 160

@@ -15,9 +15,9 @@ from pathlib import Path
 
 import torch
 
-from w2v.build import load_model
 from w2v.data.audio import read_audio
 from w2v.data.manifest import read_manifest
+from w2v.inference.load import load_model
 
 SECONDS = 2
 TOLERANCE = 1e-4  # equal frames have equal logits but for rounding

@@ -19,10 +19,10 @@ from w2v.criterions import CRITERIONS
 from w2v.decoders.base import DECODERS
 from w2v.models import MODELS
 from w2v.optim import LR_SCHEDULERS, OPTIMIZERS
-from w2v.options import REGISTRIES, ROOT_SECTIONS, SHORT_FLAGS
 from w2v.registry import Entry
-from w2v.retired import RETIRED
 from w2v.tasks import TASKS
+from w2v.training.options import REGISTRIES, ROOT_SECTIONS, SHORT_FLAGS
+from w2v.training.unsupported_flags import RETIRED
 from w2v_cli import featurize, infer, labels, lm, manifest, tokenize
 
 ASSETS = Path(__file__).resolve().parents[1] / "assets" / "flags"

@@ -13,8 +13,8 @@ from typing import Any
 import pytest
 from toy_speech import call, prepare, pretraining
 
-from w2v.checkpoint import load_checkpoint
-from w2v.options import REGISTRIES
+from w2v.checkpoint.file import load_checkpoint
+from w2v.training.options import REGISTRIES
 from w2v_cli import train
 
 REPOSITORY = Path(__file__).resolve().parents[2]
@@ -38,7 +38,7 @@ FOR_PLUGINS = {
     "w2v.tasks": ("Task", "register_task"),
     "w2v.optim": ("register_optimizer", "register_lr_scheduler"),
     "w2v.config": ("arg", "check_range"),
-    "w2v.build": ("load_model",),
+    "w2v.inference.load": ("load_model",),
 }
 
 

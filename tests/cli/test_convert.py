@@ -11,8 +11,8 @@ import numpy as np
 import pytest
 import torch
 
-from w2v.build import load_model
 from w2v.convert import read_model_file
+from w2v.inference.load import load_model
 from w2v_cli import convert, infer
 
 REPOSITORY = Path(__file__).resolve().parents[2]
@@ -47,7 +47,7 @@ def test_inspecting_reads_no_weights(tmp_path: Path) -> None:
     code = f"""
 import resource, sys, torch
 from pathlib import Path
-from w2v.checkpoint import save_checkpoint
+from w2v.checkpoint.file import save_checkpoint
 from w2v_cli import convert
 path = Path({str(tmp_path)!r}) / "x.pt"
 if sys.argv[1] == "write":

@@ -19,8 +19,7 @@ from w2v.data.dictionary import Dictionary
 from w2v.decoders import Decoder, DecoderConfig
 from w2v.errors import DataError
 from w2v.types import Emissions, Hypothesis
-from w2v_cli.decode_workers import decode, default_workers
-from w2v_cli.worker_pool import WorkerError, WorkerPool
+from w2v_cli.decode_workers import WorkerError, WorkerPool, decode, default_workers
 
 if "fork" not in multiprocessing.get_all_start_methods():
     pytest.skip("processes cannot be forked here", allow_module_level=True)
@@ -154,7 +153,7 @@ def test_an_interruption_ends_the_workers() -> None:
 
 SLEEPER = """
 import time
-from w2v_cli.worker_pool import WorkerPool
+from w2v_cli.decode_workers import WorkerPool
 pool = WorkerPool(lambda request: time.sleep(request), 3)
 print(*(process.pid for process in pool._processes), flush=True)
 time.sleep(60)

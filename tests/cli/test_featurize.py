@@ -15,7 +15,7 @@ import soundfile
 import torch
 
 from w2v.config import build_config
-from w2v.data.feature_file import SUFFIXES, read_features
+from w2v.inference.feature_file import SUFFIXES, read_features
 from w2v.models.base import W2vModel
 from w2v.models.wav2vec import Wav2VecConfig, Wav2VecModel
 from w2v.models.wav2vec2 import Wav2Vec2Config, Wav2Vec2Model

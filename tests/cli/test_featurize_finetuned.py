@@ -18,13 +18,13 @@ import numpy as np
 import pytest
 import torch
 
-from w2v.checkpoint import save_checkpoint
+from w2v.checkpoint.file import save_checkpoint
 from w2v.config import build_config, to_plain
 from w2v.data.audio import normalize
-from w2v.data.feature_file import read_features
+from w2v.inference.feature_file import read_features
 from w2v.models.wav2vec import Wav2VecConfig, Wav2VecModel
+from w2v.models.wav2vec2_config import Wav2Vec2EncoderConfig
 from w2v.models.wav2vec_ctc import Wav2VecCtc, Wav2VecCtcConfig
-from w2v.modules.wav2vec2_encoder import Wav2Vec2EncoderConfig
 from w2v_cli import featurize, tokenize
 
 soundfile = pytest.importorskip("soundfile")

@@ -16,15 +16,15 @@ import pytest
 import torch
 from toy_speech import call
 
-from w2v.checkpoint import save_checkpoint
+from w2v.checkpoint.file import save_checkpoint
 from w2v.config import to_plain
-from w2v.cpu import speed_on
 from w2v.data.audio import normalize
 from w2v.data.dictionary import Dictionary
-from w2v.data.emission_file import EmissionFile
+from w2v.inference.emission_file import EmissionFile
+from w2v.models.wav2vec2_config import Wav2Vec2EncoderConfig
 from w2v.models.wav2vec_ctc import Wav2VecCtc, Wav2VecCtcConfig
-from w2v.modules.wav2vec2_encoder import Wav2Vec2EncoderConfig
 from w2v_cli import infer
+from w2v_cli.cpu import speed_on
 
 soundfile = pytest.importorskip("soundfile")
 

@@ -15,7 +15,7 @@ import pytest
 import torch
 from toy_speech import Outcome, call
 
-from w2v.data.emission_file import EmissionFile, EmissionInfo, EmissionWriter
+from w2v.inference.emission_file import EmissionFile, EmissionInfo, EmissionWriter
 from w2v_cli import infer
 
 RUN = "runs_head_silence_is_bar.pt"

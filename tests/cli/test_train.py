@@ -19,7 +19,7 @@ import pytest
 import torch
 from toy_speech import ADAM, RATE, Outcome, call, finetuning, prepare, pretraining
 
-from w2v.checkpoint import load_checkpoint
+from w2v.checkpoint.file import load_checkpoint
 from w2v_cli import train
 
 soundfile = pytest.importorskip("soundfile")

@@ -16,8 +16,8 @@ from toy_speech import Outcome, call
 
 from w2v.config import build_config
 from w2v.data.dictionary import Dictionary
-from w2v.data.emission_file import EmissionInfo, EmissionWriter
 from w2v.errors import ConfigError, DataError
+from w2v.inference.emission_file import EmissionInfo, EmissionWriter
 from w2v_cli import infer
 from w2v_cli.tune import PER_ROUND, Point, TuneConfig, search, spread
 

@@ -16,10 +16,10 @@ import pytest
 import soundfile
 import torch
 
-from w2v.build import load_model
-from w2v.data.feature_file import read_features
+from w2v.inference.feature_file import read_features
+from w2v.inference.load import load_model
 from w2v.models.wav2vec import Wav2VecConfig, Wav2VecModel
-from w2v.options import parse_train_command
+from w2v.training.options import parse_train_command
 from w2v_cli.featurize import main as featurize
 from w2v_cli.tokenize import main as tokenize
 from w2v_cli.train import main as train

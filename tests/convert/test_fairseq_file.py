@@ -11,20 +11,20 @@ from typing import Any
 import pytest
 import torch
 
-from w2v.build import build_model, load_model
-from w2v.checkpoint import save_checkpoint
+from w2v.checkpoint.file import save_checkpoint
+from w2v.checkpoint.torch_file import read_torch_file
+from w2v.checkpoint.unpickle import plain_data
 from w2v.config import ArgumentParser, build_config, to_plain
 from w2v.convert import ModelFile, read_model_file
 from w2v.convert.fairseq_config import TASK_OPTIONS
 from w2v.convert.fairseq_file import write_fairseq
-from w2v.convert.own_file import write_own
 from w2v.convert.symbols import LETTERS
+from w2v.convert.w2v_file import write_own
 from w2v.errors import CheckpointError
+from w2v.inference.load import build_model, load_model
 from w2v.models import MODELS
 from w2v.models.wav2vec_ctc import Wav2VecCtc
 from w2v.tasks.audio_pretraining import AudioPretrainingConfig
-from w2v.torch_file import read_torch_file
-from w2v.unpickle import plain_data
 
 NAMES = ("w2v1", "vq_gumbel", "vq_kmeans", "w2v2_base", "w2v2_large", "ctc_base", "ctc_large")
 SHAPES = sorted((Path(__file__).parents[1] / "assets/shapes").glob("*.json"))

@@ -13,10 +13,10 @@ from typing import Any
 import pytest
 import torch
 
-from w2v.build import load_model
+from w2v.checkpoint.torch_file import read_torch_file
 from w2v.convert import read_model_file
 from w2v.errors import W2vError
-from w2v.torch_file import read_torch_file
+from w2v.inference.load import load_model
 
 SECONDS = 1.0
 MEGABYTES = 300

@@ -11,16 +11,16 @@ import pytest
 import torch
 from torch import Tensor
 
-from w2v.build import build_model, load_model
 from w2v.config import build_config, to_plain
 from w2v.convert import ModelFile, read_model_file
 from w2v.convert.fairseq_file import write_fairseq
 from w2v.convert.huggingface_config import to_their_config
 from w2v.convert.huggingface_folder import write_huggingface
 from w2v.convert.huggingface_names import to_our_names, to_their_names
-from w2v.convert.own_file import write_own
 from w2v.convert.symbols import LETTERS
+from w2v.convert.w2v_file import write_own
 from w2v.errors import CheckpointError
+from w2v.inference.load import build_model, load_model
 from w2v.models import MODELS
 from w2v.models.wav2vec2 import Wav2Vec2Model
 from w2v.models.wav2vec_ctc import Wav2VecCtc

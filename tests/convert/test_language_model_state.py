@@ -13,10 +13,10 @@ import torch
 from torch import Tensor
 from toy_speech import call
 
-from w2v.build import load_language_model, load_model
 from w2v.convert import read_model_file
 from w2v.data.dictionary import Dictionary
 from w2v.errors import CheckpointError
+from w2v.inference.load import load_language_model, load_model
 from w2v.lm.language_model import LanguageModel
 from w2v_cli import convert, infer
 

@@ -8,10 +8,10 @@ from typing import Any
 import pytest
 import torch
 
-from w2v.build import load_model
 from w2v.convert import read_model_file
 from w2v.convert.onnx_file import plain_forward, write_onnx
 from w2v.errors import CheckpointError
+from w2v.inference.load import load_model
 
 NAMES = ("ctc_base", "ctc_large", "w2v2_base", "w2v2_large")
 

@@ -12,19 +12,19 @@ import pytest
 import torch
 from torch import Tensor
 
-from w2v.build import load_model
-from w2v.checkpoint import save_checkpoint
+from w2v.checkpoint.file import save_checkpoint
+from w2v.checkpoint.torch_file import read_torch_file
+from w2v.checkpoint.unpickle import plain_data
 from w2v.config import build_config, to_plain
 from w2v.convert import read_model_file
 from w2v.convert.encoder_shape import infer_encoder
 from w2v.data.dictionary import SPECIALS
 from w2v.errors import CheckpointError, ConfigError
+from w2v.inference.load import load_model
 from w2v.models import MODELS
 from w2v.models.wav2vec2 import Wav2Vec2Model
 from w2v.models.wav2vec_ctc import Wav2VecCtc
 from w2v.tasks.audio_pretraining import AudioPretrainingConfig, AudioPretrainingTask
-from w2v.torch_file import read_torch_file
-from w2v.unpickle import plain_data
 
 
 def write_args(path: Path, args: Mapping[str, Any], state: Mapping[str, Tensor], **more: Any) -> Path:

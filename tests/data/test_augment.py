@@ -13,12 +13,12 @@ import torch
 from torch import Tensor
 
 from w2v.config import build_config
+from w2v.config.sections import DatasetConfig
 from w2v.data.augment import Augmentation, amplitude, decibel_range, shifted, with_noise
 from w2v.data.dataset import AudioDataset
 from w2v.data.iterator import iterate
 from w2v.data.manifest import make_manifest
 from w2v.errors import ConfigError
-from w2v.sections import DatasetConfig
 from w2v.tasks.audio_pretraining import AudioPretrainingConfig, AudioPretrainingTask
 
 LENGTHS = [40000, 30000, 40000]

@@ -10,11 +10,11 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from w2v.data import text_blocks
 from w2v.data.dictionary import SPECIALS, Dictionary, write_dictionary
 from w2v.data.labels import read_labels
 from w2v.data.post_process import post_process
 from w2v.errors import DataError
-from w2v.lm import text_blocks
 
 
 def test_dictionary_of_the_recipes(golden):

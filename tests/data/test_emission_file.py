@@ -11,9 +11,9 @@ import pytest
 import torch
 
 from w2v.data.dictionary import SPECIALS
-from w2v.data.emission_file import EmissionFile, EmissionInfo, EmissionWriter, merge_emissions
 from w2v.data.manifest import Manifest, make_manifest
 from w2v.errors import DataError
+from w2v.inference.emission_file import EmissionFile, EmissionInfo, EmissionWriter, merge_emissions
 
 INFO = EmissionInfo("best.pt", [*SPECIALS, "|", "É"], "letter", "ltr", 16000, 320, 40.0)
 NAMES = ["a/1.wav", "ü 2.wav", "odd\udcff.wav"]

@@ -7,8 +7,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from w2v.data.feature_file import SUFFIXES, read_features, write_features
 from w2v.errors import DataError
+from w2v.inference.feature_file import SUFFIXES, read_features, write_features
 
 
 def frames(num_frames: int = 7) -> np.ndarray:

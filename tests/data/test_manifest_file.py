@@ -11,9 +11,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from w2v.data import text_blocks
 from w2v.data.manifest import is_listable, make_manifest, read_manifest, write_manifest
 from w2v.errors import DataError
-from w2v.lm import text_blocks
 
 NAMES = [
     "a.flac", "with space.wav", " leading", "quote's.wav", 'double"quote.wav', "日本語/音声.wav", "emoji_🎤.wav",

@@ -8,10 +8,9 @@ import numpy as np
 import pytest
 import soundfile
 
-from w2v.data.batch_sampler import plan_batches
+from w2v.data.batch_sampler import padding_stats, plan_batches
 from w2v.data.dataset import AudioDataset
 from w2v.data.manifest import make_manifest
-from w2v.data.waste import epoch_waste
 
 RATE = 16000
 
@@ -43,9 +42,9 @@ def librispeech_like(rng: np.random.Generator) -> np.ndarray:
 def test_the_published_commands_waste_little() -> None:
     sizes = librispeech_like(np.random.default_rng(1))
     tuning = plan_batches(sizes, sizes, seed=1, max_tokens=1_280_000, batch_size=None)
-    assert epoch_waste(tuning.batches, sizes, pad=True).padding < 0.03
+    assert padding_stats(tuning.batches, sizes, pad=True).padding < 0.03
     kept = sizes[sizes >= 32_000]
     for max_tokens, max_size in ((1_400_000, 250_000), (1_200_000, 320_000)):
         costs = np.minimum(kept, max_size)
         plan = plan_batches(kept, costs, seed=1, max_tokens=max_tokens, batch_size=None)
-        assert epoch_waste(plan.batches, kept, pad=False, max_size=max_size).cropped < 0.05
+        assert padding_stats(plan.batches, kept, pad=False, max_size=max_size).cropped < 0.05

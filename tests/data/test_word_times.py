@@ -7,8 +7,8 @@ import torch
 
 from w2v.data.dictionary import Dictionary
 from w2v.data.post_process import post_process, word_of_each
-from w2v.data.word_times import WordTime, word_times
 from w2v.errors import ConfigError
+from w2v.inference.word_times import WordTime, word_times
 from w2v.types import Hypothesis
 
 DICTIONARY = Dictionary.from_symbols(["|", "A", "B"])

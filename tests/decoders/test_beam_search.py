@@ -14,7 +14,7 @@ from torch import Tensor
 from w2v.data.dictionary import Dictionary
 from w2v.decoders import DecoderConfig, build_decoder
 from w2v.decoders.beam_decoder import BeamDecoder
-from w2v.functional.best_path import best_paths
+from w2v.functional.ctc_path import best_paths
 from w2v.lm.arpa import write_arpa
 from w2v.lm.kneser_ney import estimate
 from w2v.lm.language_model import FloatArray, IntArray

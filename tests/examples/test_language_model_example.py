@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from w2v.models.transformer_lm import TransformerLmConfig
-from w2v.options import parse_train_command
+from w2v.training.options import parse_train_command
 from w2v_cli import lm
 
 SCRIPT = Path(__file__).resolve().parents[2] / "examples" / "language_model" / "train.sh"

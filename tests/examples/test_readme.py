@@ -32,7 +32,7 @@ def test_training_commands_parse(command: list[str], capsys: pytest.CaptureFixtu
 @pytest.mark.parametrize("command", [c for c in COMMANDS if c[0] == "w2v-infer"], ids=lambda c: " ".join(c[1:3]))
 def test_inference_commands_parse(command: list[str]) -> None:
     from w2v_cli.emission_source import SourceConfig
-    from w2v_cli.infer import parse_flags
+    from w2v_cli.infer_flags import parse_flags
     from w2v_cli.infer_output import OutputConfig
     from w2v_cli.tune import TuneConfig
 

@@ -14,7 +14,7 @@ import pytest
 import torch
 
 from w2v.models.wav2vec import Wav2VecConfig
-from w2v.options import parse_train_command
+from w2v.training.options import parse_train_command
 
 FOLDER = Path(__file__).resolve().parents[2] / "examples" / "wav2vec"
 

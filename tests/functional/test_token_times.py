@@ -8,8 +8,7 @@ import math
 import numpy as np
 import torch
 
-from w2v.functional.best_path import best_paths
-from w2v.functional.token_times import token_confidences, token_ends
+from w2v.functional.ctc_path import best_paths, token_confidences, token_ends
 
 
 def emissions(frames: int, symbols: int, seed: int) -> np.ndarray:

@@ -13,8 +13,8 @@ import pytest
 import torch
 from toy_speech import ADAM, COMMON, call
 
-from w2v.build import load_language_model, load_model
-from w2v.checkpoint import load_checkpoint
+from w2v.checkpoint.file import load_checkpoint
+from w2v.inference.load import load_language_model, load_model
 from w2v_cli import lm, train
 
 LETTERS = "ABCD"

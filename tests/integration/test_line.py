@@ -17,7 +17,7 @@ import pytest
 import torch
 from toy_speech import Outcome, call, finetuning, prepare, pretraining
 
-from w2v.checkpoint import load_checkpoint
+from w2v.checkpoint.file import load_checkpoint
 from w2v.errors import CheckpointError
 from w2v_cli import infer, train
 

@@ -18,10 +18,10 @@ import pytest
 import torch
 from toy_speech import WORDS, Outcome, call, prepare, speak
 
-from w2v.build import load_model
 from w2v.criterions import CRITERIONS
 from w2v.data.dataset import collate
 from w2v.errors import RegistryError
+from w2v.inference.load import load_model
 from w2v.models import MODELS
 from w2v.plugins import import_user_dir
 from w2v.tasks import TASKS
@@ -154,9 +154,7 @@ def test_as_an_installed_package(data: Path, tmp_path: Path) -> None:
     environ = {"PYTHONPATH": os.pathsep.join([str(REPOSITORY), str(site)])}
     outcome = program(["-m", "w2v_cli.train", *command[:place], *command[place + 2 :]], environ)
     assert outcome.code == 0, outcome.err
-    code = (
-        f"from w2v.build import load_model; print(load_model({str(tmp_path / 'run/checkpoint_last.pt')!r}).num_updates)"
-    )
+    code = f"import w2v; print(w2v.load_model({str(tmp_path / 'run/checkpoint_last.pt')!r}).num_updates)"
     loaded = program(["-c", code], environ)
     assert loaded.out.strip() == "4", loaded.err
 

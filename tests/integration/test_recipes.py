@@ -15,10 +15,10 @@ import pytest
 import torch
 from toy_speech import Outcome, call, write_corpus
 
-from w2v.checkpoint import load_checkpoint
+from w2v.checkpoint.file import load_checkpoint
 from w2v.models.wav2vec2 import Wav2Vec2Config
 from w2v.models.wav2vec_ctc import Wav2VecCtcConfig
-from w2v.options import TrainConfig, parse_train_command
+from w2v.training.options import TrainConfig, parse_train_command
 from w2v_cli import infer, labels, manifest, train
 
 soundfile = pytest.importorskip("soundfile")

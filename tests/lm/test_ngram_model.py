@@ -15,8 +15,8 @@ from typing import Any
 import numpy as np
 import pytest
 
+from w2v.data import text_blocks
 from w2v.errors import ConfigError, DataError, MissingPackageError
-from w2v.lm import text_blocks
 from w2v.lm.arpa import read_arpa, write_arpa
 from w2v.lm.kneser_ney import estimate
 from w2v.lm.language_model import LanguageModel

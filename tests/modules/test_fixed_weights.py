@@ -7,9 +7,8 @@ import torch
 from torch import nn
 
 from w2v.config import build_config
+from w2v.inference.prepare import cast_weights, to_int8
 from w2v.models.base import MODELS
-from w2v.modules.fixed_weights import fix_weights
-from w2v.modules.int8_linear import to_int8
 
 ENCODER = {
     "_name": "wav2vec2", "conv_feature_layers": "[(32, 10, 5)] + [(32, 3, 2)] * 2", "encoder_layers": 2,
@@ -36,7 +35,7 @@ def test_outputs_stay_the_same(half: torch.dtype | None, groups: int, is_int8: b
 
     names = model.state_dict().keys()
     before = outputs()
-    fix_weights(model, half)
+    cast_weights(model, half)
     assert all(torch.equal(found, wanted) for found, wanted in zip(outputs(), before, strict=True))
     assert model.state_dict().keys() == names
     if half is not None and not is_int8:

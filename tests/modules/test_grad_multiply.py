@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import torch
 
-from w2v.modules.grad_multiply import grad_multiply
+from w2v.modules.autograd import grad_multiply
 
 
 def test_only_the_gradient_is_scaled() -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import nn
 
-from w2v.modules.int8_linear import Int8Linear, to_int8
+from w2v.inference.prepare import Int8Linear, to_int8
 
 
 def make(in_features: int = 64, out_features: int = 40) -> nn.Linear:

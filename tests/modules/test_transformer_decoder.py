@@ -9,8 +9,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from w2v.functional.sinusoid import sinusoid
-from w2v.modules.transformer_decoder import DecoderSpec, TransformerDecoder
+from w2v.modules.transformer_decoder import DecoderSpec, TransformerDecoder, sinusoid
 
 SPEC = DecoderSpec(
     layers=3, embed_dim=16, ffn_embed_dim=32, attention_heads=4, activation_fn="relu", dropout=0.0,

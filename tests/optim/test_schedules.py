@@ -7,9 +7,9 @@ from typing import Any
 import pytest
 
 from w2v.config import build_config
+from w2v.config.sections import OptimizationConfig
 from w2v.errors import ConfigError
 from w2v.optim import LR_SCHEDULERS, Schedule, build_schedule
-from w2v.sections import OptimizationConfig
 
 
 def make(name: str, optimization: dict[str, Any], **options: Any) -> Schedule:

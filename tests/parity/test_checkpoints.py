@@ -10,11 +10,11 @@ import torch
 from torch import Tensor
 
 import w2v
-from w2v.build import LoadedModel
+from w2v.inference.load import LoadedModel
+from w2v.models import wav2vec2_encoder
 from w2v.models.wav2vec import Wav2VecModel
 from w2v.models.wav2vec2 import Wav2Vec2Model
 from w2v.models.wav2vec_ctc import Wav2VecCtc
-from w2v.modules import wav2vec2_encoder
 
 GENERATIONS = ("g1_args", "g2_dictconfig", "g3_cfg")
 WAV2VEC = ("w2v1", "vq_gumbel", "vq_kmeans")

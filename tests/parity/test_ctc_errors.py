@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from w2v.data.dictionary import Dictionary
-from w2v.functional.best_path import best_paths
+from w2v.functional.ctc_path import best_paths
 from w2v.scoring import count_errors
 
 KEYS = ("c_errors", "c_total", "w_errors", "wv_errors", "w_total")

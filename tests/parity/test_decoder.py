@@ -9,10 +9,10 @@ import pytest
 import torch
 from torch.nn.utils.rnn import pad_sequence
 
-from w2v.build import load_language_model
 from w2v.data.dictionary import Dictionary
 from w2v.decoders import DecoderConfig, build_decoder
 from w2v.decoders.search_space import silence_index
+from w2v.inference.load import load_language_model
 from w2v.scoring import WerScorer
 from w2v.types import Hypothesis
 

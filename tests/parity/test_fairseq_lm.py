@@ -10,9 +10,9 @@ import pytest
 import torch
 from torch import Tensor
 
-from w2v.build import load_language_model, load_model
 from w2v.convert import read_model_file
 from w2v.errors import CheckpointError
+from w2v.inference.load import load_language_model, load_model
 from w2v.lm.language_model import LanguageModel
 
 

@@ -9,8 +9,8 @@ import pytest
 import torch
 
 from w2v.config import build_config
+from w2v.config.sections import OptimizationConfig
 from w2v.optim import LR_SCHEDULERS, Schedule, build_schedule
-from w2v.sections import OptimizationConfig
 
 
 def make(run: dict[str, Any]) -> Schedule:

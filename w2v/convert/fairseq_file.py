@@ -12,7 +12,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from w2v.checkpoint import save_torch_file
+from w2v.checkpoint.file import save_torch_file
 from w2v.config import build_config, to_plain
 from w2v.convert.fairseq_config import NEW_HERE, TASK_OPTIONS
 from w2v.convert.model_file import CTC, ENCODER, LANGUAGE_MODEL, ModelFile

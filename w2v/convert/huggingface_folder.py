@@ -14,6 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from w2v.checkpoint.torch_file import read_torch_file
 from w2v.convert.huggingface_config import CLASSES, from_their_config, kind_of, to_their_config
 from w2v.convert.huggingface_names import CTC_PREFIX, to_our_names, to_their_names
 from w2v.convert.huggingface_symbols import read_json, read_vocabulary, reorder, tokenizer_files
@@ -21,7 +22,6 @@ from w2v.convert.model_file import CTC, ModelFile
 from w2v.convert.safetensors_file import read_safetensors, write_safetensors
 from w2v.convert.symbols import find_symbols
 from w2v.errors import CheckpointError
-from w2v.torch_file import read_torch_file
 
 CONFIG_FILE = "config.json"
 AUDIO_FILE = "preprocessor_config.json"

@@ -21,12 +21,12 @@ from torch import Tensor, nn
 from w2v.convert.model_file import ModelFile
 from w2v.errors import CheckpointError, MissingPackageError
 from w2v.models.base import W2vModel
+from w2v.models.wav2vec2_encoder import Wav2Vec2Encoder
 from w2v.modules.conv_feature_extractor import ConvBlock
 from w2v.modules.multihead_attention import MultiheadAttention
 from w2v.modules.norms import ChannelLayerNorm, TimeNorm
 from w2v.modules.positional_conv import PositionalConv
 from w2v.modules.transformer_layer import TransformerLayer
-from w2v.modules.wav2vec2_encoder import Wav2Vec2Encoder
 
 OPSET = 17
 EXAMPLE_SAMPLES = 16_000

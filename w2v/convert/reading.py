@@ -2,27 +2,23 @@
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from torch import Tensor
 
-from w2v.checkpoint import check_version
+from w2v.checkpoint.file import check_version
+from w2v.checkpoint.torch_file import read_torch_file
+from w2v.checkpoint.unpickle import Record, UnsafePickleError, plain_data
 from w2v.convert.encoder_shape import infer_encoder
 from w2v.convert.fairseq_config import FairseqConfig
 from w2v.convert.huggingface_folder import CONFIG_FILE, read_huggingface
 from w2v.convert.language_model_state import num_words, upgrade_language_model
 from w2v.convert.model_file import CTC, LANGUAGE_MODEL, ModelFile
-from w2v.convert.plausible import check_plausible
 from w2v.convert.safetensors_file import read_safetensors_model
 from w2v.convert.symbols import find_symbols
 from w2v.errors import CheckpointError
-from w2v.torch_file import read_torch_file
-from w2v.unpickle import Record, UnsafePickleError, plain_data
-
-logger = logging.getLogger(__name__)
 
 ENCODER_PREFIX = "w2v_encoder.w2v_model."
 # Heads of pretraining, which a fine-tuned model does not use.
@@ -44,7 +40,7 @@ def read_model_file(path: str | Path, *, dictionary: str | None = None, pretrain
         MissingPackageError: safetensors is not installed, and is needed.
     """
     file = _open(Path(path), dictionary, pretrained)
-    check_plausible(file.path, file.config["model"], file.state)
+    check_sizes(file.path, file.config["model"], file.state)
     return file
 
 
@@ -70,9 +66,6 @@ def _open(place: Path, dictionary: str | None, pretrained: str | None) -> ModelF
     raise CheckpointError(f"{place}: is no checkpoint of w2v or fairseq: it holds {names or 'nothing'}{hint}")
 
 
-# ------------------------------------------------------------------------------------------ ours
-
-
 def _own(path: Path, content: Mapping[str, Any], dictionary: str | None) -> ModelFile:
     check_version(path, content)
     config = plain_data(content.get("config"))
@@ -91,9 +84,6 @@ def _own(path: Path, content: Mapping[str, Any], dictionary: str | None) -> Mode
 
 def _count(value: Any) -> int:
     return value if type(value) is int and value >= 0 else 0
-
-
-# ------------------------------------------------------------------------------------------ the original's
 
 
 def _fairseq(path: Path, content: Mapping[str, Any], dictionary: str | None, pretrained: str | None) -> ModelFile:
@@ -200,3 +190,41 @@ def _complete_encoder(
         "the encoder's options were told from the shapes of its tensors; strides, attention heads and the order of "
         "norms cannot be seen there and were taken to be those of the published models"
     )
+
+
+COUNTS = ("encoder_layers", "vq_depth", "conv_feature_layers", "conv_aggregator_layers", "decoder_layers")
+WIDTHS = (
+    *("encoder_embed_dim", "encoder_ffn_embed_dim", "conv_pos"),
+    *("decoder_embed_dim", "decoder_ffn_embed_dim", "decoder_input_dim", "decoder_output_dim"),
+)
+FREE_LIMIT = 2**20
+"""Largest value of other whole numbers that tensors are made by."""
+FREE = (
+    "latent_vars",
+    "latent_groups",
+    "latent_dim",
+    "final_dim",
+    "vq_vars",
+    "vq_groups",
+    "vq_dim",
+    "gru_dim",
+    "prediction_steps",
+)
+
+
+def check_sizes(where: str, model: Mapping[str, Any], state: Mapping[str, Tensor]) -> None:
+    """Check that no option asks for more layers than there are tensors, or wider ones.
+
+    Raises:
+        CheckpointError: naming the option.
+    """
+    widest = max((side for tensor in state.values() for side in tensor.shape), default=0)
+    for values in (model, model.get("w2v_args")):
+        if not isinstance(values, Mapping):
+            continue
+        for names, limit in ((COUNTS, len(state)), (WIDTHS, widest), (FREE, FREE_LIMIT)):
+            for name in names:
+                value = values.get(name)
+                number = len(value) if isinstance(value, (list, tuple)) else value
+                if isinstance(number, (int, float)) and number > limit:
+                    raise CheckpointError(f"{where}: {name} = {str(value)[:20]} does not fit the tensors beside it")

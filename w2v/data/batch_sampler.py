@@ -6,7 +6,7 @@ The order and the cuts are those of the original at its README's commit (fairseq
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -139,3 +139,40 @@ def _clips_that_fit(costs: Ints, start: int, max_tokens: int | None, batch_size:
     longest = np.maximum.accumulate(costs[start : start + window])
     padded = np.arange(1, len(longest) + 1) * longest
     return int(np.searchsorted(padded, max_tokens, side="right"))
+
+
+@dataclass(frozen=True)
+class PaddingStats:
+    """Shares of an epoch, from 0 to 1, and its largest batch.
+
+    Attributes:
+        padding: of the samples that go through the model, those that are padding.
+        cropped: of the samples of the clips, those that are cropped away.
+        largest: number of a batch with the most samples, padding counted.
+    """
+
+    padding: float
+    cropped: float
+    largest: int
+
+
+def padding_stats(batches: Sequence[Ints], sizes: Ints, *, pad: bool, max_size: int | None = None) -> PaddingStats:
+    """Work out the waste of one epoch.
+
+    Args:
+        batches: indices of the clips of each batch, none of them empty.
+        sizes: (N,) samples per clip, by index.
+        pad: clips are padded to the longest of the batch; otherwise cropped to the shortest.
+        max_size: no row is wider than this many samples.
+    """
+    starts = np.cumsum([0, *map(len, batches[:-1])])
+    counts = np.diff(starts, append=sum(map(len, batches)))
+    whole = sizes[np.concatenate(batches)]
+    widths = (np.maximum if pad else np.minimum).reduceat(whole, starts)
+    if max_size is not None:
+        widths = np.minimum(widths, max_size)
+    heard = int(np.minimum(whole, np.repeat(widths, counts)).sum())
+    tokens = widths * counts
+    return PaddingStats(
+        1 - heard / max(int(tokens.sum()), 1), 1 - heard / max(int(whole.sum()), 1), int(tokens.argmax())
+    )

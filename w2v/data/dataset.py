@@ -22,9 +22,9 @@ from torch.utils.data import get_worker_info
 
 from w2v.data.audio import Samples, centre, normalize, read_audio, read_window
 from w2v.data.augment import Augmentation
+from w2v.data.batch_sampler import PaddingStats, padding_stats
 from w2v.data.labels import Labels
 from w2v.data.manifest import Manifest
-from w2v.data.waste import Waste, epoch_waste
 from w2v.errors import DataError
 from w2v.rng import numpy_generator
 from w2v.types import AudioBatch, AudioExample, Batch
@@ -56,7 +56,7 @@ class BatchDataset:
     def record(self, report: Any) -> None:
         """Take notice of a report of `load`; called in the main process, in order of the batches."""
 
-    def waste(self, batches: Sequence[Ints]) -> Waste | None:
+    def waste(self, batches: Sequence[Ints]) -> PaddingStats | None:
         """Return what an epoch of `batches` would waste; None where that cannot be said."""
         return None
 
@@ -329,9 +329,9 @@ class AudioDataset(BatchDataset):
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         self.num_read, self.bad = state["num_read"], dict(state["bad"])
 
-    def waste(self, batches: Sequence[Ints]) -> Waste:
+    def waste(self, batches: Sequence[Ints]) -> PaddingStats:
         """Return what an epoch of `batches` wastes, by the lengths of the manifest."""
-        return epoch_waste(batches, self.sizes, pad=self.pad, max_size=self.max_sample_size)
+        return padding_stats(batches, self.sizes, pad=self.pad, max_size=self.max_sample_size)
 
     def _readable(self, index: int, budget: int, report: ReadReport) -> AudioExample:
         """Return clip `index`, or in its place the next one that can be read and fits into the batch."""

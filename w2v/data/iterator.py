@@ -27,7 +27,7 @@ import torch
 from torch.utils.data import DataLoader, Dataset
 
 from w2v.data.dataset import BatchDataset
-from w2v.distributed import end_with_parent
+from w2v.distributed.child import end_with_parent
 from w2v.errors import DataError, W2vError
 from w2v.rng import seed_from
 from w2v.types import Batch

@@ -15,8 +15,8 @@ import numpy as np
 import numpy.typing as npt
 
 from w2v.data.dictionary import Dictionary
+from w2v.data.text_blocks import check_utf8, read_blocks
 from w2v.errors import DataError
-from w2v.lm.text_blocks import check_utf8, read_blocks
 
 Codes = npt.NDArray[np.unsignedinteger]
 Mask = npt.NDArray[np.bool_]

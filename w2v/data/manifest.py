@@ -20,9 +20,9 @@ from typing import NoReturn
 import numpy as np
 import numpy.typing as npt
 
+from w2v.data.text_blocks import read_blocks
 from w2v.data.text_file import write_atomically
 from w2v.errors import DataError
-from w2v.lm.text_blocks import read_blocks
 
 Bytes = npt.NDArray[np.uint8]
 Ints = npt.NDArray[np.int64]

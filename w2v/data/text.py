@@ -14,8 +14,8 @@ import numpy as np
 import numpy.typing as npt
 
 from w2v.data.dictionary import SPECIALS, Dictionary
+from w2v.data.text_blocks import check_utf8, read_blocks
 from w2v.errors import DataError
-from w2v.lm.text_blocks import check_utf8, read_blocks
 
 Ints = npt.NDArray[np.int64]
 

@@ -12,10 +12,10 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
+from w2v.data.batch_sampler import PaddingStats, padding_stats
 from w2v.data.dataset import BatchDataset
 from w2v.data.dictionary import Dictionary
 from w2v.data.text import Text
-from w2v.data.waste import Waste, epoch_waste
 from w2v.types import TextBatch
 
 Ints = npt.NDArray[np.int64]
@@ -54,9 +54,9 @@ class TextDataset(BatchDataset):
         """Return the words for a sample in messages."""
         return f"sample {index}"
 
-    def waste(self, batches: Sequence[Ints]) -> Waste:
+    def waste(self, batches: Sequence[Ints]) -> PaddingStats:
         """Return what an epoch of `batches` wastes."""
-        return epoch_waste(batches, self.sizes, pad=True)
+        return padding_stats(batches, self.sizes, pad=True)
 
     def batch(self, indices: Sequence[int] | Ints, seed: int) -> TextBatch:
         """Return a batch; it depends on `indices` and `seed` alone."""

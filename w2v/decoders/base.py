@@ -97,7 +97,7 @@ def wer_args_config(wer_args: tuple[str, str | None, float, float], num_symbols:
 
 
 OpenLanguageModel = Callable[[str], LanguageModel]
-"""Opens a language model of any kind; `w2v.build.load_language_model` is such."""
+"""Opens a language model of any kind; `w2v.inference.load.load_language_model` is such."""
 
 
 class Decoder:

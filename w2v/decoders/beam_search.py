@@ -15,13 +15,31 @@ import numpy.typing as npt
 from torch import Tensor
 
 from w2v.decoders.base import DecoderConfig
-from w2v.decoders.found_path import FoundPath
-from w2v.functional.best_path import BLANK
+from w2v.functional.ctc_path import BLANK
 from w2v.lm.language_model import FloatArray, IntArray, LanguageModel
+
+
+@dataclass(frozen=True)
+class FoundPath:
+    """A path and its score.
+
+    Attributes:
+        score: total score.
+        emission: sum of the log-probabilities of its frames.
+        lm: the language model's log-probability, not weighed.
+        symbols: symbol of each frame, with one silence before the first and one after the last: T + 2 of them.
+        words: numbers of its words in the lexicon; empty where the search has none.
+    """
+
+    score: float
+    emission: float
+    lm: float
+    symbols: list[int]
+    words: list[int]
+
 
 HashArray = npt.NDArray[np.uint64]
 Rows = TypeVar("Rows", "Beam", "Candidates")
-
 NO_WORD = -1
 # Clips are searched together up to this number of hypotheses: enough for numpy, little memory for the way back.
 MOST_HYPOTHESES = 4096

@@ -7,9 +7,8 @@ from __future__ import annotations
 
 from w2v.data.dictionary import Dictionary
 from w2v.decoders.base import DecoderConfig, OpenLanguageModel, register_decoder
-from w2v.decoders.beam_decoder import BeamDecoder, model_path
+from w2v.decoders.beam_decoder import BeamDecoder, build_search, model_path
 from w2v.decoders.beam_search import SearchOptions
-from w2v.decoders.model_search import build_search
 from w2v.decoders.search_space import plan_search
 from w2v.lm.ngram_model import open_ngram_model
 

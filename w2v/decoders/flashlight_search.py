@@ -9,11 +9,10 @@ from typing import Any
 
 from torch import Tensor
 
-from w2v.decoders.beam_search import SearchOptions
-from w2v.decoders.found_path import FoundPath
+from w2v.decoders.beam_search import FoundPath, SearchOptions
 from w2v.decoders.search_space import UNKNOWN, SearchSpace
 from w2v.errors import DataError
-from w2v.functional.best_path import BLANK
+from w2v.functional.ctc_path import BLANK
 from w2v.lm.kenlm_model import KenlmModel
 from w2v.lm.vocabulary import read_vocabulary
 

@@ -9,10 +9,9 @@ import logging
 
 from w2v.data.dictionary import Dictionary
 from w2v.decoders.base import DecoderConfig, register_decoder
-from w2v.decoders.beam_decoder import BeamDecoder, model_path
+from w2v.decoders.beam_decoder import BeamDecoder, build_search, model_path
 from w2v.decoders.beam_search import SearchOptions
 from w2v.decoders.flashlight_search import FlashlightSearch, ModelWords, import_flashlight
-from w2v.decoders.model_search import build_search
 from w2v.decoders.search_space import plan_search
 from w2v.lm.ngram_model import open_ngram_model
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from torch import Tensor
 
 from w2v.decoders.base import Decoder, DecoderConfig, register_decoder
-from w2v.functional.best_path import best_paths
+from w2v.functional.ctc_path import best_paths
 from w2v.types import Hypothesis
 
 

@@ -10,7 +10,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from w2v.functional.true_frames import true_frames
+from w2v.functional.padding import true_frames
 
 # Draws are taken modulo the number of choices; out of 2**53 the bias is below one in 10**10.
 DRAW_RANGE = 2**53

@@ -68,3 +68,18 @@ def mean_square(x: Tensor, lengths: Tensor | None) -> Tensor:
         return x.square().mean()
     valid = x.masked_fill(padding_mask(lengths, x.shape[1], x.device)[:, :, None], 0.0)
     return valid.square().sum() / max(int(lengths.sum()) * x.shape[2], 1)
+
+
+def true_frames(lengths: Tensor, size: int) -> Tensor:
+    """Return the flat positions `clip * size + frame` of all true frames, in order.
+
+    Selecting by these indices needs no word from the device, as a boolean mask would.
+
+    Args:
+        lengths: (B,) int64 true frames per clip, on the CPU.
+        size: frames T that the batch is wide.
+
+    Returns:
+        (N,) int64 on the CPU, where N is the sum of `lengths`.
+    """
+    return (torch.arange(size) < lengths.unsqueeze(1)).flatten().nonzero().squeeze(1)

@@ -22,10 +22,10 @@ from itertools import repeat
 import numpy as np
 import numpy.typing as npt
 
+from w2v.data.text_blocks import check_utf8, read_blocks
 from w2v.data.text_file import write_atomically
 from w2v.errors import DataError
 from w2v.lm.ngram_table import BackoffModel, FloatArray, IntArray, NgramTable
-from w2v.lm.text_blocks import check_utf8, read_blocks
 
 KIND = "language model"
 MAX_ORDER = 16

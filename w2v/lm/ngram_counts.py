@@ -15,9 +15,9 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
+from w2v.data.text_blocks import check_utf8, read_blocks
 from w2v.errors import DataError
 from w2v.lm.ngram_table import SENTENCE_END, SENTENCE_START, UNKNOWN, IntArray
-from w2v.lm.text_blocks import check_utf8, read_blocks
 
 logger = logging.getLogger(__name__)
 

@@ -19,8 +19,7 @@ from torch import Tensor, nn
 
 from w2v.data.dictionary import SPECIALS, Dictionary
 from w2v.lm.language_model import FloatArray, IntArray, LanguageModel
-from w2v.lm.prefix_tree import NONE, PrefixTree
-from w2v.lm.row_store import RowStore
+from w2v.lm.prefix_tree import NONE, PrefixTree, RowStore
 from w2v.modules.multihead_attention import Memory
 
 FILLER = re.compile(r"madeupword\d{4}")

@@ -15,7 +15,7 @@ from torch import Tensor
 
 from w2v.config import arg, check_range, int_tuple
 from w2v.errors import ConfigError
-from w2v.functional.true_frames import true_frames
+from w2v.functional.padding import true_frames
 from w2v.models.base import W2vModel, register_model, register_model_architecture
 from w2v.modules.multihead_attention import Memory
 from w2v.modules.transformer_decoder import DecoderSpec, TransformerDecoder

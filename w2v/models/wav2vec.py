@@ -23,14 +23,14 @@ from w2v.functional.conv_spec import ConvLayer, conv_layers, frame_lengths, rece
 from w2v.functional.dropout import Dropout
 from w2v.functional.future_prediction import sample_future_negatives
 from w2v.models.base import W2vModel, register_model, register_model_architecture
-from w2v.modules.clip_parts import by_clips
+from w2v.modules.autograd import with_zero_grads
+from w2v.modules.chunking import chunked
 from w2v.modules.conv_aggregator import ConvAggregator, GruAggregator
 from w2v.modules.conv_encoder import ConvEncoder
 from w2v.modules.future_predictor import FuturePredictor
 from w2v.modules.kmeans_vector_quantizer import KmeansVectorQuantizer
 from w2v.modules.latent_gumbel_quantizer import LatentGumbelQuantizer
-from w2v.modules.normed_conv import ACTIVATIONS
-from w2v.modules.touch import touch
+from w2v.modules.norms import ACTIVATIONS
 from w2v.rng import torch_generator
 from w2v.types import ContrastiveOutput, Features
 
@@ -231,7 +231,7 @@ class Wav2VecModel(W2vModel):
             One row of logits per (clip, target frame, step). Penalties: `diversity`, the sum over groups of V minus
             the perplexity (not divided by G x V, other than in wav2vec 2.0), or `kmeans_loss`.
         """
-        latent = by_clips(self.feature_extractor, source, lengths)
+        latent = chunked(self.feature_extractor, source, lengths)
         frames = self._frames(source, lengths)
         penalties: dict[str, Tensor] = {}
         stats: dict[str, Tensor | float] = {}
@@ -251,13 +251,13 @@ class Wav2VecModel(W2vModel):
             stats["code_perplexity"] = kmeans.code_perplexity
             stats["num_vars"] = self.vector_quantizer.num_vars
             stats["kmeans_loss"] = kmeans.kmeans_loss
-        context = self.dropout_agg(by_clips(self.feature_aggregator, self.dropout_feats(latent), frames))
-        targets = latent if self.project_features is None else by_clips(self.project_features, latent, frames)
+        context = self.dropout_agg(chunked(self.feature_aggregator, self.dropout_feats(latent), frames))
+        targets = latent if self.project_features is None else chunked(self.project_features, latent, frames)
         if negative_indices is None:
             negative_indices = self._draw_negatives(frames, latent.shape[2], source.device, seed)
         logits = self.wav2vec_predictions(context, targets, negative_indices, frames)
         if logits.shape[0] == 0:  # all clips are too short for a prediction: the step must still have gradients
-            logits = touch(logits, self.parameters())
+            logits = with_zero_grads(logits, self.parameters())
         return ContrastiveOutput(logits, penalties, stats, self._negative_weight())
 
     def latent_features(self, source: Tensor, lengths: Tensor | None) -> Features:

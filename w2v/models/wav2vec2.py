@@ -1,6 +1,6 @@
 """wav2vec 2.0 pretraining: masked frames must be told from other frames by their quantised features (sections 2, 3).
 
-The encoder is `w2v.modules.wav2vec2_encoder`; the loss over the logits is the criterion `wav2vec`.
+The encoder is `w2v.models.wav2vec2_encoder`; the loss over the logits is the criterion `wav2vec`.
 """
 
 from __future__ import annotations
@@ -28,8 +28,9 @@ from w2v.functional.dropout import dropout
 from w2v.functional.masking import BoolArray, equal_rows, masked_positions
 from w2v.functional.negatives import sample_negatives, sample_negatives_everywhere
 from w2v.models.base import W2vModel, register_model, register_model_architecture
+from w2v.models.wav2vec2_config import Wav2Vec2EncoderConfig
+from w2v.models.wav2vec2_encoder import Encoded, Frames, Masks, Wav2Vec2Encoder
 from w2v.modules.gumbel_vector_quantizer import GumbelVectorQuantizer, Quantized
-from w2v.modules.wav2vec2_encoder import Encoded, Frames, Masks, Wav2Vec2Encoder, Wav2Vec2EncoderConfig
 from w2v.rng import numpy_generator, torch_generator
 from w2v.types import ContrastiveOutput, Features
 

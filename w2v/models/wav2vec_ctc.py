@@ -22,7 +22,8 @@ from w2v.functional.conv_spec import receptive_field
 from w2v.functional.dropout import dropout
 from w2v.functional.masking import SELECTIONS
 from w2v.models.base import MODELS, W2vModel, register_model
-from w2v.modules.wav2vec2_encoder import Masks, Wav2Vec2Encoder, Wav2Vec2EncoderConfig
+from w2v.models.wav2vec2_config import Wav2Vec2EncoderConfig
+from w2v.models.wav2vec2_encoder import Masks, Wav2Vec2Encoder
 from w2v.types import CtcOutput, Features
 
 PRETRAINING_HEADS = ("quantizer.", "project_q.", "target_glu.", "final_proj.")

@@ -14,9 +14,8 @@ from torch import Tensor, nn
 
 from w2v.errors import ConfigError
 from w2v.functional.dropout import dropout
-from w2v.functional.word_bands import band_width, word_bands
-from w2v.modules.adaptive_input import AdaptiveInput
-from w2v.modules.touch import touch
+from w2v.modules.adaptive_input import AdaptiveInput, band_width, word_bands
+from w2v.modules.autograd import with_zero_grads
 
 
 class AdaptiveSoftmax(nn.Module):
@@ -84,7 +83,7 @@ class AdaptiveSoftmax(nn.Module):
                 logits = self._tail_logits(contexts[there], number)
                 result = result.index_add(0, there, -F.cross_entropy(logits.float(), words, reduction="none"))
             else:
-                result = touch(result, self.tail[number].parameters())
+                result = with_zero_grads(result, self.tail[number].parameters())
         return result
 
     # ------------------------------------------------------------------------------------------ scoring

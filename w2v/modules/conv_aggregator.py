@@ -12,8 +12,7 @@ from torch import Tensor, nn
 
 from w2v.functional.conv_spec import ConvLayer
 from w2v.functional.dropout import Dropout
-from w2v.modules.normed_conv import ACTIVATIONS, NormedConv
-from w2v.modules.norms import GroupNorm
+from w2v.modules.norms import ACTIVATIONS, GroupNorm, NormedConv
 
 
 class ConvAggregator(nn.Module):

@@ -15,8 +15,7 @@ from torch import Tensor, nn
 
 from w2v.functional.conv_spec import ConvLayer, conv_length, receptive_field
 from w2v.functional.dropout import Dropout
-from w2v.modules.normed_conv import ACTIVATIONS, NormedConv
-from w2v.modules.norms import GroupNorm
+from w2v.modules.norms import ACTIVATIONS, GroupNorm, NormedConv
 
 
 class ConvEncoder(nn.Module):

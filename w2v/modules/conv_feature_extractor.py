@@ -12,8 +12,8 @@ from torch import Tensor, nn
 
 from w2v.functional.conv_spec import ConvLayer, conv_length, receptive_field
 from w2v.functional.strided_conv import prefers_products, strided_conv
+from w2v.modules.autograd import checkpointed
 from w2v.modules.norms import ChannelLayerNorm, TimeNorm
-from w2v.modules.recomputed import recomputed
 
 EXTRACTOR_MODES = ("default", "layer_norm")
 
@@ -102,11 +102,11 @@ class ConvFeatureExtractor(nn.Module):
             # Too short for a single frame: the batch gets one frame that no clip owns.
             source = F.pad(source, (0, self.receptive_field - source.shape[1]))
         if not prefers_products(source):
-            return recomputed(self._by_channels, source, lengths, wanted=self.checkpoint_activations)
+            return checkpointed(self._by_channels, source, lengths, wanted=self.checkpoint_activations)
         # Clip by clip: these are the largest tensors of the model. One for each clip, they find room between others
         # where those of a batch would need memory of their own, on the way back, too.
         clips = [
-            recomputed(
+            checkpointed(
                 self._by_products,
                 source[i : i + 1],
                 None if lengths is None else lengths[i : i + 1],

@@ -12,8 +12,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from w2v.functional.codebook import code_perplexity, look_up
-from w2v.functional.padding import is_padded
-from w2v.functional.true_frames import true_frames
+from w2v.functional.padding import is_padded, true_frames
 from w2v.modules.norms import GroupNorm
 
 INITIAL_SCALE = 0.01

@@ -6,8 +6,7 @@ import torch
 from torch import Tensor
 
 from w2v.functional.codebook import look_up
-from w2v.functional.padding import is_padded
-from w2v.functional.true_frames import true_frames
+from w2v.functional.padding import is_padded, true_frames
 from w2v.modules.gumbel_vector_quantizer import GumbelVectorQuantizer, Quantized
 
 

@@ -14,13 +14,31 @@ import torch
 from torch import Tensor, nn
 
 from w2v.functional.dropout import dropout
-from w2v.functional.sinusoid import sinusoid
 from w2v.modules.adaptive_input import AdaptiveInput
 from w2v.modules.adaptive_softmax import AdaptiveSoftmax
+from w2v.modules.autograd import with_zero_grads
 from w2v.modules.multihead_attention import Memory
-from w2v.modules.touch import touch
 from w2v.modules.transformer_layer import StackSpec, TransformerLayer, kept_layers
 from w2v.modules.word_softmax import WordSoftmax
+
+
+def sinusoid(positions: Tensor, dim: int) -> Tensor:
+    """Return (..., dim) float32: sines in the first half, cosines in the second, a zero at the end if `dim` is odd.
+
+    Differs from the paper, as fairseq does: frequencies end at exactly 1 / 10000, and sines and cosines do not
+    alternate.
+
+    Args:
+        positions: (...) whole numbers.
+        dim: width, at least 4.
+    """
+    half = dim // 2
+    frequencies = torch.exp(torch.arange(half, device=positions.device) * (-math.log(10000) / (half - 1)))
+    angles = positions.float().unsqueeze(-1) * frequencies
+    parts = [angles.sin(), angles.cos()]
+    if dim % 2:
+        parts.append(torch.zeros_like(angles[..., :1]))
+    return torch.cat(parts, dim=-1)
 
 
 @dataclass(frozen=True)
@@ -136,7 +154,7 @@ class TransformerDecoder(nn.Module):
         x = self._embed(words, torch.arange(words.shape[1], device=words.device))
         kept = kept_layers(self.spec, self.num_updates, training=self.training)
         for layer, is_kept in zip(self.layers, kept, strict=True):
-            x = layer(x, None, is_causal=True) if is_kept else touch(x, layer.parameters())
+            x = layer(x, None, is_causal=True) if is_kept else with_zero_grads(x, layer.parameters())
         return self._finish(x)
 
     def step(self, words: Tensor, positions: Tensor, memories: Sequence[Memory], attend_to: Tensor | None) -> Tensor:

@@ -11,9 +11,8 @@ from torch import Tensor, nn
 
 from w2v.functional.dropout import dropout
 from w2v.functional.padding import is_padded, padding_mask
+from w2v.modules.autograd import checkpointed, with_zero_grads
 from w2v.modules.positional_conv import PositionalConv
-from w2v.modules.recomputed import recomputed
-from w2v.modules.touch import touch
 from w2v.modules.transformer_layer import StackSpec, TransformerLayer, kept_layers
 
 
@@ -65,9 +64,9 @@ class TransformerEncoder(nn.Module):
         layers = []
         for layer, is_kept in zip(self.layers, self._kept_layers(), strict=True):
             if is_kept:
-                x = recomputed(layer, x, attend_to, wanted=self.spec.checkpoint_activations)
+                x = checkpointed(layer, x, attend_to, wanted=self.spec.checkpoint_activations)
             else:
-                x = touch(x, layer.parameters())
+                x = with_zero_grads(x, layer.parameters())
             if with_layers:
                 layers.append(x)
         if self.spec.layer_norm_first:

@@ -13,9 +13,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from w2v.config.sections import OptimizationConfig
 from w2v.errors import CheckpointError, ConfigError
 from w2v.registry import Entry, Registry
-from w2v.sections import OptimizationConfig
 
 
 class Optimizer:

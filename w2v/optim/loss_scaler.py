@@ -6,8 +6,8 @@ no minimum at which training stops), so recorded runs could not be repeated with
 
 from __future__ import annotations
 
+from w2v.config.sections import CommonConfig, OptimizationConfig
 from w2v.errors import TrainingError
-from w2v.sections import CommonConfig, OptimizationConfig
 
 FACTOR = 2.0
 

@@ -6,9 +6,9 @@ import math
 from dataclasses import dataclass
 
 from w2v.config import arg, check_range
+from w2v.config.sections import OptimizationConfig
 from w2v.errors import ConfigError
 from w2v.optim.base import Schedule, register_lr_scheduler
-from w2v.sections import OptimizationConfig
 
 
 @dataclass(frozen=True)

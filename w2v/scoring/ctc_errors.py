@@ -8,7 +8,7 @@ from torch import Tensor
 
 from w2v.data.dictionary import Dictionary
 from w2v.data.post_process import post_process
-from w2v.functional.best_path import best_paths
+from w2v.functional.ctc_path import best_paths
 from w2v.functional.edit_distance import edit_distance
 from w2v.types import Hypothesis
 

@@ -15,6 +15,7 @@ from typing import Any, ClassVar
 import torch
 
 from w2v.config import arg, build_config, check_range
+from w2v.config.sections import DatasetConfig
 from w2v.convert import read_model_file
 from w2v.criterions.base import Criterion
 from w2v.data.augment import Augmentation, decibel_range
@@ -29,7 +30,6 @@ from w2v.errors import ConfigError
 from w2v.models.base import MODELS, W2vModel
 from w2v.registry import Entry
 from w2v.scoring.ctc_errors import count_errors
-from w2v.sections import DatasetConfig
 from w2v.tasks.base import Task, register_task
 from w2v.tasks.batches import train_epochs, valid_epoch
 from w2v.types import AudioBatch, CtcOutput, Loss

@@ -7,10 +7,10 @@ from typing import Any
 
 import torch
 
+from w2v.config.sections import DatasetConfig
 from w2v.criterions.base import Criterion
 from w2v.models.base import W2vModel
 from w2v.registry import Entry, Registry
-from w2v.sections import DatasetConfig
 from w2v.types import Loss
 
 

@@ -9,11 +9,11 @@ from typing import Any
 import torch
 
 from w2v import distributed
+from w2v.config.sections import DatasetConfig
 from w2v.data.batch_sampler import BatchPlan
 from w2v.data.dataset import BatchDataset
 from w2v.data.iterator import EpochIterator, iterate
 from w2v.rng import seed_from
-from w2v.sections import DatasetConfig
 
 logger = logging.getLogger(__name__)
 

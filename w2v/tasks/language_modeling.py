@@ -16,6 +16,7 @@ from typing import Any
 import torch
 
 from w2v.config import arg, check_range
+from w2v.config.sections import DatasetConfig
 from w2v.criterions.base import Criterion
 from w2v.data.batch_sampler import BatchPlan, plan_batches
 from w2v.data.dictionary import Dictionary
@@ -25,7 +26,6 @@ from w2v.data.text_dataset import TextDataset
 from w2v.errors import ConfigError, DataError
 from w2v.models.base import W2vModel
 from w2v.registry import Entry
-from w2v.sections import DatasetConfig
 from w2v.tasks.base import Task, register_task
 from w2v.tasks.batches import train_epochs, valid_epoch
 from w2v.types import Loss, TextBatch

@@ -14,10 +14,10 @@ import numpy as np
 import torch
 
 from w2v.config import arg
+from w2v.config.sections import DatasetConfig
 from w2v.data.dataset import AudioDataset, ReadReport
 from w2v.data.iterator import EpochIterator
 from w2v.rng import numpy_generator
-from w2v.sections import DatasetConfig
 from w2v.tasks import register_task
 from w2v.tasks.audio_pretraining import AudioPretrainingConfig, AudioPretrainingTask
 from w2v.types import AudioBatch

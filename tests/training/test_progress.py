@@ -1,0 +1,103 @@
+"""Log lines against those of the original, and the other ways of showing progress."""
+
+from __future__ import annotations
+
+import json
+import logging
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from w2v.config.sections import CommonConfig
+from w2v.errors import MissingPackageError
+from w2v.training.metrics import rounded
+from w2v.training.progress import JsonProgress, Progress, SimpleProgress, TqdmProgress, build_progress, duration
+
+VALUES = {"loss": 4.131, "num_updates": 40.0, "lr": 0.00025}
+
+
+def test_lines_are_those_of_the_original(golden: Path, caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level(logging.INFO)
+    compared = 0
+    for path in sorted((golden / "checkpoints" / "logs").glob("*.log")):
+        for line in path.read_text().splitlines():
+            for tag in ("train_inner", "train", "valid"):
+                _, marked, text = line.partition(f"| INFO | {tag} | ")
+                if not marked or not text.startswith("{"):
+                    continue
+                values = {name: float(value) for name, value in json.loads(text).items() if isinstance(value, str)}
+                given = json.loads(text)
+                caplog.clear()
+                if tag == "train_inner":
+                    done = round((given["update"] - given["epoch"] + 1) * 1000)
+                    JsonProgress().log_update(given["epoch"], done, 1000, rounded(values), {})
+                else:
+                    JsonProgress().log_summary(tag, given["epoch"], values)
+                assert [(r.name, r.message) for r in caplog.records] == [(tag, text)]
+                compared += 1
+    assert compared > 0
+
+
+def test_simple_lines(caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level(logging.INFO)
+    SimpleProgress().log_update(1, 40, 290, VALUES, {})
+    SimpleProgress().log_summary("valid", 1, {"valid_loss": 4.0})
+    assert [record.message for record in caplog.records] == [
+        "epoch 001:     40 / 290 loss=4.131, num_updates=40, lr=0.00025",
+        "epoch 001 | valid_loss 4",
+    ]
+
+
+def test_the_bar_shows_speed_time_and_error_rate(capsys: pytest.CaptureFixture[str]) -> None:
+    pytest.importorskip("tqdm")
+    bar = TqdmProgress()
+    bar.begin_epoch(2, 10, 3)
+    bar.log_summary("dev", 2, {"dev_wer": 12.5, "dev_num_updates": 40})
+    bar.log_update(2, 4, 10, VALUES, {"audio_s": 312.34, "eta": 3725.0})
+    bar.advance()
+    bar._bar.refresh()
+    bar.close()
+    text = capsys.readouterr().err
+    for part in ("epoch 002", "loss=4.131", "audio=312s/s", "left=01:02:05", "valid_wer=12.5", "4/10"):
+        assert part in text, part
+
+
+def test_durations() -> None:
+    assert [duration(s) for s in (5, 3725, 90_061)] == ["00:00:05", "01:02:05", "1d 01:01:01"]
+
+
+def test_events_for_tensorboard(tmp_path: Path) -> None:
+    pytest.importorskip("tensorboardX")
+    common = CommonConfig(log_format="none", tensorboard_logdir=str(tmp_path))
+    progress = build_progress(common, is_master=True)
+    progress.log_update(1, 1, 2, VALUES, {})
+    progress.log_summary("train", 1, {f"train_{name}": value for name, value in VALUES.items()})
+    progress.log_summary("valid", 1, {"valid_loss": 1.0, "valid_num_updates": 40})
+    progress.close()
+    for tag in ("train_inner", "train", "valid"):
+        (events,) = (tmp_path / tag).iterdir()
+        assert b"loss" in events.read_bytes()
+
+
+def test_a_missing_package_is_one_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "tensorboardX", None)
+    with pytest.raises(MissingPackageError, match=r"--tensorboard-logdir needs .*w2v\[tensorboard\]"):
+        build_progress(CommonConfig(tensorboard_logdir=str(tmp_path)), is_master=True)
+
+
+@pytest.mark.parametrize(
+    ("options", "terminal", "expected"),
+    [
+        ({}, False, JsonProgress),
+        ({}, True, TqdmProgress),
+        ({"no_progress_bar": True}, True, SimpleProgress),
+        ({"log_format": "tqdm"}, False, SimpleProgress),
+        ({"log_format": "none"}, True, Progress),
+    ],
+)
+def test_which_format(options: dict[str, Any], terminal: bool, expected: type, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sys.stderr, "isatty", lambda: terminal)
+    assert type(build_progress(CommonConfig(**options), is_master=True)) is expected
+    assert type(build_progress(CommonConfig(**options), is_master=False)) is Progress

@@ -1,0 +1,1 @@
+"""Bytes on disk: checkpoints, written aside and renamed, read without running code."""

@@ -1,0 +1,78 @@
+"""A model made ready for inference alone: weights cast once, positions computed once, linear layers in int8."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+from w2v.modules.positional_conv import PositionalConv
+
+
+def cast_weights(model: nn.Module, half: torch.dtype | None) -> None:
+    """Prepare a model for inference alone, in place.
+
+    Args:
+        model: will be used under autocast to `half`, if that is given.
+        half: number format of autocast; None: float32.
+    """
+    for module in model.modules():
+        if isinstance(module, PositionalConv):
+            module.fix()
+        elif half is not None and isinstance(module, (nn.Linear, nn.Conv1d)):
+            module.to(half)
+
+
+_LARGEST = 127
+_WIDTHS = 8
+"""int8 kernels want widths that are multiples of this."""
+
+
+class Int8Linear(nn.Module):
+    """What a linear layer computes, up to rounding.
+
+    Args:
+        linear: the layer; it is left as it is.
+    """
+
+    weight: Tensor
+    scale: Tensor
+    bias: Tensor | None
+
+    def __init__(self, linear: nn.Linear) -> None:
+        super().__init__()
+        weight = linear.weight.detach().float()
+        scale = _scales(weight)
+        self.register_buffer("weight", (weight / scale).round_().to(torch.int8))
+        self.register_buffer("scale", scale.squeeze(1))
+        self.register_buffer("bias", None if linear.bias is None else linear.bias.detach().float())
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Return (..., D) float32 for (..., C)."""
+        rows = x.float().flatten(0, -2)
+        scale = _scales(rows)
+        whole = (rows / scale).round_().to(torch.int8)
+        result = torch._int_mm(whole, self.weight.t()).float().mul_(scale).mul_(self.scale)
+        if self.bias is not None:
+            result.add_(self.bias)
+        return result.view(*x.shape[:-1], -1)
+
+
+def to_int8(model: nn.Module) -> int:
+    """Replace the linear layers of transformer blocks in place; return how many were replaced.
+
+    The others (the projection of features, the output layer) are small, and errors in them weigh more.
+    """
+    count = 0
+    for name, block in model.named_modules():
+        if ".layers." not in f".{name}":
+            continue
+        for child_name, child in list(block.named_children()):
+            if isinstance(child, nn.Linear) and not (child.in_features % _WIDTHS or child.out_features % _WIDTHS):
+                setattr(block, child_name, Int8Linear(child))
+                count += 1
+    return count
+
+
+def _scales(rows: Tensor) -> Tensor:
+    """Return (N, 1): what 1 stands for in each row of (N, C)."""
+    return rows.abs().amax(dim=1, keepdim=True).clamp_(min=1e-30).div_(_LARGEST)

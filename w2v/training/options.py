@@ -1,0 +1,282 @@
+"""From the command line (and a YAML file) to a typed configuration of one training run.
+
+Order of precedence: what is typed, then `--config FILE.yaml`, then the preset behind `--arch`, then the defaults of
+the dataclasses. The YAML file has the sections of the original's files; `--print-config` writes such a file.
+"""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from w2v.config import ArgumentParser, build_config, options_of, to_plain
+from w2v.config.sections import CheckpointConfig, CommonConfig, DatasetConfig, DistributedConfig, OptimizationConfig
+from w2v.config.yaml_file import ConfigFile, read_config_file
+from w2v.criterions import CRITERIONS
+from w2v.errors import ConfigError, RegistryError
+from w2v.models import MODELS
+from w2v.optim import LR_SCHEDULERS, OPTIMIZERS
+from w2v.plugins import import_installed, import_user_dir
+from w2v.registry import Entry, Registry
+from w2v.tasks import TASKS
+from w2v.training.unsupported_flags import RETIRED
+
+ROOT_SECTIONS: dict[str, type] = {
+    "common": CommonConfig,
+    "dataset": DatasetConfig,
+    "distributed_training": DistributedConfig,
+    "optimization": OptimizationConfig,
+    "checkpoint": CheckpointConfig,
+}
+REGISTRIES: dict[str, Registry[Any]] = {
+    "task": TASKS,
+    "model": MODELS,
+    "criterion": CRITERIONS,
+    "optimizer": OPTIMIZERS,
+    "lr_scheduler": LR_SCHEDULERS,
+}
+SHORT_FLAGS = {"model": ("-a",)}
+DEFAULT_COMPONENTS = {"task": "audio_pretraining", "optimizer": "adam", "lr_scheduler": "fixed"}
+
+DESCRIPTION = """\
+Train a model: pretraining on raw audio, fine-tuning with --labels, or a language model
+(--task language_modeling).
+The flags below depend on --task, --arch, --criterion, --optimizer and --lr-scheduler;
+give them together with --help to see the flags of your choice."""
+EPILOG = """\
+example:
+  w2v-train manifests --save-dir run --arch wav2vec2 --criterion wav2vec --infonce --loss-weights '[0.1, 10]' \\
+    --optimizer adam --lr 0.0005 --lr-scheduler polynomial_decay --warmup-updates 32000 \\
+    --max-tokens 1400000 --max-sample-size 250000 --min-sample-size 32000 --max-update 400000
+The same command again goes on where the last one stopped. See docs/recipes.md for the published commands."""
+
+
+@dataclass(frozen=True)
+class Component:
+    """A registered name and its options."""
+
+    entry: Entry[Any]
+    config: Any
+
+
+@dataclass(frozen=True)
+class TrainConfig:
+    """Everything that a training run is told."""
+
+    common: CommonConfig
+    dataset: DatasetConfig
+    distributed_training: DistributedConfig
+    optimization: OptimizationConfig
+    checkpoint: CheckpointConfig
+    task: Component
+    model: Component
+    criterion: Component
+    optimizer: Component
+    lr_scheduler: Component
+
+    def to_plain(self) -> dict[str, dict[str, Any]]:
+        """Return the configuration by section, as plain data; components carry `_name`."""
+        plain: dict[str, dict[str, Any]] = {}
+        for item in dataclasses.fields(self):
+            part = getattr(self, item.name)
+            if isinstance(part, Component):
+                plain[item.name] = {"_name": part.entry.name, **to_plain(part.config)}
+            else:
+                plain[item.name] = to_plain(part)
+        return plain
+
+
+@dataclass(frozen=True)
+class ParsedCommand:
+    """What the command line of `w2v-train` asks for: to train, or only to print the configuration."""
+
+    config: TrainConfig
+    print_config: bool
+
+
+def parse_train_command(argv: Sequence[str]) -> ParsedCommand:
+    """Read the command line of `w2v-train`.
+
+    Raises:
+        ConfigError: an unknown or retired flag, a value that breaks a rule, a bad YAML file.
+        RegistryError: an unknown task, model, criterion, optimizer or schedule.
+        SystemExit: `--help` was asked for.
+    """
+    first = _first_pass(argv)
+    file = read_config_file(first.config, [*ROOT_SECTIONS, *REGISTRIES]) if first.config else ConfigFile()
+    user_dir = first.user_dir or file.section("common").get("user_dir")
+    import_installed()
+    if user_dir:
+        try:
+            if not isinstance(user_dir, str):
+                raise ConfigError(f"--user-dir: must be text, got {user_dir!r}")
+            import_user_dir(user_dir)
+        except ConfigError as e:
+            raise ConfigError(str(e) if first.user_dir else f"{file.where('common', 'user_dir')}: {e}") from e
+    entries = _choose(first, file)
+    _check_values(file, entries)
+    parser = _full_parser(entries, file)
+    _refuse_retired(argv, parser)
+    if first.wants_help:
+        parser.print_help()
+        raise SystemExit(0)
+    for section in ("model", "criterion"):
+        if section not in entries:
+            registry = REGISTRIES[section]
+            raise ConfigError(f"{registry.flag} is required; known: {', '.join(registry.names())}")
+    typed = parser.parse(argv)
+    sections = {name: dict(values) for name, values in file.sections.items()}
+    owners = {option.name: name for name, option in _owned_options(entries)}
+    for name, value in typed.items():
+        if name in owners:
+            sections.setdefault(owners[name], {})[name] = value
+    try:
+        config = _assemble(entries, sections, "w2v-train")
+    except ConfigError as e:
+        # A rule of several options, or a range; it begins with the flag.
+        for section, option in _owned_options(entries):
+            if (
+                str(e).startswith(f"{option.flag} ")
+                and (section, option.name) in file.lines
+                and option.name not in typed
+            ):
+                raise ConfigError(f"{file.where(section, option.name)}: {e}") from e
+        raise
+    return ParsedCommand(config, bool(typed.get("print_config")))
+
+
+def config_from_plain(plain: Mapping[str, Any], where: str, hint: str = "") -> TrainConfig:
+    """Build the configuration that `TrainConfig.to_plain` wrote.
+
+    Args:
+        plain: configuration by section.
+        where: what it comes from, for messages.
+        hint: text for the error of an unknown component, such as the `--user-dir` needed.
+    """
+    entries = {}
+    for section, registry in REGISTRIES.items():
+        try:
+            entries[section] = registry.get(plain[section]["_name"], hint)
+        except KeyError as e:
+            raise ConfigError(f"{where}: section {section!r} names no {registry.kind} (_name)") from e
+    return _assemble(entries, plain, where)
+
+
+# ---------------------------------------------------------------------------------------------- passes
+
+
+def _first_pass(argv: Sequence[str]) -> argparse.Namespace:
+    """Find what decides which flags there are."""
+    parser = ArgumentParser(prog="w2v-train", add_help=False)
+    parser.add_argument("--user-dir")
+    parser.add_argument("--config")
+    parser.add_argument("-h", "--help", action="store_true", dest="wants_help")
+    for section, registry in REGISTRIES.items():
+        parser.add_argument(registry.flag, *SHORT_FLAGS.get(section, ()), dest=section)
+    namespace, _ = parser.parse_known_args(list(argv))
+    return namespace
+
+
+def _choose(first: argparse.Namespace, file: ConfigFile) -> dict[str, Entry[Any]]:
+    entries = {}
+    for section, registry in REGISTRIES.items():
+        named = getattr(first, section), file.section(section).get("_name"), DEFAULT_COMPONENTS.get(section)
+        name = next(filter(None, named), None)
+        if name is not None:
+            try:
+                entries[section] = _entry(registry, name)
+            except RegistryError as e:
+                raise RegistryError(str(e) if named[0] else f"{file.where(section, '_name')}: {e}") from e
+    return entries
+
+
+def _entry(registry: Registry[Any], name: Any) -> Entry[Any]:
+    if not isinstance(name, str):
+        raise RegistryError(f"{registry.flag}: a name is text, got {name!r}")
+    return registry.get(name)
+
+
+def _check_values(file: ConfigFile, entries: Mapping[str, Entry[Any]]) -> None:
+    """Refuse unknown options of a file, and values that are none; typed flags do not make them good."""
+    configs = {**ROOT_SECTIONS, **{section: entry.config for section, entry in entries.items()}}
+    for section, values in file.sections.items():
+        options = {option.name: option for option in options_of(configs[section])} if section in configs else {}
+        for name, value in values.items():
+            where = file.where(section, name)
+            option = options.get(name.replace("-", "_"))
+            if name.startswith("_") or section not in configs:
+                continue
+            if option is None:
+                build_config(configs[section], {name: value}, f"{where}: section {section}")
+            else:
+                try:
+                    option.convert(value)
+                except ConfigError as e:
+                    raise ConfigError(f"{where}: {e}") from e
+
+
+def _full_parser(entries: Mapping[str, Entry[Any]], file: ConfigFile) -> ArgumentParser:
+    parser = ArgumentParser(
+        prog="w2v-train",
+        description=DESCRIPTION,
+        epilog=EPILOG,
+        formatter_class=lambda prog: argparse.RawDescriptionHelpFormatter(prog, max_help_position=36, width=120),
+    )
+    group = parser.add_argument_group("choice")
+    for section, registry in REGISTRIES.items():
+        default = DEFAULT_COMPONENTS.get(section)
+        text = ", ".join(registry.names()) + (f" (default: {default})" if default else "")
+        flags = (registry.flag, *SHORT_FLAGS.get(section, ()))
+        group.add_argument(*flags, dest=section, metavar="NAME", default=argparse.SUPPRESS, help=text)
+        parser.owners.update(dict.fromkeys(flags, "choice"))
+    group.add_argument("--config", metavar="FILE.yaml", default=argparse.SUPPRESS, help="read options from a file")
+    group.add_argument(
+        "--print-config", action="store_true", default=argparse.SUPPRESS, help="print such a file, and leave"
+    )
+    parser.owners.update({"--config": "choice", "--print-config": "choice"})
+    for section, entry in entries.items():
+        parser.add_config(entry.config, f"{section} {entry.name}", {**entry.overrides, **file.section(section)})
+    for section, config in ROOT_SECTIONS.items():
+        parser.add_config(config, section, file.section(section))
+    parser.elsewhere = _flags_elsewhere(parser)
+    return parser
+
+
+def _flags_elsewhere(parser: ArgumentParser) -> dict[str, str]:
+    """Return the flags that another choice of task, model, ... would bring, with that choice."""
+    owners: dict[str, dict[str, list[str]]] = {}
+    for registry in REGISTRIES.values():
+        for entry in map(registry.get, registry.names()):
+            for option in options_of(entry.config) if not entry.overrides else ():
+                for flag in {option.flag, *option.aliases} - parser.owners.keys():
+                    owners.setdefault(flag, {}).setdefault(registry.flag, []).append(entry.name)
+    return {
+        flag: ", or to ".join(f"{choice} {' or '.join(names)}" for choice, names in choices.items())
+        for flag, choices in owners.items()
+    }
+
+
+def _owned_options(entries: Mapping[str, Entry[Any]]) -> Iterator[tuple[str, Any]]:
+    for section, config in [*((name, entry.config) for name, entry in entries.items()), *ROOT_SECTIONS.items()]:
+        for option in options_of(config):
+            yield section, option
+
+
+def _refuse_retired(argv: Sequence[str], parser: ArgumentParser) -> None:
+    for token in argv:
+        flag = token.split("=")[0]
+        if flag in RETIRED and flag not in parser.owners:
+            raise ConfigError(f"w2v-train has no {flag}: {RETIRED[flag]}")
+
+
+def _assemble(entries: Mapping[str, Entry[Any]], sections: Mapping[str, Any], where: str) -> TrainConfig:
+    parts: dict[str, Any] = {}
+    for name, config in ROOT_SECTIONS.items():
+        parts[name] = build_config(config, sections.get(name, {}), f"{where}: section {name}")
+    for name, entry in entries.items():
+        values = {**entry.overrides, **sections.get(name, {})}
+        parts[name] = Component(entry, build_config(entry.config, values, f"{where}: section {name}"))
+    return TrainConfig(**parts)

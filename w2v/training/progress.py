@@ -1,0 +1,223 @@
+"""Lines, bars and TensorBoard events of a run: `--log-format json|simple|tqdm|none`.
+
+The lines are the original's: `date | INFO | tag | {...}`, where all numbers are strings save `epoch` and `update`.
+What the original does not have (audio-seconds per second, time left) is shown on the bar and in TensorBoard only.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from w2v.config.sections import CommonConfig
+from w2v.errors import MissingPackageError
+
+BAR_KEYS = ("loss", "wer", "uer", "accuracy", "lr", "gnorm", "loss_scale")
+Shown = Mapping[str, float]
+
+
+def shown(value: float) -> str:
+    """Return a number as the original prints it: six significant digits, no trailing zeros."""
+    return f"{value:g}"
+
+
+def duration(seconds: float) -> str:
+    """Return `2d 03:04:05`."""
+    minutes, second = divmod(round(seconds), 60)
+    hours, minute = divmod(minutes, 60)
+    days, hour = divmod(hours, 24)
+    return (f"{days}d " if days else "") + f"{hour:02d}:{minute:02d}:{second:02d}"
+
+
+class Progress:
+    """What a run shows; this class shows nothing (`none`, and every process but the master)."""
+
+    def begin_epoch(self, epoch: int, num_updates: int, done: int) -> None:
+        """Begin an epoch of `num_updates` updates, of which `done` are behind us."""
+
+    def advance(self) -> None:
+        """One more update is done."""
+
+    def log_update(self, epoch: int, done: int, num_updates: int, values: Shown, extra: Shown) -> None:
+        """Report on the updates since the last call.
+
+        Args:
+            epoch: counted from 1.
+            done: updates done in this epoch.
+            num_updates: updates of this epoch.
+            values: what every format shows, rounded.
+            extra: `audio_s` (seconds of audio per second) and `eta` (seconds left), for the bar.
+        """
+
+    def log_summary(self, tag: str, epoch: int, values: Shown) -> None:
+        """Report on an epoch (tag `train`) or on a validation (tag: name of the subset); names carry a prefix."""
+
+    def close(self) -> None:
+        """End the bar and write out the events."""
+
+
+class JsonProgress(Progress):
+    """One JSON object per line."""
+
+    def log_update(self, epoch: int, done: int, num_updates: int, values: Shown, extra: Shown) -> None:
+        """Write a `train_inner` line."""
+        update = round(epoch - 1 + done / max(num_updates, 1), 3)
+        self._write("train_inner", {"epoch": epoch, "update": update}, values)
+
+    def log_summary(self, tag: str, epoch: int, values: Shown) -> None:
+        """Write a line for an epoch or a validation."""
+        self._write(tag, {"epoch": epoch}, values)
+
+    @staticmethod
+    def _write(tag: str, head: dict[str, Any], values: Shown) -> None:
+        logging.getLogger(tag).info(json.dumps(head | {name: shown(value) for name, value in values.items()}))
+
+
+class SimpleProgress(Progress):
+    """One line of text per report."""
+
+    def log_update(self, epoch: int, done: int, num_updates: int, values: Shown, extra: Shown) -> None:
+        """Write a `train_inner` line."""
+        text = ", ".join(f"{name}={shown(value)}" for name, value in values.items())
+        logging.getLogger("train_inner").info(f"epoch {epoch:03d}:  {done:5d} / {num_updates:d} {text}")
+
+    def log_summary(self, tag: str, epoch: int, values: Shown) -> None:
+        """Write a line for an epoch or a validation."""
+        text = " | ".join(f"{name} {shown(value)}" for name, value in values.items())
+        logging.getLogger(tag).info(f"epoch {epoch:03d} | {text}")
+
+
+class TqdmProgress(SimpleProgress):
+    """A bar on the terminal, with loss, word error rate, audio per second and time left; lines for summaries."""
+
+    def __init__(self) -> None:
+        try:
+            from tqdm import tqdm
+        except ImportError as e:
+            raise MissingPackageError("tqdm", "dev", "--log-format tqdm") from e
+        self._make: Any = tqdm
+        self._bar: Any = None
+        self._summary: dict[str, float] = {}
+        self._recent: dict[str, str] = {}
+
+    def begin_epoch(self, epoch: int, num_updates: int, done: int) -> None:
+        """Begin a bar."""
+        self.close()
+        self._bar = self._make(
+            total=num_updates, initial=done, desc=f"epoch {epoch:03d}", leave=False, dynamic_ncols=True, unit="update"
+        )
+        self._show()
+
+    def advance(self) -> None:
+        """Move the bar."""
+        if self._bar is not None:
+            self._bar.update()
+
+    def log_update(self, epoch: int, done: int, num_updates: int, values: Shown, extra: Shown) -> None:
+        """Renew the numbers on the bar."""
+        self._recent = {name: shown(values[name]) for name in BAR_KEYS if name in values}
+        if "audio_s" in extra:
+            self._recent["audio"] = f"{extra['audio_s']:.3g}s/s"
+        if "eta" in extra:
+            self._recent["left"] = duration(extra["eta"])
+        self._show()
+
+    def log_summary(self, tag: str, epoch: int, values: Shown) -> None:
+        """Write a line above the bar, and remember the error rates of validation for the bar."""
+        if self._bar is not None:
+            self._bar.clear()
+        super().log_summary(tag, epoch, values)
+        if tag != "train":
+            prefix = f"{tag}_"
+            plain = {name.removeprefix(prefix): value for name, value in values.items()}
+            self._summary = {f"valid_{name}": plain[name] for name in ("loss", "wer") if name in plain}
+        if self._bar is not None:
+            self._bar.refresh()
+
+    def close(self) -> None:
+        """Remove the bar."""
+        if self._bar is not None:
+            self._bar.close()
+            self._bar = None
+
+    def _show(self) -> None:
+        if self._bar is not None:
+            numbers = {name: shown(value) for name, value in self._summary.items()}
+            self._bar.set_postfix(self._recent | numbers, refresh=False)
+
+
+class TensorBoardProgress(Progress):
+    """Events under `train_inner`, `train` and each validation subset, beside another way of showing them.
+
+    Raises:
+        MissingPackageError: tensorboardX is not installed.
+    """
+
+    def __init__(self, wrapped: Progress, folder: Path) -> None:
+        try:
+            from tensorboardX import SummaryWriter
+        except ImportError as e:
+            raise MissingPackageError("tensorboardX", "tensorboard", "--tensorboard-logdir") from e
+        self._wrapped = wrapped
+        self._folder = folder
+        self._make: Any = SummaryWriter
+        self._writers: dict[str, Any] = {}
+
+    def begin_epoch(self, epoch: int, num_updates: int, done: int) -> None:
+        """Pass on."""
+        self._wrapped.begin_epoch(epoch, num_updates, done)
+
+    def advance(self) -> None:
+        """Pass on."""
+        self._wrapped.advance()
+
+    def log_update(self, epoch: int, done: int, num_updates: int, values: Shown, extra: Shown) -> None:
+        """Write events and pass on."""
+        self._write("train_inner", {**values, **extra}, "")
+        self._wrapped.log_update(epoch, done, num_updates, values, extra)
+
+    def log_summary(self, tag: str, epoch: int, values: Shown) -> None:
+        """Write events and pass on."""
+        self._write(tag, values, f"{tag}_")
+        self._wrapped.log_summary(tag, epoch, values)
+
+    def close(self) -> None:
+        """Write out the events and pass on."""
+        for writer in self._writers.values():
+            writer.close()
+        self._writers.clear()
+        self._wrapped.close()
+
+    def _write(self, tag: str, values: Shown, prefix: str) -> None:
+        if tag not in self._writers:
+            self._writers[tag] = self._make(str(self._folder / tag))
+        step = int(values[f"{prefix}num_updates"])
+        for name, value in values.items():
+            if name != f"{prefix}num_updates":
+                self._writers[tag].add_scalar(name.removeprefix(prefix), value, step)
+        self._writers[tag].flush()
+
+
+def build_progress(common: CommonConfig, *, is_master: bool) -> Progress:
+    """Return what `--log-format`, `--no-progress-bar` and `--tensorboard-logdir` ask for.
+
+    Raises:
+        MissingPackageError: tensorboardX or tqdm is asked for and not installed.
+    """
+    if not is_master:
+        return Progress()
+    terminal = sys.stderr.isatty()
+    name = common.log_format or ("simple" if common.no_progress_bar else "tqdm" if terminal else "json")
+    if name == "tqdm" and not terminal:
+        name = "simple"  # as in the original: a bar makes no sense in a file
+    formats: dict[str, type[Progress]] = {
+        "json": JsonProgress, "simple": SimpleProgress, "tqdm": TqdmProgress, "none": Progress
+    }  # fmt: skip
+    progress = formats[name]()
+    if common.tensorboard_logdir:
+        progress = TensorBoardProgress(progress, Path(common.tensorboard_logdir))
+    return progress

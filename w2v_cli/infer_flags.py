@@ -1,0 +1,71 @@
+"""The command line of `w2v-infer` and `w2v-infer tune`, and the ranks that share a corpus."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping, Sequence
+from contextlib import AbstractContextManager
+from dataclasses import fields
+from typing import Any
+
+import torch
+
+from w2v.config import ArgumentParser, build_config
+from w2v.decoders import DECODERS
+from w2v.distributed.process_group import process_group
+from w2v.distributed.ranks import find_rank
+from w2v.errors import ConfigError
+from w2v.plugins import import_installed, import_user_dir
+from w2v_cli.emission_source import SourceConfig
+
+RETIRED = {
+    "--dump-features": "w2v-featurize writes the encoder's frames",
+    "--kspmodel": "the original never reads it",
+    "--wfstlm": "the original never reads it",
+    "--rnnt_decoding_type": "the original never reads it",
+    "--rnnt_len_penalty": "the original never reads it",
+}
+
+
+def parse_flags(argv: Sequence[str], program: str, purpose: str, **kinds: type[Any]) -> tuple[Any, ...]:
+    """Read the command line; plugins are imported first, because they may add decoders.
+
+    Args:
+        argv: the arguments.
+        program: its name, for messages.
+        purpose: what it does, for `--help`.
+        kinds: title -> config dataclass whose flags there are, beside those of the decoder.
+
+    Returns:
+        one config of each kind, and the decoder's.
+    """
+    for token in argv:
+        flag = token.split("=")[0]
+        if flag in RETIRED:
+            raise ConfigError(f"{program} has no {flag}: {RETIRED[flag]}")
+    early = ArgumentParser(prog=program, add_help=False)
+    early.add_argument("--user-dir")
+    early.add_argument("--w2l-decoder", default="viterbi")
+    known, _ = early.parse_known_args(list(argv))
+    import_installed()
+    if known.user_dir:
+        import_user_dir(known.user_dir)
+    kinds[f"decoder {known.w2l_decoder}"] = DECODERS.get(known.w2l_decoder).config
+    parser = ArgumentParser(prog=program, description=purpose)
+    for title, kind in kinds.items():
+        parser.add_config(kind, title)
+    values = parser.parse(argv)
+    return tuple(_pick(kind, values, program) for kind in kinds.values())
+
+
+def _pick(kind: type[Any], values: Mapping[str, Any], program: str) -> Any:
+    names = {item.name for item in fields(kind)}
+    return build_config(kind, {name: value for name, value in values.items() if name in names}, program)
+
+
+def join_ranks(config: SourceConfig) -> AbstractContextManager[torch.device]:
+    """Meet the other processes that torchrun started, if there are any, in a context that gives the device."""
+    # Slurm's variables are not looked at: there, each task may be a run of its own with --num-shards.
+    variables = {name: os.environ[name] for name in ("RANK", "WORLD_SIZE", "LOCAL_RANK") if name in os.environ}
+    place = find_rank(no_spawn=True, cpu=config.cpu, environ=variables)
+    return process_group(place, cpu=config.cpu)
