@@ -119,6 +119,12 @@ def forced_align_batch(
     return found
 
 
+def fewest_frames(targets: npt.ArrayLike) -> int:
+    """Return how many frames a text needs: one for each label, and a blank between two equal ones."""
+    labels = np.asarray(targets)
+    return len(labels) + int((labels[1:] == labels[:-1]).sum())
+
+
 def with_star(log_probs: Tensor | Scores, kind: str = "zero", blank: int = 0) -> Scores:
     """Return log-probabilities with one more column, V: a star, which stands for anything that was said.
 
@@ -191,11 +197,11 @@ def _check(scores: Scores, labels: IntArray, blank: int) -> None:
     if len(wrong):
         where = f"got {labels[wrong[0]]} at place {wrong[0]}"
         raise DataError(f"labels must be columns in 0 .. {num_symbols - 1} and not the blank {blank}, {where}")
-    repeats = int((labels[1:] == labels[:-1]).sum())
-    if num_frames < len(labels) + repeats:
+    needed = fewest_frames(labels)
+    if num_frames < needed:
         raise DataError(
-            f"{num_frames} frames are too few for {len(labels)} labels with {repeats} equal neighbours: "
-            f"at least {len(labels) + repeats} are needed"
+            f"{num_frames} frames are too few for {len(labels)} labels with {needed - len(labels)} equal neighbours: "
+            f"at least {needed} are needed"
         )
     if not num_frames:
         return
