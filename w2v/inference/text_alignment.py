@@ -56,8 +56,11 @@ class TextAlignment:
 
     @property
     def median_confidence(self) -> float:
-        """Median over the words that could be spelled; 0 where there are none."""
-        return median([word.confidence for word in self.transcript.words if not word.interpolated] or [0.0])
+        """Median over the letters; 0 where there are none.
+
+        In a text that was not said, some letters are heard by chance. They raise the mean, and the confidence of words.
+        """
+        return median([char.confidence for char in self.transcript.chars] or [0.0])
 
 
 class TextAligner:
@@ -171,6 +174,13 @@ class _Targets:
             self.labels.append(label)
             self.texts.append(text)
 
+    def add_word(self, word: SpelledWord, *, with_wildcards: bool) -> None:
+        for symbol in word.symbols:
+            is_said = bool(symbol.text) or symbol.label == WILDCARD
+            if symbol.label != WILDCARD or with_wildcards:
+                self.places[-1] += [len(self.labels)] if is_said else []
+                self.add(symbol.label, symbol.text)
+
 
 def _targets(spelling: SpelledText, star: str, *, with_wildcards: bool = True) -> _Targets:
     found = _Targets()
@@ -183,12 +193,8 @@ def _targets(spelling: SpelledText, star: str, *, with_wildcards: bool = True) -
             if word.is_star:
                 continue
             found.places.append([])
-            for symbol in word.symbols:
-                if symbol.label == WILDCARD and not with_wildcards:
-                    continue
-                if symbol.text or symbol.label == WILDCARD:
-                    found.places[-1].append(len(found.labels))
-                found.add(symbol.label, symbol.text)
+            if with_wildcards or any(symbol.text for symbol in word.symbols):
+                found.add_word(word, with_wildcards=with_wildcards)
     if star != "none":
         found.add(STAR)
     return found
