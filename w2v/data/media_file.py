@@ -1,0 +1,119 @@
+"""Audio that libsndfile does not read, through FFmpeg's libraries: M4A (AAC, ALAC), MP4, MKV, WebM, WMA, AC-3, AMR.
+
+PyAV brings FFmpeg inside its wheel (extra `media`). Nothing is mixed or resampled here, so that these files go through
+the same code as all others; see `audio`.
+"""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Iterator
+from contextlib import contextmanager
+from importlib.util import find_spec
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from w2v.errors import DataError
+
+Samples = npt.NDArray[np.float32]
+
+# FFmpeg's names of containers that hold their own sound. A play list is none: it would open other files and addresses.
+CONTAINERS = (
+    "mov,mp4,m4a,3gp,3g2,mj2,matroska,webm,asf,aac,ac3,eac3,dts,truehd,amr,amrnb,amrwb,mp3,ogg,flac,wav,w64,aiff,au,"
+    "caf,ape,wv,tta,tak,shn,mpc,mpc8,flv,avi,mpegts,mpeg,rm,voc,dsf,spx,sox,loas,latm"
+)
+ENDINGS = (
+    ".m4a", ".m4b", ".mp4", ".m4v", ".mov", ".3gp", ".aac", ".mkv", ".mka", ".webm", ".wma", ".wmv", ".asf", ".ac3",
+    ".amr", ".opus", ".ape", ".wv", ".tta", ".flv", ".avi", ".ts", ".mpg", ".mpeg",
+)  # fmt: skip
+LONGEST_PADDING = 4096  # samples: encoders fill up their last frame, and an MP4 says how much of it is sound
+
+
+class MediaFile:
+    """An open file; `media_file` opens it.
+
+    Attributes:
+        sample_rate: in Hz, of the decoded sound: a header knows only half the rate of HE-AAC.
+        channels: number of channels.
+    """
+
+    def __init__(self, container: Any, path: str) -> None:
+        if not container.streams.audio:
+            raise DataError(f"{path}: holds no audio")
+        self._stream = container.streams.audio[0]
+        self._decoded = (frame for frame in container.decode(self._stream) if frame.samples)
+        self._first = next(self._decoded, None)
+        if self._first is None:
+            raise DataError(f"{path}: holds no sound that can be decoded")
+        self.sample_rate = int(self._first.sample_rate)
+        self.channels = int(self._first.layout.nb_channels)
+        self.frames = self._told() if "mov" in container.format.name.split(",") else None
+
+    frames: int | None
+    """Samples per channel, where the header tells them exactly (MP4 and its kin)."""
+
+    def _told(self) -> int | None:
+        if not self._stream.duration or self._stream.time_base is None:
+            return None  # a fragmented file
+        seconds = float(self._stream.duration * self._stream.time_base)
+        return round(seconds * self.sample_rate)
+
+    def blocks(self, size: int) -> Iterator[Samples]:
+        """Yield (S, channels) blocks of about `size` values until the file ends, without the encoder's padding."""
+        held: list[Samples] = []
+        done = num_held = 0
+        for block in self._converted():
+            held.append(block)
+            done += len(block)
+            num_held += len(block)
+            # What lies beyond the length that the header tells waits for the end of the file.
+            if num_held * self.channels >= size and (self.frames is None or done <= self.frames):
+                yield np.concatenate(held)
+                held, num_held = [], 0
+        if held:
+            rest = np.concatenate(held)
+            padding = done - self.frames if self.frames is not None else 0
+            # More than an encoder adds: the header is wrong, and everything is sound.
+            yield rest[: len(rest) - padding] if 0 < padding <= LONGEST_PADDING else rest
+
+    def _converted(self) -> Iterator[Samples]:
+        """Yield (S, channels) float32 per frame, whatever the decoder's format of samples; the rate stays."""
+        import av
+
+        convert: Any = None
+        frame = self._first
+        while frame is not None:
+            if convert is None:
+                convert = av.AudioResampler(format="fltp", layout=frame.layout.name, rate=frame.sample_rate)
+            for part in convert.resample(frame):
+                yield part.to_ndarray().T
+            frame = next(self._decoded, None)
+
+
+def is_installed() -> bool:
+    """Return whether PyAV is there; it is not imported."""
+    return find_spec("av") is not None
+
+
+@contextmanager
+def media_file(file: io.BufferedReader, path: str) -> Iterator[MediaFile]:
+    """Open a file with PyAV.
+
+    Args:
+        file: open for reading.
+        path: its name, for messages.
+
+    Raises:
+        DataError: FFmpeg cannot read it either, or it holds no sound.
+    """
+    import av
+
+    try:
+        with av.open(file, options={"format_whitelist": CONTAINERS, "protocol_whitelist": "none"}) as container:
+            yield MediaFile(container, path)
+    except av.FFmpegError as e:
+        raise DataError(f"{path}: not readable as audio: {' '.join(str(e.strerror or e).split())}") from e
+    except (ValueError, RuntimeError, MemoryError) as e:
+        raise DataError(f"{path}: not readable as audio: {' '.join(str(e).split()) or 'out of memory'}") from e
