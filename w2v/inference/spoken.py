@@ -14,6 +14,7 @@ from w2v.data.post_process import post_process as join_symbols
 from w2v.errors import DataError
 from w2v.functional.ctc_alignment import forced_align
 from w2v.functional.ctc_path import best_paths
+from w2v.inference.spelling import WILDCARD, Speller
 from w2v.inference.word_times import WordTime, word_times
 from w2v.types import Hypothesis
 
@@ -55,7 +56,7 @@ def spoken_in_emissions(
         post_process: how they become words.
         transcript: the words; None: unknown.
     """
-    spelled = None if transcript is None else spell(transcript, dictionary, post_process)
+    spelled = None if transcript is None else _labels(transcript, dictionary, post_process)
     if spelled is not None and transcript is not None:
         labels, owners = spelled
         try:
@@ -92,36 +93,20 @@ def spoken_alone(levels: Floats, transcript: Sequence[str] | None) -> Spoken:
     return Spoken([word], path, is_transcript=True)
 
 
-def spell(words: Sequence[str], dictionary: Dictionary, post_process: str | None) -> tuple[Ints, Ints] | None:
+def _labels(words: Sequence[str], dictionary: Dictionary, post_process: str | None) -> tuple[Ints, Ints] | None:
     """Return the labels of words, and the number of the word that each label belongs to (-1: the mark between words).
 
     Returns:
-        None where the words cannot be spelled: symbols that are not letters, or letters that the dictionary lacks.
+        None where a word cannot be spelled; `w2v-align` gives such words a time all the same.
     """
-    if post_process != "letter" or not words or not all(words):
-        return None
     labels: list[int] = []
     owners: list[int] = []
-    for place, word in enumerate(words):
-        letters = [_index(dictionary, letter) for letter in word]
-        if None in letters:
-            return None
-        labels += [letter for letter in letters if letter is not None]
-        owners += [place] * len(letters)
-        end = _index(dictionary, "|")
-        if end is not None:
-            labels.append(end)
-            owners.append(-1)
-    return np.array(labels), np.array(owners)
-
-
-def _index(dictionary: Dictionary, letter: str) -> int | None:
-    """Return the column of a letter, in either case."""
-    for spelling in (letter, letter.upper(), letter.lower()):
-        index = dictionary.index(spelling)
-        if index != dictionary.unk:
-            return index
-    return None
+    for line in Speller(dictionary, post_process).spell([" ".join(words)]).lines:
+        for place, word in enumerate(line):
+            labels += [symbol.label for symbol in word.symbols]
+            owners += [place if symbol.text else -1 for symbol in word.symbols]
+    is_whole = WILDCARD not in labels and set(owners) >= set(range(len(words)))
+    return (np.array(labels, dtype=np.int64), np.array(owners)) if is_whole and labels else None
 
 
 def frame_levels(samples: Floats, stride: int, field: int, count: int) -> Floats:

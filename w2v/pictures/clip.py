@@ -10,7 +10,7 @@ import numpy as np
 import numpy.typing as npt
 
 from w2v.functional.spectrogram import spectrogram
-from w2v.pictures.canvas import new_figure, shortened
+from w2v.pictures.canvas import Margins, add_bar, add_title, new_grid, shortened
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -83,27 +83,27 @@ def draw_clip(
         frames: what a model makes of the stretch, in the recording's time, one panel each.
         first: seconds at which the stretch begins in the recording.
     """
-    heights = [1.3, 1.7, *(_height(item) for item in frames)]
-    seconds = len(samples) / sample_rate
-    width = float(np.clip(3 + 1.1 * seconds, 8, 14))
-    figure = new_figure(width, sum(heights) + 0.6)
-    grid = figure.subplots(len(heights), 1, sharex=True, squeeze=False, height_ratios=heights)[:, 0]
-    figure.suptitle(shortened(title, 110), x=0.01, ha="left", fontsize=10)
-    _draw_waveform(grid[0], samples, sample_rate, first)
+    heights = [1.1, 1.3, *(_height(item) for item in frames)]
+    seconds = max(len(samples) / sample_rate, 1e-3)
+    width = float(np.clip(1.5 + 1.1 * seconds, 6.5, 12.5))
+    figure, grid = new_grid(heights, [width], Margins(right=0.95, top=1.05 if words else 0.4))
+    column = [axes for (axes,) in grid]
+    add_title(figure, shortened(title, 110))
+    _draw_waveform(column[0], samples, sample_rate, first)
     if words:
-        _draw_words(grid[0], words, width / max(seconds, 1e-3))
-    image = _draw_spectrum(grid[1], samples, sample_rate, first)
-    figure.colorbar(image, ax=grid[1], pad=0.01, label="dB")
-    for axes, item in zip(grid[2:], frames, strict=True):
-        image = _draw_frames(axes, item)
-        figure.colorbar(image, ax=axes, pad=0.01)
-    grid[0].set_xlim(first, first + max(seconds, 1e-3))
-    grid[-1].set_xlabel("seconds")
+        _draw_words(column[0], words, width / seconds)
+    add_bar(figure, column[1], _draw_spectrum(column[1], samples, sample_rate, first), "dB")
+    for axes, item in zip(column[2:], frames, strict=True):
+        add_bar(figure, axes, _draw_frames(axes, item))
+    for axes in column:
+        axes.set_xlim(first, first + seconds)
+        axes.tick_params(labelbottom=axes is column[-1])
+    column[-1].set_xlabel("seconds")
     return figure
 
 
 def _height(frames: Frames) -> float:
-    return float(np.clip(0.19 * len(frames.rows), 1.2, 5.0)) if frames.rows else 1.7
+    return float(np.clip(0.15 * len(frames.rows), 1.0, 5.0)) if frames.rows else 1.3
 
 
 def _draw_waveform(axes: Any, samples: Floats, sample_rate: int, first: float) -> None:
@@ -116,6 +116,7 @@ def _draw_waveform(axes: Any, samples: Floats, sample_rate: int, first: float) -
         axes.fill_between(times, blocks.min(axis=1), blocks.max(axis=1), color="#555555", linewidth=0.6)
     loudest = float(np.abs(samples).max(initial=0.0)) or 1.0
     axes.set_ylim(-1.1 * loudest, 1.1 * loudest)
+    axes.ticklabel_format(axis="y", style="plain", useOffset=False)
     axes.set_ylabel("samples")
 
 
@@ -137,7 +138,7 @@ def _draw_words(axes: Any, words: Sequence[Span], inches_per_second: float) -> N
         # A row whose last word has ended; where all are taken, the one that ended first.
         row = next((r for r, end in enumerate(row_ends) if end <= middle - half), int(np.argmin(row_ends)))
         row_ends[row] = middle + half
-        axes.text(middle, 1.03 + 0.27 * row, text, ha="center", va="bottom", fontsize=7, linespacing=0.95, **place)
+        axes.text(middle, 1.03 + 0.22 * row, text, ha="center", va="bottom", fontsize=7, linespacing=0.95, **place)
 
 
 def _draw_spectrum(axes: Any, samples: Floats, sample_rate: int, first: float) -> Any:
@@ -215,8 +216,8 @@ def draw_snippets(rows: Sequence[Sequence[Snippet]], sample_rate: int, heading: 
         heading: names of the columns.
     """
     columns = len(rows[0])
-    figure = new_figure(1.75 * columns, 1.25 * len(rows) + 0.3)
-    grid = figure.subplots(len(rows), columns, squeeze=False)
+    margins = Margins(left=0.1, right=0.1, bottom=0.1, top=0.4, across=0.1, down=0.25)
+    figure, grid = new_grid([1.0] * len(rows), [1.65] * columns, margins)
     for place, (line, row) in enumerate(zip(grid, rows, strict=True)):
         for column, (axes, snippet) in enumerate(zip(line, row, strict=True)):
             title = shortened(snippet.title, 28)

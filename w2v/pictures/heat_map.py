@@ -9,12 +9,13 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import numpy.typing as npt
 
-from w2v.pictures.canvas import new_figure, shortened
+from w2v.pictures.canvas import Margins, add_bar, add_title, new_grid, shortened
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 Floats = npt.NDArray[np.float32]
+LONGEST_NAME = 16
 
 
 @dataclass(frozen=True)
@@ -60,17 +61,25 @@ def draw_matrices(
     """
     columns = min(columns, len(matrices))
     rows = -(-len(matrices) // columns)
-    figure = new_figure(max(width * columns, 4.0) + 0.8, height * rows + 0.3)
+    # Names beside and below the axes take as much room as their longest one.
+    beside, below = (
+        max((len(name) for ticks in every if ticks for name in ticks[1]), default=0)
+        for every in ([matrix.y_ticks for matrix in matrices], [matrix.x_ticks for matrix in matrices])
+    )
+    left = 0.4 + 0.065 * min(max(beside, 4), LONGEST_NAME)
+    down = 0.25 + (0.065 * min(below, LONGEST_NAME) if below > 3 else 0.2) + 0.2 * any(m.x_label for m in matrices)
+    each = 0.0 if bar_label else 0.7
+    margins = Margins(left, each or 0.95, down + 0.1, 0.6 if title else 0.3, max(left - 0.1, 0.3) + each, down + 0.2)
+    figure, grid = new_grid([height] * rows, [width] * columns, margins)
     if title:
-        figure.suptitle(shortened(title, 110), x=0.01, ha="left", fontsize=10)
-    grid = figure.subplots(rows, columns, squeeze=False)
-    places = list(grid.flat)
+        add_title(figure, shortened(title, 110))
+    places = [axes for line in grid for axes in line]
     for axes, matrix in zip(places, matrices):
         image = _draw_matrix(axes, matrix)
         if not bar_label:
-            figure.colorbar(image, ax=axes, pad=0.02)
+            add_bar(figure, axes, image)
     if bar_label:
-        figure.colorbar(image, ax=places[: len(matrices)], pad=0.02, shrink=0.8, label=bar_label)
+        add_bar(figure, places[columns - 1], image, bar_label)
     for axes in places[len(matrices) :]:
         axes.set_axis_off()
     return figure
@@ -78,7 +87,7 @@ def draw_matrices(
 
 def _draw_matrix(axes: Any, matrix: Matrix) -> Any:
     known = matrix.values[np.isfinite(matrix.values)]
-    low, high = matrix.limits or (float(known.min(initial=0.0)), float(known.max(initial=0.0)))
+    low, high = matrix.limits or ((float(known.min()), float(known.max())) if len(known) else (0.0, 1.0))
     image = axes.imshow(
         matrix.values,
         cmap="RdBu_r" if matrix.is_signed else "viridis",
@@ -91,10 +100,10 @@ def _draw_matrix(axes: Any, matrix: Matrix) -> Any:
     axes.set_ylabel(matrix.y_label)
     if matrix.x_ticks is not None:
         places, names = matrix.x_ticks
-        axes.set_xticks(list(places), [shortened(name, 16) for name in names], fontsize=7)
+        axes.set_xticks(list(places), [shortened(name, LONGEST_NAME) for name in names], fontsize=7)
         if max(map(len, names), default=0) > 3:
             axes.tick_params("x", rotation=90)
     if matrix.y_ticks is not None:
         places, names = matrix.y_ticks
-        axes.set_yticks(list(places), [shortened(name, 16) for name in names], fontsize=7)
+        axes.set_yticks(list(places), [shortened(name, LONGEST_NAME) for name in names], fontsize=7)
     return image

@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import numpy.typing as npt
 
-from w2v.data.text_file import write_atomically
 from w2v.errors import DataError, MissingPackageError
+from w2v.files import write_atomically
 from w2v.pictures.canvas import to_png
 from w2v.pictures.report import Image, Sound
 
