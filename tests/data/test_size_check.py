@@ -74,12 +74,12 @@ def test_a_wrapped_aiff(tmp_path):
         check(str(path))
 
 
-def test_a_picture_in_a_short_flac(tmp_path):
+def test_a_short_flac_with_much_beside_its_samples(tmp_path):
     path = tmp_path / "x.flac"
     soundfile.write(path, np.zeros(3200, dtype=np.float32), 16000)
     content = path.read_bytes()
     first = 4 + 4 + 34  # marker, head and body of STREAMINFO
-    picture = bytes([6]) + (3_000_000).to_bytes(3, "big") + bytes(3_000_000)
+    picture = bytes([1]) + (3_000_000).to_bytes(3, "big") + bytes(3_000_000)
     path.write_bytes(content[:4] + bytes([content[4] & 0x7F]) + content[5:first] + picture + content[first:])
     assert soundfile.info(str(path)).frames == 3200
     check(str(path))

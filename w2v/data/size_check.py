@@ -43,7 +43,7 @@ def check_sizes(path: str, container: str, subtype: str, channels: int, frames: 
     if rest > 0:
         seconds = (told + rest) / width / sample_rate
         raise DataError(
-            f"{path}: its header tells of {frames / sample_rate:.1f} s, the file holds {seconds:.1f} s; repair the header "
+            f"{path}: its header tells of {frames / sample_rate:.1f} s, the file holds {seconds:.1f} s; repair it "
             "(sox --ignore-length FILE NEW), or cut the file where the recording ends"
         )
 
