@@ -30,6 +30,10 @@ REQUIRED = [
 
 EXTRAS = {
     "audio": ["soundfile>=0.12.1", "soxr>=0.3.7"],
+    # M4A, MP4, WebM, WMA: FFmpeg's libraries come inside the wheel.
+    "media": ["av>=14", "soxr>=0.3.7"],
+    # Only the ONNX file of silero-vad is used; see w2v/data/silero.py.
+    "vad": ["silero-vad>=6.2.3", "onnxruntime>=1.17"],
     # `w2v-featurize --format h5`, the original's layout.
     "h5": ["h5py>=3.8"],
     # kenlm is published as source only: pip compiles it (1-2 minutes) and needs a C++ compiler, so it cannot be
@@ -61,6 +65,11 @@ EXTRAS = {
         "onnxruntime>=1.17",
         "espeakng-loader>=0.2.4",
         'flashlight-text>=0.0.7; python_version < "3.13"',
+        "av>=14",
+        "silero-vad>=6.2.3",
+        # Independent readers of subtitles and TextGrids.
+        "praatio>=6.2",
+        "webvtt-py>=0.5",
     ],
 }
 EXTRAS["dev"] = [*EXTRAS["test"], *EXTRAS["kenlm"]]

@@ -1,1 +1,1 @@
-"""A trained model over clips."""
+"""A trained model over clips: from audio to features, emissions, words and times."""
