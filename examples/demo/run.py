@@ -22,8 +22,6 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from bigram import write_bigrams
-
 from w2v.errors import ConfigError, DataError, TrainingError, W2vError
 from w2v.functional.edit_distance import edit_distance
 
@@ -229,11 +227,8 @@ def transcribe(demo: Demo, checkpoint: Path, labels: Path) -> dict[str, Path]:
     with demo.stage("transcripts: the most likely letter of each frame"):
         demo.call("w2v-infer", *common, "--results-path", results["viterbi"], "--w2l-decoder", "viterbi")
     with demo.stage("transcripts with a language model: beam search over the words of the training texts"):
-        if importlib.util.find_spec("kenlm") is None or importlib.util.find_spec("flashlight") is None:
-            print("left out; it needs: pip install 'w2v[kenlm]'")
-            return results
         model = demo.folder / "bigrams.arpa"
-        write_bigrams((labels / "train.wrd").read_text(encoding="utf-8").splitlines(), model)
+        demo.call("w2v-lm", labels / "train.wrd", "--order", "2", "--arpa", model)
         results["kenlm"] = demo.folder / "results-kenlm"
         beam = ("--w2l-decoder", "kenlm", "--lm-model", model, "--lm-weight", "1", "--word-score", "0", "--beam", "50")
         demo.call("w2v-infer", *common, "--results-path", results["kenlm"], *beam)
@@ -257,7 +252,19 @@ def show(demo: Demo, results: dict[str, Path], checkpoint: str, num_lines: int =
     print()
     for name, seconds in [*demo.stages, ("all", sum(seconds for _, seconds in demo.stages))]:
         print(f"{seconds:7.1f} s  {name.split(':')[0]}")
-    print(f"\nEverything is in {demo.folder}.")
+    print(f"\nEverything is in {demo.folder}. What to do next:")
+    for line in next_commands(demo.folder, checkpoint):
+        print(f"  {line}")
+
+
+def next_commands(folder: Path, checkpoint: str) -> list[str]:
+    """Return the three commands that a newcomer wants to type now, each with a word on what for."""
+    model = folder / "finetuned" / checkpoint
+    return [
+        f"w2v-infer {folder / 'labels'} --path {model} --gen-subset valid --results-path results   # transcribe again",
+        f"w2v-convert {model}   # what a model file holds",
+        "w2v-train --recipe help   # the published recipes; with your own recordings: docs/your_own_speech.md",
+    ]
 
 
 def _read(path: Path) -> dict[int, str]:
