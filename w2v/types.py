@@ -12,8 +12,17 @@ from __future__ import annotations
 from dataclasses import dataclass, field, replace
 from typing import Protocol
 
+import numpy as np
+import numpy.typing as npt
 import torch
 from torch import Tensor
+
+BoolArray = npt.NDArray[np.bool_]
+IntArray = npt.NDArray[np.int64]
+FloatArray = npt.NDArray[np.float64]
+
+BLANK = 0
+"""Index of CTC's blank: the dictionary's `<s>`, as in the original."""
 
 
 class Batch(Protocol):

@@ -10,8 +10,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
 
-import numpy as np
-import numpy.typing as npt
 import torch
 
 from w2v import distributed
@@ -27,12 +25,11 @@ from w2v.inference.emission_file import EmissionFile, EmissionInfo, EmissionWrit
 from w2v.inference.emissions import ModelEmissions, emission_info
 from w2v.inference.load import LoadedModel, load_model
 from w2v.inference.prepare import cast_weights, to_int8
-from w2v.types import Emissions
+from w2v.types import Emissions, IntArray
 
 logger = logging.getLogger("w2v-infer")
 
 MAX_TOKENS = 4_000_000
-Ints = npt.NDArray[np.int64]
 
 
 def read_overrides(value: Any) -> dict[str, Any]:
@@ -139,7 +136,7 @@ class Reader(Protocol):
 
     @property
     def info(self) -> EmissionInfo: ...
-    def read(self, manifest: Manifest, batches: Sequence[Ints]) -> Iterator[Emissions]: ...
+    def read(self, manifest: Manifest, batches: Sequence[IntArray]) -> Iterator[Emissions]: ...
 
 
 @dataclass(frozen=True)
@@ -160,9 +157,9 @@ class EmissionSource:
     dictionary: Dictionary
     manifest: Manifest
     labels: Labels | None
-    batches: list[Ints]
+    batches: list[IntArray]
 
-    def of_this_rank(self) -> list[Ints]:
+    def of_this_rank(self) -> list[IntArray]:
         """Return the batches that this rank computes."""
         return self.batches[distributed.rank() :: distributed.world_size()]
 
@@ -264,7 +261,7 @@ def open_labels(config: SourceConfig, info: EmissionInfo, manifest: Manifest, di
     return labels
 
 
-def plan_batches(config: SourceConfig, manifest: Manifest) -> list[Ints]:
+def plan_batches(config: SourceConfig, manifest: Manifest) -> list[IntArray]:
     """Return the batches of this shard, longest clips first, as the original makes them."""
     max_tokens = config.max_tokens
     if max_tokens is None and config.batch_size is None:

@@ -15,13 +15,14 @@ from typing import Any
 
 from w2v.config import ArgumentParser, arg, build_config, check_range, float_tuple
 from w2v.data.dictionary import Dictionary
+from w2v.data.text import WORD_END
 from w2v.data.text_blocks import STDIN
 from w2v.data.text_file import write_atomically
 from w2v.errors import ConfigError, DataError
 from w2v.lm.arpa import format_arpa, write_arpa
 from w2v.lm.kneser_ney import FALLBACK, MAX_ORDER, check_prune, estimate
 from w2v.lm.language_model import LanguageModel
-from w2v.lm.lexicon import WORD_END, derive_lexicon
+from w2v.lm.lexicon import derive_lexicon
 from w2v.lm.ngram_counts import count_ngrams, read_texts
 from w2v.lm.ngram_model import is_ngram_file, open_ngram_model
 from w2v.lm.perplexity import measure_perplexity

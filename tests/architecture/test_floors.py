@@ -14,7 +14,6 @@ import pytest
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 
-<<<<<<< HEAD
 # Rooms (folders, or files that stand for themselves), from the top down. Rooms of one floor do not import each other;
 # only the ground is shared: its files may import one another.
 FLOORS: dict[int, tuple[str, ...]] = {
@@ -27,69 +26,6 @@ FLOORS: dict[int, tuple[str, ...]] = {
     3: ("w2v.functional", "w2v.data", "w2v.optim", "w2v.checkpoint", "w2v.criterions"),
     2: ("w2v.config", "w2v.distributed", "w2v.registry", "w2v.plugins"),
     1: ("w2v.errors", "w2v.types", "w2v.rng", "w2v.version"),
-=======
-# The longest name that matches decides. A package may import itself, whatever its floor.
-FLOORS = {
-    # F0
-    "w2v": 0,
-    "w2v.errors": 0,
-    "w2v.registry": 0,
-    "w2v.config": 0,
-    "w2v.config_file": 0,
-    "w2v.plugins": 0,
-    "w2v.retired": 0,
-    "w2v.rng": 0,
-    "w2v.distributed": 0,
-    "w2v.cpu": 0,
-    "w2v.heartbeat": 0,
-    "w2v.interrupt": 0,
-    "w2v.meeting": 0,
-    "w2v.memory_use": 0,
-    "w2v.types": 0,
-    "w2v.update_size": 0,
-    "w2v.functional": 0,
-    # F1
-    "w2v.modules": 1,
-    "w2v.data": 1,
-    "w2v.optim": 1,
-    "w2v.lm": 1,
-    "w2v.metrics": 1,
-    "w2v.progress": 1,
-    "w2v.checkpoint": 1,
-    "w2v.checkpoint_manager": 1,
-    "w2v.collapse": 1,
-    "w2v.compiled": 1,
-    "w2v.folder_lock": 1,
-    "w2v.memory": 1,
-    "w2v.torch_file": 1,
-    "w2v.unpickle": 1,
-    "w2v.sections": 1,
-    "w2v.cadence": 1,
-    "w2v.update_report": 1,
-    "w2v.parallel": 1,
-    "w2v.sharding": 1,
-    # F2
-    "w2v.models": 2,
-    "w2v.criterions": 2,
-    "w2v.decoders": 2,
-    "w2v.scoring": 2,
-    # F3
-    "w2v.tasks": 3,
-    "w2v.convert": 3,
-    # F4
-    "w2v.options": 4,
-    "w2v.build": 4,
-    "w2v.dry_run": 4,
-    "w2v.evaluation": 4,
-    "w2v.emit": 4,
-    "w2v.encode": 4,
-    "w2v.inference": 4,
-    "w2v.trainer": 4,
-    "w2v.training_log": 4,
-    "w2v.transcribe": 4,
-    # F5
-    "w2v_cli": 5,
->>>>>>> main
 }
 FLOOR_OF = {room: floor for floor, rooms in FLOORS.items() for room in rooms}
 

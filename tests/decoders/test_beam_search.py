@@ -17,10 +17,9 @@ from w2v.decoders.beam_decoder import BeamDecoder
 from w2v.functional.ctc_path import best_paths
 from w2v.lm.arpa import write_arpa
 from w2v.lm.kneser_ney import estimate
-from w2v.lm.language_model import FloatArray, IntArray
 from w2v.lm.ngram_counts import count_ngrams
 from w2v.lm.ngram_model import open_ngram_model
-from w2v.types import Hypothesis
+from w2v.types import FloatArray, Hypothesis, IntArray
 
 LETTERS = "ETAOINSHRDLU"
 DICTIONARY = Dictionary.from_symbols(["|", *LETTERS])

@@ -101,7 +101,11 @@ def test_losses_and_gradients(golden: Path, name: str, run_name: str) -> None:
     torch.testing.assert_close(loss.value.detach(), run["loss_sum"], rtol=1e-5, atol=0)
     for key in ("loss_0", "loss_1", "correct", "count", "prob_perplexity", "code_perplexity", "temp"):
         assert (key in loss.sums) == (key in run["log"]), key
-        if key in run["log"]:
+        if key == "correct" and key in run["log"]:
+            # Which of two equal logits is the larger one is rounding, and another processor's may differ.
+            undecided = num_undecided(output.logits.detach())
+            assert abs(float(loss.sums[key]) - run["log"][key]) <= undecided < run["log"]["count"] / 10
+        elif key in run["log"]:
             assert float(loss.sums[key]) == pytest.approx(run["log"][key], rel=1e-5), key
     check_weights(output, run, recorded, infonce)
 
@@ -111,6 +115,12 @@ def test_losses_and_gradients(golden: Path, name: str, run_name: str) -> None:
         gradient = gradients[key]
         assert gradient is not None, key
         close(gradient, expected, 1e-4)
+
+
+def num_undecided(logits: Tensor) -> int:
+    """Return how many positives equal their best negative up to the bound of `close`."""
+    margin = logits[:, 0] - logits[:, 1:].max(dim=1).values
+    return int((margin.abs() <= 1e-5 * logits.abs().max()).sum())
 
 
 def in_recorded_order(logits: Tensor, recorded: dict[str, Any], infonce: bool) -> Tensor:

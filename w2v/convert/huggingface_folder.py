@@ -16,12 +16,13 @@ from torch import Tensor
 
 from w2v.checkpoint.torch_file import read_torch_file
 from w2v.convert.huggingface_config import CLASSES, from_their_config, kind_of, to_their_config
-from w2v.convert.huggingface_names import CTC_PREFIX, to_our_names, to_their_names
+from w2v.convert.huggingface_names import to_our_names, to_their_names
 from w2v.convert.huggingface_symbols import read_json, read_vocabulary, reorder, tokenizer_files
 from w2v.convert.model_file import CTC, ModelFile
 from w2v.convert.safetensors_file import read_safetensors, write_safetensors
 from w2v.convert.symbols import find_symbols
 from w2v.errors import CheckpointError
+from w2v.models.wav2vec_ctc import ENCODER_PREFIX
 
 CONFIG_FILE = "config.json"
 AUDIO_FILE = "preprocessor_config.json"
@@ -45,7 +46,7 @@ def read_huggingface(folder: Path, dictionary: str | None) -> ModelFile:
     is_layer_norm = encoder["extractor_mode"] == "layer_norm"
     notes: list[str] = []
     state = to_our_names(their_state, kind, str(folder), layer_norm=is_layer_norm)
-    _fit_encoder(state, CTC_PREFIX if kind == CTC else "", encoder, folder, notes)
+    _fit_encoder(state, ENCODER_PREFIX if kind == CTC else "", encoder, folder, notes)
     task = {"_name": "audio_pretraining", "data": ".", **_task_before(config)}
     task |= _audio(folder, is_layer_norm, notes)
     symbols, source = None, ""
@@ -209,7 +210,7 @@ def write_huggingface(folder: Path, file: ModelFile, *, new_weight_norm: bool = 
 def _with_projection(file: ModelFile, kind: str, config: Mapping[str, Any]) -> dict[str, Tensor]:
     """Add the projection that their classes always have; between equal widths it does nothing."""
     state = dict(file.state)
-    prefix, width = CTC_PREFIX if kind == CTC else "", config["hidden_size"]
+    prefix, width = ENCODER_PREFIX if kind == CTC else "", config["hidden_size"]
     if config["conv_dim"][-1] == width and f"{prefix}post_extract_proj.weight" not in state:
         state[f"{prefix}post_extract_proj.weight"] = torch.eye(width)
         state[f"{prefix}post_extract_proj.bias"] = torch.zeros(width)

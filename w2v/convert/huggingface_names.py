@@ -9,8 +9,8 @@ from torch import Tensor
 
 from w2v.convert.model_file import CTC, PRETRAINING
 from w2v.errors import CheckpointError
+from w2v.models.wav2vec_ctc import ENCODER_PREFIX
 
-CTC_PREFIX = "w2v_encoder.w2v_model."
 THEIR_PREFIX = "wav2vec2."
 
 # (ours, theirs) inside the encoder; `{}` is the number of a layer.
@@ -54,7 +54,7 @@ def to_their_names(state: Mapping[str, Tensor], kind: str, *, new_weight_norm: b
         CheckpointError: some have no counterpart there.
     """
     heads = {PRETRAINING: PRETRAINING_NAMES, CTC: CTC_NAMES}.get(kind, ())
-    prefix = CTC_PREFIX if kind == CTC else ""
+    prefix = ENCODER_PREFIX if kind == CTC else ""
     their_prefix = THEIR_PREFIX if kind in (PRETRAINING, CTC) else ""
     renamed, unknown = {}, []
     for name, tensor in state.items():
@@ -88,7 +88,7 @@ def to_our_names(state: Mapping[str, Tensor], kind: str, where: str, *, layer_no
     heads = {PRETRAINING: PRETRAINING_NAMES, CTC: CTC_NAMES}.get(kind, ())
     skipped = ".2." if layer_norm else ".2.1."
     pairs = [(theirs, ours) for ours, theirs in ENCODER_NAMES if not ours.endswith(skipped)]
-    prefix = CTC_PREFIX if kind == CTC else ""
+    prefix = ENCODER_PREFIX if kind == CTC else ""
     renamed, unknown = {}, []
     for name, tensor in state.items():
         spelled = name

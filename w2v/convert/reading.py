@@ -19,10 +19,10 @@ from w2v.convert.model_file import CTC, LANGUAGE_MODEL, ModelFile
 from w2v.convert.safetensors_file import read_safetensors_model
 from w2v.convert.symbols import find_symbols
 from w2v.errors import CheckpointError
+from w2v.models.wav2vec_ctc import ENCODER_PREFIX, PRETRAINING_HEADS
 
-ENCODER_PREFIX = "w2v_encoder.w2v_model."
 # Heads of pretraining, which a fine-tuned model does not use.
-HEADS = tuple(f"{ENCODER_PREFIX}{head}" for head in ("quantizer.", "project_q.", "target_glu.", "final_proj."))
+HEADS = tuple(f"{ENCODER_PREFIX}{head}" for head in PRETRAINING_HEADS)
 # Weight norm as torch's newer parametrisation spells it.
 SPELLINGS = {"parametrizations.weight.original0": "weight_g", "parametrizations.weight.original1": "weight_v"}
 

@@ -14,9 +14,7 @@ from torch import Tensor
 from w2v.config import arg, parse_literal
 from w2v.criterions.base import Criterion, register_criterion
 from w2v.errors import DataError
-from w2v.types import AudioBatch, CtcOutput, Loss
-
-BLANK = 0
+from w2v.types import BLANK, AudioBatch, CtcOutput, Loss
 
 WerArgs = tuple[str, str | None, float, float]
 """Language model, lexicon or None to derive it, LM weight, word score."""

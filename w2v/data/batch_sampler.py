@@ -10,11 +10,9 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
-import numpy.typing as npt
 
 from w2v.errors import DataError
-
-Ints = npt.NDArray[np.int64]
+from w2v.types import IntArray
 
 
 @dataclass(frozen=True)
@@ -26,8 +24,8 @@ class BatchPlan:
         skipped: indices of clips longer than the budget of a whole batch.
     """
 
-    batches: list[Ints]
-    skipped: Ints
+    batches: list[IntArray]
+    skipped: IntArray
 
     @property
     def num_skipped(self) -> int:
@@ -37,7 +35,7 @@ class BatchPlan:
         return len(self.batches)
 
 
-def length_order(sizes: Ints, seed: int | None) -> Ints:
+def length_order(sizes: IntArray, seed: int | None) -> IntArray:
     """Return the indices of clips, longest first.
 
     Args:
@@ -46,13 +44,13 @@ def length_order(sizes: Ints, seed: int | None) -> Ints:
     """
     # The legacy generator: its permutation is what the original drew.
     ties = np.arange(len(sizes)) if seed is None else np.random.RandomState(seed).permutation(len(sizes))
-    order: Ints = np.lexsort((ties, sizes))[::-1].astype(np.int64)
+    order: IntArray = np.lexsort((ties, sizes))[::-1].astype(np.int64)
     return order
 
 
 def batch_by_size(
-    order: Ints,
-    lengths: Ints,
+    order: IntArray,
+    lengths: IntArray,
     *,
     max_tokens: int | None = None,
     batch_size: int | None = None,
@@ -88,8 +86,8 @@ def batch_by_size(
 
 
 def plan_batches(
-    sizes: Ints,
-    lengths: Ints,
+    sizes: IntArray,
+    lengths: IntArray,
     *,
     seed: int | None,
     max_tokens: int | None,
@@ -129,7 +127,7 @@ def plan_batches(
     return plan
 
 
-def _clips_that_fit(costs: Ints, start: int, max_tokens: int | None, batch_size: int | None) -> int:
+def _clips_that_fit(costs: IntArray, start: int, max_tokens: int | None, batch_size: int | None) -> int:
     window = len(costs) - start if batch_size is None else min(batch_size, len(costs) - start)
     if max_tokens is None:
         return window
@@ -156,7 +154,9 @@ class PaddingStats:
     largest: int
 
 
-def padding_stats(batches: Sequence[Ints], sizes: Ints, *, pad: bool, max_size: int | None = None) -> PaddingStats:
+def padding_stats(
+    batches: Sequence[IntArray], sizes: IntArray, *, pad: bool, max_size: int | None = None
+) -> PaddingStats:
     """Work out the waste of one epoch.
 
     Args:

@@ -15,7 +15,6 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 import torch
 from torch import Tensor
 from torch.utils.data import get_worker_info
@@ -27,11 +26,10 @@ from w2v.data.labels import Labels
 from w2v.data.manifest import Manifest
 from w2v.errors import DataError
 from w2v.rng import numpy_generator
-from w2v.types import AudioBatch, AudioExample, Batch
+from w2v.types import AudioBatch, AudioExample, Batch, IntArray
 
 logger = logging.getLogger(__name__)
 
-Ints = npt.NDArray[np.int64]
 
 MAX_BAD_SHARE = 0.01
 MIN_BAD_CLIPS = 5  # a share means nothing in a tiny data set
@@ -45,18 +43,18 @@ LONG_CLIP = 1 << 22  # samples, 262 s at 16 kHz: above, a worker holds one clip 
 class BatchDataset:
     """What the iterator needs of a data set; base class for data sets of plugins."""
 
-    def batch(self, indices: Sequence[int] | Ints, seed: int) -> Batch:
+    def batch(self, indices: Sequence[int] | IntArray, seed: int) -> Batch:
         """Return a batch that depends on nothing but `indices` and `seed`."""
         raise NotImplementedError
 
-    def load(self, indices: Sequence[int] | Ints, seed: int) -> tuple[Batch, Any]:
+    def load(self, indices: Sequence[int] | IntArray, seed: int) -> tuple[Batch, Any]:
         """Return a batch and what the main process must know about it; called in worker processes."""
         return self.batch(indices, seed), None
 
     def record(self, report: Any) -> None:
         """Take notice of a report of `load`; called in the main process, in order of the batches."""
 
-    def waste(self, batches: Sequence[Ints]) -> PaddingStats | None:
+    def waste(self, batches: Sequence[IntArray]) -> PaddingStats | None:
         """Return what an epoch of `batches` would waste; None where that cannot be said."""
         return None
 
@@ -142,8 +140,8 @@ class AudioDataset(BatchDataset):
         self.num_too_short = self.num_too_long = 0
         self.rows = self._rows_kept(labelled=labels is not None)
         self.labels = labels if labels is None or not self.num_skipped else labels.take(self.rows)
-        self.sizes: Ints = manifest.sizes[self.rows]
-        self.lengths: Ints = self.sizes
+        self.sizes: IntArray = manifest.sizes[self.rows]
+        self.lengths: IntArray = self.sizes
         if max_sample_size is not None and not self.pad:
             self.lengths = np.minimum(self.sizes, max_sample_size)
         self.augmentation: Augmentation | None = None
@@ -152,7 +150,7 @@ class AudioDataset(BatchDataset):
         self._length_warned = False
         self._clip: Samples = np.empty(0, dtype=np.float32)  # kept: fresh memory takes as long as reading a file
 
-    def _rows_kept(self, labelled: bool) -> Ints:
+    def _rows_kept(self, labelled: bool) -> IntArray:
         sizes = self.manifest.sizes
         keep = sizes >= self.min_sample_size
         self.num_too_short = int((~keep).sum())
@@ -160,7 +158,7 @@ class AudioDataset(BatchDataset):
             too_long = sizes > self.max_sample_size
             self.num_too_long = int((too_long & keep).sum())
             keep &= ~too_long
-        rows: Ints = np.flatnonzero(keep)
+        rows: IntArray = np.flatnonzero(keep)
         if not len(rows):
             raise DataError(
                 f"{self.manifest.source}: all {len(sizes)} clips are dropped: {self.num_too_short} are under "
@@ -220,7 +218,7 @@ class AudioDataset(BatchDataset):
             raise error
         return None
 
-    def batch(self, indices: Sequence[int] | Ints, seed: int) -> AudioBatch:
+    def batch(self, indices: Sequence[int] | IntArray, seed: int) -> AudioBatch:
         """Read a batch; it depends on `indices` and `seed` alone.
 
         Raises:
@@ -230,7 +228,7 @@ class AudioDataset(BatchDataset):
         self.record(report)
         return batch
 
-    def load(self, indices: Sequence[int] | Ints, seed: int) -> tuple[AudioBatch, ReadReport]:
+    def load(self, indices: Sequence[int] | IntArray, seed: int) -> tuple[AudioBatch, ReadReport]:
         """Read a batch, and report what could not be read instead of logging it."""
         chosen = np.asarray(indices, dtype=np.int64)
         report = ReadReport()
@@ -239,7 +237,7 @@ class AudioDataset(BatchDataset):
             batch = replace(batch, source=self.augmentation.apply(batch.source, batch.lengths, seed))
         return batch, report
 
-    def _as_planned(self, indices: Ints, seed: int, report: ReadReport) -> AudioBatch | None:
+    def _as_planned(self, indices: IntArray, seed: int, report: ReadReport) -> AudioBatch | None:
         """Read clips straight into their batch; None where a file is not what its manifest says.
 
         It is the batch that `_as_found` makes, save that damage outside of its windows goes unseen.
@@ -256,7 +254,7 @@ class AudioDataset(BatchDataset):
         targets = [self._targets(index) for index in indices.tolist()]
         return _join(source, [min(size, width) for size in sizes], indices.tolist(), targets, seed, self._pad_id)
 
-    def _as_found(self, indices: Ints, seed: int, report: ReadReport) -> AudioBatch:
+    def _as_found(self, indices: IntArray, seed: int, report: ReadReport) -> AudioBatch:
         """Read clips one by one, whatever their files hold, and join them."""
         budget = int(self.lengths[indices].max())
         examples = [self._readable(index, budget, report) for index in indices.tolist()]
@@ -264,7 +262,7 @@ class AudioDataset(BatchDataset):
         windows = [self._window(example, start, width) for example, start in zip(examples, starts, strict=True)]
         return collate(windows, [0] * len(windows), width, seed, self._pad_id)
 
-    def _windows(self, indices: Ints, lengths: Sequence[int], seed: int) -> tuple[int, list[int]]:
+    def _windows(self, indices: IntArray, lengths: Sequence[int], seed: int) -> tuple[int, list[int]]:
         """Return how wide a batch is, and the first sample of each clip's window."""
         if self.pad:
             width = min(max(lengths), self.max_sample_size or max(lengths))
@@ -329,7 +327,7 @@ class AudioDataset(BatchDataset):
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         self.num_read, self.bad = state["num_read"], dict(state["bad"])
 
-    def waste(self, batches: Sequence[Ints]) -> PaddingStats:
+    def waste(self, batches: Sequence[IntArray]) -> PaddingStats:
         """Return what an epoch of `batches` wastes, by the lengths of the manifest."""
         return padding_stats(batches, self.sizes, pad=self.pad, max_size=self.max_sample_size)
 

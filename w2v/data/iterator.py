@@ -22,7 +22,6 @@ from typing import Any
 from weakref import WeakSet
 
 import numpy as np
-import numpy.typing as npt
 import torch
 from torch.utils.data import DataLoader, Dataset
 
@@ -30,12 +29,11 @@ from w2v.data.dataset import BatchDataset
 from w2v.distributed.child import end_with_parent
 from w2v.errors import DataError, W2vError
 from w2v.rng import seed_from
-from w2v.types import Batch
+from w2v.types import Batch, IntArray
 
 logger = logging.getLogger(__name__)
 
-Ints = npt.NDArray[np.int64]
-Request = tuple[Ints, int]  # indices of the clips, seed of the batch
+Request = tuple[IntArray, int]  # indices of the clips, seed of the batch
 
 
 class EpochIterator:
@@ -62,7 +60,7 @@ class EpochIterator:
     def __init__(
         self,
         dataset: BatchDataset,
-        batches: Sequence[Ints],
+        batches: Sequence[IntArray],
         *,
         seed: int,
         num_workers: int = 0,
@@ -101,7 +99,7 @@ class EpochIterator:
         self.epoch += 1
         self.position = 0
 
-    def order(self) -> Ints:
+    def order(self) -> IntArray:
         """Return the numbers of the batches in the order of this epoch."""
         order = np.arange(len(self.batches))
         if self.epoch > self.curriculum:
@@ -169,7 +167,7 @@ class EpochIterator:
         """End the worker processes."""
         self._reader.close()
 
-    def _requests(self, order: Ints, epoch: int, position: int) -> Iterator[Request]:
+    def _requests(self, order: IntArray, epoch: int, position: int) -> Iterator[Request]:
         """Yield this rank's requests from `position` on, one for every micro-batch of `updates`."""
         for start in range(position, len(order), self.world_size):
             number = start + self.rank
@@ -189,7 +187,7 @@ class EpochIterator:
 
 def iterate(
     dataset: BatchDataset,
-    batches: Sequence[Ints],
+    batches: Sequence[IntArray],
     seeds: Sequence[int],
     *,
     num_workers: int = 0,

@@ -23,9 +23,9 @@ import numpy.typing as npt
 from w2v.data.text_blocks import read_blocks
 from w2v.data.text_file import write_atomically
 from w2v.errors import DataError
+from w2v.types import IntArray
 
 Bytes = npt.NDArray[np.uint8]
-Ints = npt.NDArray[np.int64]
 
 TAB, NEWLINE, RETURN, SPACE, SLASH, ZERO = b"\t\n\r /0"
 MAX_DIGITS = 18  # what fits into int64 whatever the digits are
@@ -46,8 +46,8 @@ class Manifest:
 
     root: str
     names: Bytes
-    offsets: Ints
-    sizes: Ints
+    offsets: IntArray
+    sizes: IntArray
     source: str = ""
 
     def __len__(self) -> int:
@@ -100,8 +100,8 @@ def read_manifest(path: str | Path, *, allow_outside_root: bool = False) -> Mani
     where = str(path)
     root = ""
     names = bytearray()  # grows in place, so that no name is ever held twice
-    lengths: list[Ints] = [np.zeros(1, dtype=np.int64)]
-    sizes: list[Ints] = []
+    lengths: list[IntArray] = [np.zeros(1, dtype=np.int64)]
+    sizes: list[IntArray] = []
     line, rest = 1, b""
     for block in read_blocks(where, "manifest"):
         # Blank lines are the end of the file, or else a fault of the next block.
@@ -157,8 +157,8 @@ class _Rows:
     """Clips of a block: their names one after the other, the bytes of each, and their samples."""
 
     names: Bytes
-    lengths: Ints
-    sizes: Ints
+    lengths: IntArray
+    sizes: IntArray
 
 
 @dataclass(frozen=True)
@@ -169,10 +169,10 @@ class _Block:
     line: int
     content: bytes
     text: Bytes
-    starts: Ints
-    ends: Ints
+    starts: IntArray
+    ends: IntArray
 
-    def refuse(self, row: int, rule: str, end: Ints | None = None) -> NoReturn:
+    def refuse(self, row: int, rule: str, end: IntArray | None = None) -> NoReturn:
         stop = (self.ends if end is None else end)[row]
         found = os.fsdecode(self.content[self.starts[row] : stop])
         shown = found if len(found) <= 200 else found[:200] + "..."
@@ -201,7 +201,7 @@ def _parse(where: str, line: int, content: bytes, *, allow_outside_root: bool) -
     return _Rows(text[inside], tabs - starts, sizes)
 
 
-def _strip_right(text: Bytes, ends: Ints) -> Ints:
+def _strip_right(text: Bytes, ends: IntArray) -> IntArray:
     ends = ends.copy()
     while True:
         last = text[ends - 1]
@@ -211,7 +211,7 @@ def _strip_right(text: Bytes, ends: Ints) -> Ints:
         ends[blank] -= 1
 
 
-def _one_tab_per_line(block: _Block) -> Ints:
+def _one_tab_per_line(block: _Block) -> IntArray:
     tabs = np.flatnonzero(block.text == TAB)
     if len(tabs) != len(block.starts) or (tabs < block.starts).any() or (tabs >= block.ends).any():
         first, after = np.searchsorted(tabs, block.starts), np.searchsorted(tabs, block.ends)
@@ -220,7 +220,7 @@ def _one_tab_per_line(block: _Block) -> Ints:
     return tabs
 
 
-def _check_names(block: _Block, tabs: Ints) -> None:
+def _check_names(block: _Block, tabs: IntArray) -> None:
     empty = np.flatnonzero(block.starts == tabs)
     if len(empty):
         block.refuse(int(empty[0]), "has no path:", tabs)
@@ -229,7 +229,7 @@ def _check_names(block: _Block, tabs: Ints) -> None:
         block.refuse(block.row(nul), "holds a zero byte:")
 
 
-def _check_inside(block: _Block, tabs: Ints) -> None:
+def _check_inside(block: _Block, tabs: IntArray) -> None:
     wrong = np.flatnonzero(block.text[block.starts] == SLASH)[:1].tolist()
     # A part `..` is two dots between delimiters; `a..b` is an ordinary name.
     outside = _OUTSIDE.search(block.content) if b".." in block.content else None
@@ -239,7 +239,7 @@ def _check_inside(block: _Block, tabs: Ints) -> None:
         block.refuse(min(wrong), "must stay inside the root folder (or give --allow-outside-root), got", tabs)
 
 
-def _parse_sizes(block: _Block, starts: Ints) -> Ints:
+def _parse_sizes(block: _Block, starts: IntArray) -> IntArray:
     ends = block.ends
     widths = ends - starts
     sizes = np.zeros(len(starts), dtype=np.int64)

@@ -16,8 +16,7 @@ import numpy.typing as npt
 from w2v.data.dictionary import SPECIALS, Dictionary
 from w2v.data.text_blocks import check_utf8, read_blocks
 from w2v.errors import DataError
-
-Ints = npt.NDArray[np.int64]
+from w2v.types import IntArray
 
 KIND = "text"
 WORD_END = "|"
@@ -37,14 +36,14 @@ class Text:
     """
 
     words: npt.NDArray[np.integer]
-    ends: Ints
+    ends: IntArray
     num_unknown: int
 
     def __len__(self) -> int:
         """Return the number of words N, the ends of sentences included."""
         return len(self.words) - 1
 
-    def samples(self, break_mode: str, size: int) -> tuple[Ints, Ints]:
+    def samples(self, break_mode: str, size: int) -> tuple[IntArray, IntArray]:
         """Return where samples start, and their sizes.
 
         Args:
@@ -60,7 +59,7 @@ class Text:
             starts = self._complete(size)
         return starts, np.diff(starts, append=len(self))
 
-    def _complete(self, size: int) -> Ints:
+    def _complete(self, size: int) -> IntArray:
         starts, sentence = [0], 0
         while True:
             # One search per sample, not one step per sentence.
@@ -147,25 +146,25 @@ def _spelled(block: str, path: str, first_line: int) -> str:
     return "".join(WORD_END.join([*words, "\n"]) for words in lines)
 
 
-def _word_encoder(dictionary: Dictionary) -> Callable[[str], Ints]:
+def _word_encoder(dictionary: Dictionary) -> Callable[[str], IntArray]:
     end = f" {SPECIALS[dictionary.eos]} "
 
-    def encode(text: str) -> Ints:
+    def encode(text: str) -> IntArray:
         words: Iterable[str] = text.replace("\n", end).split()
         return np.fromiter(map(dictionary.index, words), dtype=np.int64)
 
     return encode
 
 
-def _letter_encoder(dictionary: Dictionary) -> Callable[[str], Ints]:
+def _letter_encoder(dictionary: Dictionary) -> Callable[[str], IntArray]:
     table = np.full(0x110000, dictionary.unk, dtype=np.int64)
     for number, letter in enumerate(dictionary.symbols[len(SPECIALS) :], start=len(SPECIALS)):
         if len(letter) == 1:
             table[ord(letter)] = number
     table[ord("\n")] = dictionary.eos
 
-    def encode(text: str) -> Ints:
-        result: Ints = table[np.frombuffer(text.encode("utf-32-le"), dtype=np.uint32)]
+    def encode(text: str) -> IntArray:
+        result: IntArray = table[np.frombuffer(text.encode("utf-32-le"), dtype=np.uint32)]
         return result
 
     return encode

@@ -9,16 +9,13 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import numpy as np
-import numpy.typing as npt
 import torch
 
 from w2v.data.batch_sampler import PaddingStats, padding_stats
 from w2v.data.dataset import BatchDataset
 from w2v.data.dictionary import Dictionary
 from w2v.data.text import Text
-from w2v.types import TextBatch
-
-Ints = npt.NDArray[np.int64]
+from w2v.types import IntArray, TextBatch
 
 
 class TextDataset(BatchDataset):
@@ -44,8 +41,8 @@ class TextDataset(BatchDataset):
         starts, sizes = text.samples(break_mode, tokens_per_sample)
         fits = sizes <= max_size
         self.num_too_long = int((~fits).sum())
-        self.starts: Ints = starts[fits]
-        self.sizes: Ints = sizes[fits] + add_bos
+        self.starts: IntArray = starts[fits]
+        self.sizes: IntArray = sizes[fits] + add_bos
 
     def __len__(self) -> int:
         return len(self.starts)
@@ -54,11 +51,11 @@ class TextDataset(BatchDataset):
         """Return the words for a sample in messages."""
         return f"sample {index}"
 
-    def waste(self, batches: Sequence[Ints]) -> PaddingStats:
+    def waste(self, batches: Sequence[IntArray]) -> PaddingStats:
         """Return what an epoch of `batches` wastes."""
         return padding_stats(batches, self.sizes, pad=True)
 
-    def batch(self, indices: Sequence[int] | Ints, seed: int) -> TextBatch:
+    def batch(self, indices: Sequence[int] | IntArray, seed: int) -> TextBatch:
         """Return a batch; it depends on `indices` and `seed` alone."""
         chosen = np.array(indices, dtype=np.int64)
         sizes = self.sizes[chosen] - self.add_bos

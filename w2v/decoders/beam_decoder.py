@@ -16,9 +16,8 @@ from w2v.decoders.lexicon_search import LexiconSearch
 from w2v.decoders.lexicon_tree import LexiconTree
 from w2v.decoders.search_space import SearchSpace
 from w2v.errors import ConfigError
-from w2v.functional.ctc_path import BLANK
-from w2v.lm.language_model import FloatArray, IntArray, LanguageModel
-from w2v.types import Hypothesis
+from w2v.lm.language_model import LanguageModel
+from w2v.types import BLANK, FloatArray, Hypothesis, IntArray
 
 
 class Search(Protocol):

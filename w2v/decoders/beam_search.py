@@ -15,8 +15,8 @@ import numpy.typing as npt
 from torch import Tensor
 
 from w2v.decoders.base import DecoderConfig
-from w2v.functional.ctc_path import BLANK
-from w2v.lm.language_model import FloatArray, IntArray, LanguageModel
+from w2v.lm.language_model import LanguageModel
+from w2v.types import BLANK, FloatArray, IntArray
 
 
 @dataclass(frozen=True)

@@ -12,9 +12,9 @@ from torch import Tensor
 from w2v.decoders.beam_search import FoundPath, SearchOptions
 from w2v.decoders.search_space import UNKNOWN, SearchSpace
 from w2v.errors import DataError
-from w2v.functional.ctc_path import BLANK
 from w2v.lm.kenlm_model import KenlmModel
 from w2v.lm.vocabulary import read_vocabulary
+from w2v.types import BLANK
 
 
 class FlashlightSearch:

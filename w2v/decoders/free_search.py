@@ -9,8 +9,8 @@ import numpy as np
 import numpy.typing as npt
 
 from w2v.decoders.beam_search import NO_WORD, Beam, BeamSearch, Candidates, Frame, SearchOptions, mix
-from w2v.functional.ctc_path import BLANK
-from w2v.lm.language_model import FloatArray, IntArray, LanguageModel
+from w2v.lm.language_model import LanguageModel
+from w2v.types import BLANK, FloatArray, IntArray
 
 
 class FreeSearch(BeamSearch):

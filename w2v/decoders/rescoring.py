@@ -13,12 +13,13 @@ from itertools import groupby
 from torch import Tensor
 
 from w2v.data.dictionary import SPECIALS
+from w2v.data.text import WORD_END
 from w2v.decoders.base import Decoder
 from w2v.decoders.beam_decoder import BeamDecoder
 from w2v.decoders.search_space import UNKNOWN, Case, unit_case
 from w2v.errors import ConfigError
 from w2v.lm.language_model import LanguageModel
-from w2v.lm.lexicon import LOWEST_COVERAGE, WORD_END, choose_case
+from w2v.lm.lexicon import LOWEST_COVERAGE, choose_case
 from w2v.types import Hypothesis
 
 logger = logging.getLogger(__name__)

@@ -11,9 +11,10 @@ from dataclasses import dataclass
 from typing import Protocol
 
 from w2v.data.dictionary import SPECIALS, Dictionary
+from w2v.data.text import WORD_END
 from w2v.decoders.base import DecoderConfig
 from w2v.errors import ConfigError
-from w2v.lm.lexicon import LOWEST_COVERAGE, WORD_END, Lexicon, choose_case, derive_lexicon, read_lexicon
+from w2v.lm.lexicon import LOWEST_COVERAGE, Lexicon, choose_case, derive_lexicon, read_lexicon
 
 logger = logging.getLogger(__name__)
 

@@ -15,7 +15,7 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-BLANK = 0
+from w2v.types import BLANK
 
 
 @dataclass(frozen=True)

@@ -10,13 +10,11 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
-import numpy.typing as npt
+
+from w2v.types import BoolArray, IntArray
 
 SELECTIONS = ("static", "uniform", "normal", "poisson")
 """Laws of the span length: always `length`; uniform in [other, 2 length]; normal(length, other); poisson(length)."""
-
-BoolArray = npt.NDArray[np.bool_]
-IntArray = npt.NDArray[np.int64]
 
 
 @dataclass(frozen=True)

@@ -20,7 +20,8 @@ import numpy.typing as npt
 
 from w2v.errors import ConfigError
 from w2v.lm.ngram_counts import RESERVED, START_NUMBER, NgramCounts, TextCounts
-from w2v.lm.ngram_table import BackoffModel, FloatArray, IntArray, NgramTable
+from w2v.lm.ngram_table import BackoffModel, NgramTable
+from w2v.types import FloatArray, IntArray
 
 logger = logging.getLogger(__name__)
 

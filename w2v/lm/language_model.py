@@ -11,10 +11,8 @@ import math
 from collections.abc import Iterable, Sequence
 
 import numpy as np
-import numpy.typing as npt
 
-IntArray = npt.NDArray[np.int64]
-FloatArray = npt.NDArray[np.float64]
+from w2v.types import FloatArray, IntArray
 
 
 class LanguageModel:

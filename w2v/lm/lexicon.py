@@ -11,13 +11,13 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from w2v.data.text import WORD_END
 from w2v.data.text_file import read_lines
 from w2v.errors import ConfigError, DataError
 
 logger = logging.getLogger(__name__)
 
 Lexicon = dict[str, list[list[str]]]
-WORD_END = "|"
 COVERAGE_SAMPLE = 1000
 LOWEST_COVERAGE = 0.5
 

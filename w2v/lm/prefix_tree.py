@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import numpy as np
-import numpy.typing as npt
 import torch
 from torch import Tensor
+
+from w2v.types import IntArray
 
 
 class RowStore:
@@ -40,7 +41,6 @@ class RowStore:
         self._rows = self._rows[: self.size].clone()
 
 
-Ints = npt.NDArray[np.int64]
 NONE = -1
 """The parent of the root."""
 
@@ -62,16 +62,16 @@ class PrefixTree:
         self._by_key: dict[int, int] = {}
 
     @property
-    def parents(self) -> Ints:
+    def parents(self) -> IntArray:
         """(size,) the node before, or `NONE`."""
         return self._nodes[: self.size, 0]
 
     @property
-    def words(self) -> Ints:
+    def words(self) -> IntArray:
         """(size,) the last word of each."""
         return self._nodes[: self.size, 1]
 
-    def children(self, parents: Ints, words: Ints) -> Ints:
+    def children(self, parents: IntArray, words: IntArray) -> IntArray:
         """Return (N,) nodes of histories that are one word longer; new ones are made.
 
         Args:
@@ -87,7 +87,7 @@ class PrefixTree:
             self._by_key.update(zip(keys[new].tolist(), nodes[new].tolist(), strict=True))
         return nodes[places]
 
-    def paths(self, nodes: Ints) -> Ints:
+    def paths(self, nodes: IntArray) -> IntArray:
         """Return (N, T) the nodes above each, the root first; rows of short paths begin with `NONE`."""
         columns, above = [], self.parents[nodes]
         while (above != NONE).any():
@@ -102,7 +102,7 @@ class PrefixTree:
         self._nodes = self._nodes[: max(size, 256)].copy()
         self._by_key = {key: node for key, node in self._by_key.items() if node < size}
 
-    def _append(self, parents: Ints, words: Ints) -> None:
+    def _append(self, parents: IntArray, words: IntArray) -> None:
         size = self.size + len(parents)
         if size > len(self._nodes):
             self._nodes = np.concatenate([self._nodes, np.empty((max(size, len(self._nodes)), 2), dtype=np.int64)])

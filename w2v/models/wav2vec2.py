@@ -25,14 +25,14 @@ from w2v.functional.contrastive import (
 )
 from w2v.functional.conv_spec import conv_layers, receptive_field
 from w2v.functional.dropout import dropout
-from w2v.functional.masking import BoolArray, equal_rows, masked_positions
+from w2v.functional.masking import equal_rows, masked_positions
 from w2v.functional.negatives import sample_negatives, sample_negatives_everywhere
 from w2v.models.base import W2vModel, register_model, register_model_architecture
 from w2v.models.wav2vec2_config import Wav2Vec2EncoderConfig
 from w2v.models.wav2vec2_encoder import Encoded, Frames, Masks, Wav2Vec2Encoder
 from w2v.modules.gumbel_vector_quantizer import GumbelVectorQuantizer, Quantized
 from w2v.rng import numpy_generator, torch_generator
-from w2v.types import ContrastiveOutput, Features
+from w2v.types import BoolArray, ContrastiveOutput, Features
 
 
 @dataclass(frozen=True)

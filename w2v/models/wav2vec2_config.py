@@ -18,7 +18,46 @@ DEFAULT_CONV_LAYERS = conv_layers("[(512, 10, 5)] + [(512, 8, 4)] + [(512, 4, 2)
 
 
 @dataclass(frozen=True)
-class Wav2Vec2EncoderConfig:
+class MaskOptions:
+    """What pretraining and fine-tuning say alike of masks, dropout on features and memory.
+
+    The shares of masked frames and channels have other defaults in each, and stand there.
+    """
+
+    mask_length: int = arg(10, help="mean length of masked spans, in frames")
+    mask_selection: str = arg("static", help="distribution of the span length", choices=SELECTIONS)
+    mask_other: float = arg(0.0, help="second parameter of that distribution: least length, or standard deviation")
+    no_mask_overlap: bool = arg(False, help="keep masked spans apart")
+    mask_channel_length: int = arg(10, help="mean length of masked spans of channels")
+    mask_channel_selection: str = arg("static", help="distribution of the channel span length", choices=SELECTIONS)
+    mask_channel_other: float = arg(0.0, help="second parameter of that distribution")
+    no_mask_channel_overlap: bool = arg(False, help="keep masked spans of channels apart")
+    dropout_input: float = arg(0.0, help="dropout on projected features, before masking")
+    checkpoint_activations: bool = arg(
+        False,
+        help="compute convolutions and blocks again in the backward pass instead of storing them: less memory, "
+        "a third more time",
+    )
+    original_padding: bool = arg(
+        False, help="let padding count in norms and frame lengths, as the original of October 2020 did"
+    )
+
+    def __post_init__(self) -> None:
+        check_range(self, 0, 1, "dropout_input")
+        check_range(self, 1, math.inf, "mask_length", "mask_channel_length")
+        check_range(self, 0, math.inf, "mask_other", "mask_channel_other")
+        spans = (
+            ("--mask", self.mask_selection, self.mask_length, self.mask_other),
+            ("--mask-channel", self.mask_channel_selection, self.mask_channel_length, self.mask_channel_other),
+        )
+        for flag, selection, length, other in spans:
+            # The least length of a uniform distribution with this mean would be negative.
+            if selection == "uniform" and other > 2 * length:
+                raise ConfigError(f"{flag}-other must be at most twice {flag}-length ({length}), got {other}")
+
+
+@dataclass(frozen=True)
+class Wav2Vec2EncoderConfig(MaskOptions):
     """Options of the encoder; the names and defaults are the original's."""
 
     extractor_mode: str = arg(
@@ -56,43 +95,26 @@ class Wav2Vec2EncoderConfig:
         parse=float_triple,
     )
     feature_grad_mult: float = arg(1.0, help="factor on gradients that enter the convolutions; 0: they do not train")
-    mask_length: int = arg(10, help="mean length of masked spans, in frames")
     mask_prob: float = arg(0.65, help="share of frames aimed at by masks, before overlaps; 0: no masks")
-    mask_selection: str = arg("static", help="law of the span length", choices=SELECTIONS)
-    mask_other: float = arg(0.0, help="second parameter of that law: least length, or standard deviation")
-    no_mask_overlap: bool = arg(False, help="keep masked spans apart")
     mask_min_space: int = arg(1, help="least gap between spans under --no-mask-overlap")
-    mask_channel_length: int = arg(10, help="mean length of masked spans of channels")
     mask_channel_prob: float = arg(0.0, help="share of channels aimed at by channel masks; 0: none")
-    mask_channel_selection: str = arg("static", help="law of the channel span length", choices=SELECTIONS)
-    mask_channel_other: float = arg(0.0, help="second parameter of that law")
-    no_mask_channel_overlap: bool = arg(False, help="keep masked spans of channels apart")
     mask_channel_min_space: int = arg(1, help="least gap between them under --no-mask-channel-overlap")
-    dropout_input: float = arg(0.0, help="dropout on projected features, before masking")
     conv_pos: int = arg(128, help="width of the positional convolution, in frames")
     conv_pos_groups: int = arg(16, help="groups of channels of the positional convolution")
-    checkpoint_activations: bool = arg(
-        False,
-        help="compute convolutions and blocks once more on the way back instead of remembering them: less memory, "
-        "a third more time",
-    )
-    original_padding: bool = arg(
-        False, help="let padding count in norms and frame lengths, as the original of October 2020 did"
-    )
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         check_range(
             self, 0, 1, "dropout", "attention_dropout", "activation_dropout", "encoder_layerdrop", "mask_prob",
-            "mask_channel_prob", "dropout_input",
+            "mask_channel_prob",
         )  # fmt: skip
         check_range(
             self, 1, math.inf, "encoder_layers", "encoder_embed_dim", "encoder_ffn_embed_dim",
-            "encoder_attention_heads", "latent_vars", "latent_groups", "mask_length", "mask_channel_length", "conv_pos",
-            "conv_pos_groups",
+            "encoder_attention_heads", "latent_vars", "latent_groups", "conv_pos", "conv_pos_groups",
         )  # fmt: skip
         check_range(
-            self, 0, math.inf, "final_dim", "latent_dim", "feature_grad_mult", "mask_other", "mask_min_space",
-            "mask_channel_other", "mask_channel_min_space",
+            self, 0, math.inf, "final_dim", "latent_dim", "feature_grad_mult", "mask_min_space",
+            "mask_channel_min_space",
         )  # fmt: skip
         for divisor in ("encoder_attention_heads", "conv_pos_groups"):
             if self.encoder_embed_dim % getattr(self, divisor):
@@ -103,12 +125,6 @@ class Wav2Vec2EncoderConfig:
         start, end, decay = self.latent_temp
         if not (0 < end <= start and 0 < decay <= 1):
             raise ConfigError(f"--latent-temp must hold start >= end > 0 and a decay in (0, 1], got {self.latent_temp}")
-        uniform = (("mask", self.mask_selection), ("mask_channel", self.mask_channel_selection))
-        for prefix, selection in uniform:
-            other, length = getattr(self, f"{prefix}_other"), getattr(self, f"{prefix}_length")
-            if selection == "uniform" and other > 2 * length:
-                flag = "--" + prefix.replace("_", "-")
-                raise ConfigError(f"{flag}-other must be at most twice {flag}-length ({length}), got {other}")
 
     @property
     def feature_dim(self) -> int:

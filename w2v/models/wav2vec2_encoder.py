@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from w2v.errors import ConfigError
 from w2v.functional.conv_spec import frame_lengths, padded_frame_lengths
 from w2v.functional.dropout import dropout
-from w2v.functional.masking import BoolArray, sample_mask
+from w2v.functional.masking import sample_mask
 from w2v.functional.padding import is_padded, mean_square
 from w2v.models.base import W2vModel, register_model
 from w2v.models.wav2vec2_config import Wav2Vec2EncoderConfig
@@ -25,7 +25,7 @@ from w2v.modules.conv_feature_extractor import ConvFeatureExtractor
 from w2v.modules.gumbel_vector_quantizer import GumbelVectorQuantizer, Quantized
 from w2v.modules.transformer_encoder import TransformerEncoder
 from w2v.rng import numpy_generator, torch_generator
-from w2v.types import Features
+from w2v.types import BoolArray, Features
 
 
 @dataclass(frozen=True)

@@ -20,11 +20,13 @@ from w2v.config import arg, build_config, check_range, to_plain
 from w2v.errors import CheckpointError, ConfigError
 from w2v.functional.conv_spec import receptive_field
 from w2v.functional.dropout import dropout
-from w2v.functional.masking import SELECTIONS
 from w2v.models.base import MODELS, W2vModel, register_model
-from w2v.models.wav2vec2_config import Wav2Vec2EncoderConfig
+from w2v.models.wav2vec2_config import MaskOptions, Wav2Vec2EncoderConfig
 from w2v.models.wav2vec2_encoder import Masks, Wav2Vec2Encoder
 from w2v.types import CtcOutput, Features
+
+ENCODER_PREFIX = "w2v_encoder.w2v_model."
+"""Where a fine-tuned model holds the tensors of its encoder."""
 
 PRETRAINING_HEADS = ("quantizer.", "project_q.", "target_glu.", "final_proj.")
 """Prefixes of tensors that only pretraining uses."""
@@ -45,39 +47,22 @@ def _plain_config(value: Any) -> dict[str, Any]:
 
 
 @dataclass(frozen=True)
-class Wav2VecCtcConfig:
+class Wav2VecCtcConfig(MaskOptions):
     """Options of fine-tuning. All but the first two and the last replace what the encoder was pretrained with."""
 
     w2v_path: str | None = arg(None, help="pretrained checkpoint")
     no_pretrained_weights: bool = arg(False, help="take only the configuration from --w2v-path, and random weights")
-    dropout_input: float = arg(0.0, help="dropout on projected features")
     final_dropout: float = arg(0.0, help="dropout before the output layer")
     apply_mask: bool = arg(False, help="mask spans of frames and channels during training")
     dropout: float = arg(0.0, help="dropout after attention and feed-forward")
     attention_dropout: float = arg(0.0, help="dropout on attention weights")
     activation_dropout: float = arg(0.0, help="dropout inside feed-forward layers", aliases=("--relu-dropout",))
-    mask_length: int = arg(10, help="mean length of masked spans, in frames")
     mask_prob: float = arg(0.5, help="share of frames aimed at by masks, before overlaps")
-    mask_selection: str = arg("static", help="law of the span length", choices=SELECTIONS)
-    mask_other: float = arg(0.0, help="second parameter of that law")
-    no_mask_overlap: bool = arg(False, help="keep masked spans apart")
-    mask_channel_length: int = arg(10, help="mean length of masked spans of channels")
     mask_channel_prob: float = arg(0.5, help="share of channels aimed at by channel masks; on unless set to 0")
-    mask_channel_selection: str = arg("static", help="law of the channel span length", choices=SELECTIONS)
-    mask_channel_other: float = arg(0.0, help="second parameter of that law")
-    no_mask_channel_overlap: bool = arg(False, help="keep masked spans of channels apart")
     freeze_finetune_updates: int = arg(0, help="train the output layer alone for so many updates")
     # Differs from the original, which crashes where the flag is left out: its parser's default is none.
     feature_grad_mult: float = arg(0.0, help="factor on gradients that enter the convolutions; 0: they do not train")
     layerdrop: float = arg(0.0, help="probability of skipping a transformer block in an update")
-    checkpoint_activations: bool = arg(
-        False,
-        help="compute convolutions and blocks once more on the way back instead of remembering them: less memory, "
-        "a third more time",
-    )
-    original_padding: bool = arg(
-        False, help="let padding count in norms and frame lengths, as the original of October 2020 did"
-    )
     w2v_args: Mapping[str, Any] | None = arg(
         None,
         help="the encoder's options as JSON; kept in checkpoints, normally read from --w2v-path",
@@ -85,20 +70,18 @@ class Wav2VecCtcConfig:
     )
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         check_range(
-            self, 0, 1, "dropout_input", "final_dropout", "dropout", "attention_dropout", "activation_dropout",
-            "mask_prob", "mask_channel_prob", "layerdrop",
+            self, 0, 1, "final_dropout", "dropout", "attention_dropout", "activation_dropout", "mask_prob",
+            "mask_channel_prob", "layerdrop",
         )  # fmt: skip
         check_range(self, 0, math.inf, "freeze_finetune_updates", "feature_grad_mult")
-        check_range(self, 1, math.inf, "mask_length", "mask_channel_length")
 
     def encoder_overrides(self) -> dict[str, Any]:
         """Return the encoder's options that fine-tuning replaces."""
         same = (
-            "dropout", "activation_dropout", "dropout_input", "attention_dropout", "mask_length", "mask_prob",
-            "mask_selection", "mask_other", "no_mask_overlap", "mask_channel_length", "mask_channel_prob",
-            "mask_channel_selection", "mask_channel_other", "no_mask_channel_overlap", "feature_grad_mult",
-            "checkpoint_activations", "original_padding",
+            *(item.name for item in dataclasses.fields(MaskOptions)), "mask_prob", "mask_channel_prob", "dropout",
+            "activation_dropout", "attention_dropout", "feature_grad_mult",
         )  # fmt: skip
         return {**{name: getattr(self, name) for name in same}, "encoder_layerdrop": self.layerdrop}
 
