@@ -11,14 +11,14 @@ from w2v.version import __version__
 
 
 def main() -> int:
-    """Print the programs, or with `--version` the version."""
+    """Write the programs, or with `--version` the version, to stdout."""
     if "--version" in sys.argv[1:]:
-        print(f"w2v {__version__}")
+        sys.stdout.write(f"w2v {__version__}\n")
         return 0
-    print(f"w2v {__version__}: programs, each of which explains itself with --help\n")
-    for name, purpose in programs():
-        print(f"  {name:<16} {purpose}")
-    print("\nFirst steps: README.md and docs/your_own_speech.md; recipes: w2v-train --recipe help")
+    lines = [f"w2v {__version__}: programs, each of which explains itself with --help", ""]
+    lines += [f"  {name:<16} {purpose}" for name, purpose in programs()]
+    lines += ["", "First steps: README.md and docs/your_own_speech.md; recipes: w2v-train --recipe help"]
+    sys.stdout.write("\n".join([*lines, ""]))
     return 0
 
 

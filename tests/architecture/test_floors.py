@@ -17,7 +17,7 @@ REPOSITORY = Path(__file__).resolve().parents[2]
 # Rooms (folders, or files that stand for themselves), from the top down. Rooms of one floor do not import each other;
 # only the ground is shared: its files may import one another.
 FLOORS: dict[int, tuple[str, ...]] = {
-    9: ("w2v_cli", "w2v"),
+    9: ("w2v_cli", "w2v", "w2v.__main__"),
     8: ("w2v.training", "w2v.inference"),
     7: ("w2v.tasks",),
     6: ("w2v.convert", "w2v.decoders"),

@@ -12,9 +12,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 from w2v.data.dictionary import SPECIALS
+from w2v.data.text import WORD_END
 from w2v.errors import DataError
 
-WORD_END = "|"
 RARE = 5  # occurrences below which a model has no chance to learn a symbol
 NAMED = 8
 APOSTROPHES = "'\u2019\u02bc\u2018`\u00b4"
