@@ -118,7 +118,7 @@ def test_the_documented_table_is_this_one() -> None:
     text = (REPOSITORY / "docs" / "architecture.md").read_text(encoding="utf-8")
     rows = re.findall(r"^\| (\d) \| ([^|]+) \|", text, re.MULTILINE)
     documented = {int(floor): set(re.findall(r"`([^`]+)`", rooms)) for floor, rooms in rows}
-    spelled = {"w2v": "w2v/__init__.py"}
+    spelled = {"w2v": "w2v/__init__.py", "w2v.__main__": "w2v/__main__.py"}
 
     def shown(room: str) -> str:
         path = room.replace(".", "/")
