@@ -17,16 +17,11 @@ from pathlib import Path
 from w2v.config import ArgumentParser, arg, build_config
 from w2v.data.dictionary import Dictionary, write_dictionary
 from w2v.data.manifest import Manifest, read_manifest, write_manifest
-<<<<<<< HEAD
 from w2v.data.symbols import Cleaning, TextCleaner, symbol_notes, symbol_table
-from w2v.data.text_file import read_lines, write_atomically
+from w2v.data.text_file import read_lines
 from w2v.data.transcripts import Row, clip_id, match, read_segments, read_table, read_textgrid
 from w2v.errors import ConfigError, DataError
-=======
-from w2v.data.text_file import read_lines
-from w2v.errors import DataError
 from w2v.files import write_atomically
->>>>>>> main
 from w2v_cli.main import run
 
 PROGRAM = "w2v-labels"
