@@ -22,8 +22,6 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from bigram import write_bigrams
-
 from w2v.errors import ConfigError, DataError, TrainingError, W2vError
 from w2v.functional.edit_distance import edit_distance
 
@@ -166,7 +164,7 @@ def prepare_speech(demo: Demo, data: Path | None) -> tuple[Path, Path | None]:
                 f"--data {data}: there is no transcripts.tsv; write one with a line `path TAB TEXT` per clip"
             )
         return data, None
-    for package in ("espeakng_loader", "soxr"):
+    for package in ("espeakng_loader",):
         if importlib.util.find_spec(package) is None:
             raise ConfigError(
                 f"the demo speaks its own data, which needs {package}: pip install 'w2v[demo]' "
@@ -229,11 +227,8 @@ def transcribe(demo: Demo, checkpoint: Path, labels: Path) -> dict[str, Path]:
     with demo.stage("transcripts: the most likely letter of each frame"):
         demo.call("w2v-infer", *common, "--results-path", results["viterbi"], "--w2l-decoder", "viterbi")
     with demo.stage("transcripts with a language model: beam search over the words of the training texts"):
-        if importlib.util.find_spec("kenlm") is None or importlib.util.find_spec("flashlight") is None:
-            print("left out; it needs: pip install 'w2v[kenlm]'")
-            return results
         model = demo.folder / "bigrams.arpa"
-        write_bigrams((labels / "train.wrd").read_text(encoding="utf-8").splitlines(), model)
+        demo.call("w2v-lm", labels / "train.wrd", "--order", "2", "--arpa", model, "--quiet")
         results["kenlm"] = demo.folder / "results-kenlm"
         beam = ("--w2l-decoder", "kenlm", "--lm-model", model, "--lm-weight", "1", "--word-score", "0", "--beam", "50")
         demo.call("w2v-infer", *common, "--results-path", results["kenlm"], *beam)

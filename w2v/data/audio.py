@@ -77,7 +77,6 @@ def read_audio(path: str, sample_rate: int, *, resample: bool = False) -> Sample
     Raises:
         DataError: the file is unreadable, of another rate or not mono, longer than `LONGEST`, or holds samples that
             are not finite or beyond `LOUDEST`.
-        MissingPackageError: soxr is needed and not installed.
     """
     with _open(path) as file:
         rate = file.samplerate
@@ -228,10 +227,8 @@ def _mono_blocks(path: str, file: Any) -> Iterator[Samples]:
 
 
 def _resampled(path: str, blocks: Iterable[Samples], rate: int, needed: int) -> Iterator[Samples]:
-    try:
-        import soxr
-    except ImportError as e:
-        raise MissingPackageError("soxr", "audio", f"resampling from {rate} to {needed} Hz") from e
+    import soxr
+
     if not rate / LARGEST_RATIO <= needed <= rate * LARGEST_RATIO:
         raise DataError(f"{path}: a sample rate of {rate} Hz cannot be brought to {needed} Hz")
     stream = soxr.ResampleStream(rate, needed, 1, dtype="float32", quality="HQ")
