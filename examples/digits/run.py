@@ -4,7 +4,7 @@
 
 FOLDER holds the packs `fsdd16k`, `digits_train`, `digits_valid_seen` and `digits_valid_unseen`, and
 `tools/make_digits.py`. Every stage calls the programs as a user would and shows the command; one that is done is not
-done again, and a training that was stopped goes on. Results go to `results.json`, curves to `curves.csv` and
+done again, and a training that was stopped resumes. Results go to `results.json`, curves to `curves.csv` and
 `curves.png` (see plot.py).
 """
 

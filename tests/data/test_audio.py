@@ -12,7 +12,7 @@ import soundfile
 import soxr
 import torch
 
-from w2v.data import audio
+from w2v.data import audio, media_file
 from w2v.data.audio import audio_info, normalize, read_audio
 from w2v.errors import DataError
 
@@ -199,7 +199,9 @@ def test_odd_files_are_read_or_refused(data: Path):
     for row in rows:
         path, verdict = str(folder / row["path"]), row["soundfile"]
         samples, problem = attempt(path)
-        assert bool(problem) == ("ERROR" in verdict or "not finite" in verdict), row
+        # What libsndfile does not know, FFmpeg may.
+        is_media = Path(path).suffix in (".m4a", ".mka", ".webm", ".aac") and media_file.is_installed()
+        assert bool(problem) == (("ERROR" in verdict or "not finite" in verdict) and not is_media), row
         if problem:
             assert row["path"] in problem
             assert "\n" not in problem

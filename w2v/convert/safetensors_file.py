@@ -12,6 +12,7 @@ from torch import Tensor
 from w2v.convert.model_file import ModelFile
 from w2v.convert.symbols import find_symbols
 from w2v.errors import CheckpointError
+from w2v.files import atomic_path
 
 METADATA = "w2v"
 """Key of the file's metadata that holds the rest of the model as JSON."""
@@ -42,13 +43,12 @@ def write_safetensors(path: Path, state: Mapping[str, Tensor], metadata: Mapping
     """
     from safetensors.torch import save_file
 
-    temporary = path.with_name(path.name + ".tmp")
     try:
-        temporary.touch()
-        mode = temporary.stat().st_mode  # as the user's umask has it; save_file makes its own file, for the owner alone
-        save_file({name: tensor.contiguous() for name, tensor in state.items()}, str(temporary), dict(metadata))
-        temporary.chmod(mode)
-        temporary.replace(path)
+        with atomic_path(path) as part:
+            part.touch()
+            mode = part.stat().st_mode  # as the user's umask has it; save_file makes its own file, for the owner alone
+            save_file({name: tensor.contiguous() for name, tensor in state.items()}, str(part), dict(metadata))
+            part.chmod(mode)
     except OSError as e:
         raise CheckpointError(f"{path}: cannot be written: {e.strerror or e}") from e
 

@@ -1,4 +1,4 @@
-"""Clips from audio files: FLAC, WAV, OGG, MP3 and whatever else libsndfile reads.
+"""Clips from audio files: FLAC, WAV, OGG, MP3 and whatever else libsndfile reads; M4A and its kin through `media_file`.
 
 Every failure is a `DataError` that names the file and the reason in one line. A header is never trusted with memory:
 a file is read, mixed down and resampled in blocks until it ends. Cropping and batching are done by `dataset`.
@@ -9,18 +9,20 @@ from __future__ import annotations
 import math
 import os
 import stat
-from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
+from w2v.data import media_file as media
 from w2v.errors import DataError, MissingPackageError
 
 Samples = npt.NDArray[np.float32]
 
+STREAM_BLOCK = 1 << 19  # values read at once where a recording of any length streams through
 BLOCK = 1 << 22  # values read at once: 262 s of 16 kHz mono, so that an ordinary clip takes one read
 UNKNOWN_LENGTH = 1 << 60
 LONGEST = 8 * 3600  # seconds of a clip: 1.8 GB at 16 kHz. A FLAC of silence holds weeks in a few megabytes
@@ -29,6 +31,7 @@ LARGEST_RATIO = 100  # of two sample rates; a header of 1 Hz would make gigabyte
 NORMALIZE_EPSILON = 1e-5
 _INTEGERS_BLOCK = 1 << 17  # samples; they stay in the cache
 _SQUARES_ROW = 1024
+_UNKNOWN_FORMATS = (1, 3)  # libsndfile's SF_ERR_UNRECOGNISED_FORMAT, SF_ERR_UNSUPPORTED_ENCODING
 
 
 @dataclass(frozen=True)
@@ -53,11 +56,23 @@ class AudioInfo:
 def audio_info(path: str) -> AudioInfo:
     """Read a file's header.
 
+    Formats that do not say how long they are (WebM, ADTS) are decoded to be measured.
+
     Raises:
         DataError: the file cannot be opened as audio, or does not say how long it is.
     """
     with _open(path) as file:
-        return AudioInfo(file.samplerate, file.channels, file.frames)
+        frames = file.frames if file.frames is not None else sum(map(len, file.blocks(BLOCK)))
+        return AudioInfo(file.sample_rate, file.channels, frames)
+
+
+def audio_seconds(path: str) -> float | None:
+    """Return what a header says about the length; None: nothing, or it cannot be read."""
+    try:
+        with _open(path) as file:
+            return None if file.frames is None else max(file.frames, 0) / file.sample_rate
+    except DataError:
+        return None
 
 
 def read_audio(path: str, sample_rate: int, *, resample: bool = False) -> Samples:
@@ -79,11 +94,27 @@ def read_audio(path: str, sample_rate: int, *, resample: bool = False) -> Sample
             are not finite or beyond `LOUDEST`.
     """
     with _open(path) as file:
-        rate = file.samplerate
+        rate = file.sample_rate
         if not resample:
             check_format(path, rate, file.channels, sample_rate)
-        blocks = _mono_blocks(path, file)
-        return _join(blocks if rate == sample_rate else _resampled(path, blocks, rate, sample_rate))
+        blocks = _mono_blocks(path, file, BLOCK, LONGEST)
+        return _join(blocks if rate == sample_rate else resampled(path, blocks, rate, sample_rate))
+
+
+def audio_blocks(path: str, sample_rate: int) -> Iterator[Samples]:
+    """Yield (S,) blocks of a file of any length, rate and number of channels, as `read_audio` would join them.
+
+    Args:
+        path: the file.
+        sample_rate: rate needed, in Hz.
+
+    Raises:
+        DataError: the file is unreadable, or holds samples that are not finite or beyond `LOUDEST`.
+    """
+    with _open(path) as file:
+        blocks = _mono_blocks(path, file, STREAM_BLOCK, math.inf)
+        rate = file.sample_rate
+        yield from blocks if rate == sample_rate else resampled(path, blocks, rate, sample_rate)
 
 
 def read_window(path: str, sample_rate: int, size: int, start: int, out: Samples) -> bool:
@@ -102,7 +133,7 @@ def read_window(path: str, sample_rate: int, size: int, start: int, out: Samples
     """
     window = out[: size - start]
     try:
-        with _open(path) as file:
+        with _open_with_libsndfile(path) as file:
             found = (file.samplerate, file.channels, file.frames, file.subtype[:4])
             if found != (sample_rate, 1, size, "PCM_") or size > LONGEST * sample_rate:
                 return False
@@ -166,8 +197,68 @@ def centre(clip: Samples, out: Samples) -> np.float32:
     return scale
 
 
+@dataclass(frozen=True)
+class _AudioFile:
+    """An open file, whichever library reads it.
+
+    Attributes:
+        sample_rate: in Hz.
+        channels: number of channels.
+        frames: samples per channel by its header; None: it does not tell.
+        is_whole: whether its samples are whole numbers, which are always finite and become floats in [-1, 1].
+        blocks: from a number of values to an iterator over (S,) or (S, channels) float32, until the file ends.
+    """
+
+    sample_rate: int
+    channels: int
+    frames: int | None
+    is_whole: bool
+    blocks: Callable[[int], Iterator[Samples]]
+
+
+class _UnknownFormatError(DataError):
+    """libsndfile does not know the format."""
+
+
 @contextmanager
-def _open(path: str) -> Iterator[Any]:
+def _open(path: str) -> Iterator[_AudioFile]:
+    """Open a file with libsndfile or, where that does not know its format, with FFmpeg."""
+    with ExitStack() as stack:
+        try:
+            file = stack.enter_context(_open_with_libsndfile(path))
+        except _UnknownFormatError as unknown:
+            yield _open_with_ffmpeg(stack, path, unknown)
+            return
+        if file.frames >= UNKNOWN_LENGTH:
+            raise DataError(f"{path}: its header gives no length (written to a pipe); re-encode the file")
+
+        def blocks(size: int) -> Iterator[Samples]:
+            at_once = max(1, size // file.channels)
+            while True:
+                block: Samples = file.read(min(at_once, max(file.frames, 0)), dtype="float32")
+                yield block
+                if len(block) < at_once:
+                    return
+
+        yield _AudioFile(file.samplerate, file.channels, file.frames, file.subtype.startswith("PCM_"), blocks)
+
+
+def _open_with_ffmpeg(stack: ExitStack, path: str, unknown: DataError) -> _AudioFile:
+    is_media = path.lower().endswith(media.ENDINGS)
+    if not media.is_installed():
+        if is_media:
+            raise DataError(f'{path}: libsndfile does not read this format, PyAV does: pip install "w2v[media]"')
+        raise unknown
+    raw = stack.enter_context(open(path, "rb", opener=_open_at_once))  # noqa: SIM115 - closed by the stack
+    try:
+        file = stack.enter_context(media.media_file(raw, path))
+    except DataError as e:
+        raise e if is_media else unknown from e
+    return _AudioFile(file.sample_rate, file.channels, file.frames, False, file.blocks)
+
+
+@contextmanager
+def _open_with_libsndfile(path: str) -> Iterator[Any]:
     try:
         import soundfile
     except ImportError as e:
@@ -181,14 +272,13 @@ def _open(path: str) -> Iterator[Any]:
             open(path, "rb", buffering=0, opener=_open_at_once) as raw,
             soundfile.SoundFile(raw.fileno(), closefd=False) as file,
         ):
-            if file.frames >= UNKNOWN_LENGTH:
-                raise DataError(f"{path}: its header gives no length (written to a pipe); re-encode the file")
             yield file
     except OSError as e:
         raise DataError(f"{path}: cannot be read: {e.strerror or e}") from e
     except soundfile.LibsndfileError as e:
         reason = "empty file" if os.path.isfile(path) and not os.path.getsize(path) else e.error_string
-        raise DataError(f"{path}: not readable as audio: {' '.join(reason.split()).rstrip('.')}") from e
+        kind = _UnknownFormatError if e.code in _UNKNOWN_FORMATS and reason != "empty file" else DataError
+        raise kind(f"{path}: not readable as audio: {' '.join(reason.split()).rstrip('.')}") from e
     except (ValueError, MemoryError) as e:
         raise DataError(f"{path}: cannot be read: {' '.join(str(e).split()) or 'out of memory'}") from e
 
@@ -204,33 +294,39 @@ def _open_at_once(path: str, flags: int) -> int:
     return number
 
 
-def _mono_blocks(path: str, file: Any) -> Iterator[Samples]:
-    """Yield (S,) blocks of the mean of all channels, until the file ends."""
-    size = max(1, BLOCK // file.channels)
-    # Whole numbers become floats in [-1, 1]. Looking for others takes a tenth of the time that reading a WAV file does.
-    is_whole = file.subtype.startswith("PCM_")
+def _mono_blocks(path: str, file: _AudioFile, size: int, longest: float) -> Iterator[Samples]:
+    """Yield (S,) blocks of the mean of all channels, of `size` values of the file, until it ends."""
     num_read = 0
-    while True:
-        block: Samples = file.read(min(size, max(file.frames, 0)), dtype="float32")
-        peak = 0 if is_whole else max(block.max(initial=0), -block.min(initial=0))  # NaN where a sample is
+    for block in file.blocks(size):
+        # Looking for values that are not finite takes a tenth of the time that reading a WAV file does.
+        peak = 0 if file.is_whole else max(block.max(initial=0), -block.min(initial=0))  # NaN where a sample is
         if not peak <= LOUDEST:
             rows = np.abs(block.reshape(len(block), -1)).max(axis=1)
-            place = (num_read + int(np.argmin(rows <= LOUDEST))) / file.samplerate
+            place = (num_read + int(np.argmin(rows <= LOUDEST))) / file.sample_rate
             found = f"a sample of {peak:.3g}" if np.isfinite(peak) else "NaN or infinite samples"
             raise DataError(f"{path}: holds {found}, first at {place:.3f} s")
         num_read += len(block)
-        if num_read > LONGEST * file.samplerate:
+        if num_read > longest * file.sample_rate:
             raise DataError(f"{path}: is longer than {LONGEST // 3600} hours; cut it into clips")
-        yield block if file.channels == 1 else block.mean(axis=1)
-        if len(block) < size:
-            return
+        yield block if block.ndim == 1 else block.mean(axis=1)
 
 
-def _resampled(path: str, blocks: Iterable[Samples], rate: int, needed: int) -> Iterator[Samples]:
+def resampled(name: str, blocks: Iterable[Samples], rate: int, needed: int) -> Iterator[Samples]:
+    """Yield blocks (S,) brought from one sample rate to another; the seams between blocks leave no trace.
+
+    Args:
+        name: of the recording, for messages.
+        blocks: at `rate` Hz.
+        rate: what they have.
+        needed: what they get, in Hz.
+
+    Raises:
+        DataError: the rates are more than `LARGEST_RATIO` apart.
+    """
     import soxr
 
     if not rate / LARGEST_RATIO <= needed <= rate * LARGEST_RATIO:
-        raise DataError(f"{path}: a sample rate of {rate} Hz cannot be brought to {needed} Hz")
+        raise DataError(f"{name}: a sample rate of {rate} Hz cannot be brought to {needed} Hz")
     stream = soxr.ResampleStream(rate, needed, 1, dtype="float32", quality="HQ")
     for block in blocks:
         yield stream.resample_chunk(block)

@@ -9,12 +9,13 @@ from __future__ import annotations
 import io
 from collections.abc import Iterator
 from contextlib import contextmanager
+from importlib.util import find_spec
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
-from w2v.errors import DataError, MissingPackageError
+from w2v.errors import DataError
 
 Samples = npt.NDArray[np.float32]
 
@@ -24,8 +25,8 @@ CONTAINERS = (
     "caf,ape,wv,tta,tak,shn,mpc,mpc8,flv,avi,mpegts,mpeg,rm,voc,dsf,spx,sox,loas,latm"
 )
 ENDINGS = (
-    "m4a", "m4b", "mp4", "m4v", "mov", "3gp", "aac", "mkv", "mka", "webm", "wma", "wmv", "asf", "ac3", "amr", "opus",
-    "ape", "wv", "tta", "flv", "avi", "ts", "mpg", "mpeg",
+    ".m4a", ".m4b", ".mp4", ".m4v", ".mov", ".3gp", ".aac", ".mkv", ".mka", ".webm", ".wma", ".wmv", ".asf", ".ac3",
+    ".amr", ".opus", ".ape", ".wv", ".tta", ".flv", ".avi", ".ts", ".mpg", ".mpeg",
 )  # fmt: skip
 LONGEST_PADDING = 4096  # samples: encoders fill up their last frame, and an MP4 says how much of it is sound
 
@@ -38,14 +39,16 @@ class MediaFile:
         channels: number of channels.
     """
 
-    def __init__(self, container: Any) -> None:
+    def __init__(self, container: Any, path: str) -> None:
+        if not container.streams.audio:
+            raise DataError(f"{path}: holds no audio")
         self._stream = container.streams.audio[0]
-        self._decoded = _frames(container, self._stream)
+        self._decoded = (frame for frame in container.decode(self._stream) if frame.samples)
         self._first = next(self._decoded, None)
-        context = self._stream.codec_context
-        frame = self._first
-        self.sample_rate = int(frame.sample_rate if frame is not None else context.sample_rate or 0)
-        self.channels = int(frame.layout.nb_channels if frame is not None else context.layout.nb_channels)
+        if self._first is None:
+            raise DataError(f"{path}: holds no sound that can be decoded")
+        self.sample_rate = int(self._first.sample_rate)
+        self.channels = int(self._first.layout.nb_channels)
         self.frames = self._told() if "mov" in container.format.name.split(",") else None
 
     frames: int | None
@@ -57,34 +60,41 @@ class MediaFile:
         seconds = float(self._stream.duration * self._stream.time_base)
         return round(seconds * self.sample_rate)
 
-    def blocks(self) -> Iterator[Samples]:
-        """Yield (S, channels) blocks of samples until the file ends, without the padding of its encoder."""
+    def blocks(self, size: int) -> Iterator[Samples]:
+        """Yield (S, channels) blocks of about `size` values until the file ends, without the encoder's padding."""
+        held: list[Samples] = []
+        done = num_held = 0
+        for block in self._converted():
+            held.append(block)
+            done += len(block)
+            num_held += len(block)
+            # What lies beyond the length that the header tells waits for the end of the file.
+            if num_held * self.channels >= size and (self.frames is None or done <= self.frames):
+                yield np.concatenate(held)
+                held, num_held = [], 0
+        if held:
+            rest = np.concatenate(held)
+            padding = done - self.frames if self.frames is not None else 0
+            # More than an encoder adds: the header is wrong, and everything is sound.
+            yield rest[: len(rest) - padding] if 0 < padding <= LONGEST_PADDING else rest
+
+    def _converted(self) -> Iterator[Samples]:
+        """Yield (S, channels) float32 per frame, whatever the decoder's format of samples; the rate stays."""
         import av
 
-        # All formats of samples become float32; rate and channels stay.
         convert: Any = None
-        done = 0
-        held: list[Samples] = []
         frame = self._first
         while frame is not None:
             if convert is None:
                 convert = av.AudioResampler(format="fltp", layout=frame.layout.name, rate=frame.sample_rate)
             for part in convert.resample(frame):
-                block: Samples = part.to_ndarray().T
-                done += len(block)
-                if self.frames is None or done <= self.frames:
-                    yield block
-                else:
-                    held.append(block)  # padding, or the header is wrong: the end of the file tells
+                yield part.to_ndarray().T
             frame = next(self._decoded, None)
-        if held:
-            rest = np.concatenate(held)
-            padding = done - (self.frames or 0)
-            yield rest[: len(rest) - padding] if padding <= LONGEST_PADDING else rest
 
-    def count(self) -> int:
-        """Return the samples per channel by decoding all; the file is at its end afterwards."""
-        return sum(map(len, self.blocks()))
+
+def is_installed() -> bool:
+    """Return whether PyAV is there; it is not imported."""
+    return find_spec("av") is not None
 
 
 @contextmanager
@@ -97,24 +107,13 @@ def media_file(file: io.BufferedReader, path: str) -> Iterator[MediaFile]:
 
     Raises:
         DataError: FFmpeg cannot read it either, or it holds no sound.
-        MissingPackageError: PyAV is not installed.
     """
-    try:
-        import av
-    except ImportError as e:
-        raise MissingPackageError("av", "media", f"{path}: reading this format") from e
+    import av
+
     try:
         with av.open(file, options={"format_whitelist": CONTAINERS, "protocol_whitelist": "none"}) as container:
-            if not container.streams.audio:
-                raise DataError(f"{path}: holds no audio")
-            yield MediaFile(container)
+            yield MediaFile(container, path)
     except av.FFmpegError as e:
         raise DataError(f"{path}: not readable as audio: {' '.join(str(e.strerror or e).split())}") from e
     except (ValueError, RuntimeError, MemoryError) as e:
         raise DataError(f"{path}: not readable as audio: {' '.join(str(e).split()) or 'out of memory'}") from e
-
-
-def _frames(container: Any, stream: Any) -> Iterator[Any]:
-    for frame in container.decode(stream):
-        if frame.samples:
-            yield frame

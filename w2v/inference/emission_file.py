@@ -9,8 +9,8 @@ thousand hours take 23 GB.
 
 from __future__ import annotations
 
+import contextlib
 import json
-import os
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
@@ -24,6 +24,7 @@ from torch import Tensor
 
 from w2v.data.manifest import Manifest
 from w2v.errors import DataError
+from w2v.files import atomic_path
 from w2v.types import Emissions
 
 FORMAT = "w2v-emissions"
@@ -73,14 +74,14 @@ class EmissionWriter:
     def __init__(self, path: str | Path, info: EmissionInfo, names: Sequence[str]) -> None:
         self.path = Path(path)
         self.info = info
-        self._part = self.path.with_name(f".{self.path.name}.{os.getpid()}.part")
         self._names: list[str] = []
         self._frames: list[int] = []
         self._samples: list[int] = []
+        self._target = contextlib.ExitStack()
         self._file: BinaryIO
         try:
             self.path.parent.mkdir(parents=True, exist_ok=True)
-            self._file = open(self._part, "wb")  # noqa: SIM115 - closed by the context
+            self._file = open(self._target.enter_context(atomic_path(self.path)), "wb")  # noqa: SIM115 - closed by the context
             # Sizes are known at the end; the header has room for the largest.
             self._room = len(self._header(ROOM, len(names), ROOM))
             self._file.write(b"\0" * (8 + self._room))
@@ -126,10 +127,6 @@ class EmissionWriter:
         self._file.write(names)
         self._file.seek(0)
         self._file.write(self._room.to_bytes(8, "little") + header.ljust(self._room))
-        self._file.flush()
-        os.fsync(self._file.fileno())
-        self._file.close()
-        os.replace(self._part, self.path)
 
     def _error(self, error: OSError) -> DataError:
         return DataError(f"cannot write the emissions {self.path}: {error.strerror or error}")
@@ -141,13 +138,16 @@ class EmissionWriter:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         try:
-            if kind is None:
-                self._finish()
+            try:
+                if kind is None:
+                    self._finish()
+                self._file.close()
+            except OSError as e:
+                self._target.__exit__(type(e), e, e.__traceback__)
+                raise
+            self._target.__exit__(kind, error, trace)
         except OSError as e:
             raise self._error(e) from e
-        finally:
-            self._file.close()
-            self._part.unlink(missing_ok=True)
 
 
 class EmissionFile:

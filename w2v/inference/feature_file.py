@@ -14,8 +14,8 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from w2v.data.text_file import write_atomically
 from w2v.errors import DataError, MissingPackageError
+from w2v.files import write_atomically
 
 Frames = npt.NDArray[np.float32]
 

@@ -31,7 +31,7 @@ from w2v.models.base import MODELS, W2vModel
 from w2v.registry import Entry
 from w2v.scoring.ctc_errors import count_errors
 from w2v.tasks.base import Task, register_task
-from w2v.tasks.batches import train_epochs, valid_epoch
+from w2v.tasks.batches import data_digest, text_digest, train_epochs, valid_epoch
 from w2v.types import AudioBatch, CtcOutput, Loss
 
 logger = logging.getLogger(__name__)
@@ -247,6 +247,16 @@ class AudioPretrainingTask(Task):
         return values
 
     # ------------------------------------------------------------------------------------------ state
+
+    def digest(self) -> dict[str, str]:
+        found = {}
+        for split, clips in self._datasets.items():
+            found[f"manifest {split}"] = data_digest(clips.manifest.names, clips.manifest.sizes)
+            if clips.labels is not None:
+                found[f"labels of {split}"] = data_digest(clips.labels.ids, clips.labels.offsets)
+        if self.dictionary is not None:
+            found["dictionary"] = text_digest(self.dictionary.symbols)
+        return found
 
     def state_dict(self) -> dict[str, Any]:
         return {} if self.dictionary is None else {"dictionary": list(self.dictionary.symbols)}
