@@ -164,7 +164,7 @@ def prepare_speech(demo: Demo, data: Path | None) -> tuple[Path, Path | None]:
                 f"--data {data}: there is no transcripts.tsv; write one with a line `path TAB TEXT` per clip"
             )
         return data, None
-    for package in ("espeakng_loader", "soxr"):
+    for package in ("espeakng_loader",):
         if importlib.util.find_spec(package) is None:
             raise ConfigError(
                 f"the demo speaks its own data, which needs {package}: pip install 'w2v[demo]' "
@@ -228,7 +228,7 @@ def transcribe(demo: Demo, checkpoint: Path, labels: Path) -> dict[str, Path]:
         demo.call("w2v-infer", *common, "--results-path", results["viterbi"], "--w2l-decoder", "viterbi")
     with demo.stage("transcripts with a language model: beam search over the words of the training texts"):
         model = demo.folder / "bigrams.arpa"
-        demo.call("w2v-lm", labels / "train.wrd", "--order", "2", "--arpa", model)
+        demo.call("w2v-lm", labels / "train.wrd", "--order", "2", "--arpa", model, "--quiet")
         results["kenlm"] = demo.folder / "results-kenlm"
         beam = ("--w2l-decoder", "kenlm", "--lm-model", model, "--lm-weight", "1", "--word-score", "0", "--beam", "50")
         demo.call("w2v-infer", *common, "--results-path", results["kenlm"], *beam)

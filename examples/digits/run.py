@@ -11,9 +11,7 @@ done again, and a training that was stopped resumes. Results go to `results.json
 from __future__ import annotations
 
 import argparse
-import importlib.util
 import json
-import math
 import os
 import random
 import resource
@@ -21,7 +19,6 @@ import shlex
 import subprocess
 import sys
 import time
-from collections import Counter
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -222,7 +219,7 @@ def prepare(run: Run, data: Path, minutes: float, few_minutes: float) -> None:
         few = manifests / "few.tsv"
         write_subset(labels / f"{TRAIN}.tsv", few, few_minutes * 60)
         _label(run, data, FEW, few)
-        write_bigrams((labels / f"{TRAIN}.wrd").read_text(encoding="utf-8").splitlines(), run.folder / "bigrams.arpa")
+        run.call("w2v-lm", labels / f"{TRAIN}.wrd", "--order", "2", "--arpa", run.folder / "bigrams.arpa", "--quiet")
 
 
 def _label(run: Run, data: Path, name: str, manifest: Path, *flags: str) -> None:
@@ -246,33 +243,6 @@ def write_subset(manifest: Path, path: Path, seconds: float) -> None:
         left -= int(lines[taken].rpartition("\t")[2])
         taken += 1
     path.write_text("\n".join([root, *lines[:taken], ""]), encoding="utf-8")
-
-
-def write_bigrams(sentences: Sequence[str], path: Path) -> None:
-    """Write a language model of pairs of words in ARPA form, each pair counted once more than it was seen.
-
-    Args:
-        sentences: space-separated words; few different ones, as the file holds all pairs.
-        path: file to write.
-    """
-    pairs: Counter[tuple[str, str]] = Counter()
-    for sentence in sentences:
-        words = sentence.split()
-        pairs.update(zip(["<s>", *words], [*words, "</s>"], strict=True))
-    singles: Counter[str] = Counter()
-    for (_, word), count in pairs.items():
-        singles[word] += count
-    total = sum(singles.values()) + 1  # one for the words that are not there
-    histories = ["<s>", *sorted(singles.keys() - {"</s>"})]
-    lines = ["\\data\\", f"ngram 1={len(singles) + 2}", f"ngram 2={len(histories) * len(singles)}", "", "\\1-grams:"]
-    lines += [f"{math.log10(1 / total):.6f}\t<unk>", "-99\t<s>\t0"]
-    for word, count in sorted(singles.items()):
-        lines.append(f"{math.log10(count / total):.6f}\t{word}" + ("" if word == "</s>" else "\t0"))
-    lines += ["", "\\2-grams:"]
-    for history in histories:
-        seen = sum(pairs[history, word] for word in singles) + len(singles)
-        lines += [f"{math.log10((pairs[history, word] + 1) / seen):.6f}\t{history} {word}" for word in sorted(singles)]
-    path.write_text("\n".join([*lines, "", "\\end\\", ""]), encoding="utf-8")
 
 
 def pretrain(run: Run, num_updates: int) -> None:
@@ -316,19 +286,12 @@ def transcribe(run: Run, model: str) -> None:
         name = f"{model}, {decoder}"
         if run.is_done(name):
             continue
-        if decoder == "kenlm" and (importlib.util.find_spec("kenlm") is None or _lacks_flashlight()):
-            print(f"\n== {name}: left out; it needs: pip install 'w2v[kenlm]'")
-            continue
         with run.stage(name):
             for subset in (SEEN, UNSEEN):
                 places = (run.folder / "labels", "--path", run.folder / model / "checkpoint_last.pt")
                 results = ("--gen-subset", subset, "--results-path", run.folder / "results" / f"{model}-{decoder}")
                 more = beam if decoder == "kenlm" else ()
                 run.call("w2v-infer", *places, *results, "--post-process", "letter", "--quiet", *flags, *more)
-
-
-def _lacks_flashlight() -> bool:
-    return importlib.util.find_spec("flashlight") is None
 
 
 def report(run: Run) -> None:
