@@ -16,8 +16,9 @@ from pathlib import Path
 from w2v.config import ArgumentParser, arg, build_config
 from w2v.data.dictionary import write_dictionary
 from w2v.data.manifest import Manifest, read_manifest, write_manifest
-from w2v.data.text_file import read_lines, write_atomically
+from w2v.data.text_file import read_lines
 from w2v.errors import DataError
+from w2v.files import write_atomically
 from w2v_cli.main import run
 
 PROGRAM = "w2v-labels"

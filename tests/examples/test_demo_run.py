@@ -73,10 +73,10 @@ def noise(tmp_path: Path) -> Path:
 
 def _demo(*arguments: str | Path) -> subprocess.CompletedProcess[str]:
     command = [sys.executable, FOLDER / "run.py", "--threads", "1", *arguments]
-    return subprocess.run(command, capture_output=True, text=True, env=ENVIRONMENT, timeout=280)
+    return subprocess.run(command, capture_output=True, text=True, env=ENVIRONMENT, timeout=800)
 
 
-@pytest.mark.timeout(300)
+@pytest.mark.timeout(900)
 def test_the_whole_line_on_a_folder_of_ones_own(noise: Path, tmp_path: Path) -> None:
     updates = ("--pretrain-updates", "2", "--finetune-updates", "2")
     done = _demo("--data", noise, "--folder", tmp_path / "run", *updates)

@@ -10,8 +10,9 @@ from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
-from w2v.data.text_file import read_lines, write_atomically
+from w2v.data.text_file import read_lines
 from w2v.errors import DataError
+from w2v.files import write_atomically
 
 SPECIALS = ("<s>", "<pad>", "</s>", "<unk>")
 OVERWRITE = "#fairseq:overwrite"
