@@ -1,4 +1,4 @@
-"""The digits example: it runs from end to end at toy size, goes on where it was, and its parts do what they say."""
+"""The digits example: it runs from end to end at toy size, resumes where it was, and its parts do what they say."""
 
 from __future__ import annotations
 
@@ -65,6 +65,7 @@ def test_all_stages_at_toy_size_and_none_twice(few_clips: Path, tmp_path: Path) 
     content = json.loads((folder / "results.json").read_text(encoding="utf-8"))
     models = {row["model"] for row in content["results"] if row["decoder"] == "kenlm"}
     assert models == {"ft20"}
+    assert {row["decoder"] for row in content["results"]} == {"viterbi", "kenlm"}
     for row in content["results"]:
         texts = (few_clips / row["set"] / "transcripts.tsv").read_text(encoding="utf-8").splitlines()
         assert row["words"] == sum(len(line.split("\t")[1].split()) for line in texts)
