@@ -1,4 +1,4 @@
-"""All layers in one pass are those that `w2v-featurize` computes one by one; attention weights give what blocks return."""
+"""All layers in one pass are those that `w2v-featurize` computes one by one; attention weights are those of blocks."""
 
 from __future__ import annotations
 
