@@ -212,7 +212,7 @@ def find_transcripts(data: Path, manifest: Manifest) -> dict[str, list[str]]:
         DataError: a file of transcripts breaks its form, or does not fit the manifest.
     """
     from w2v.data.text_file import read_lines
-    from w2v_cli.labels import read_transcripts
+    from w2v.data.transcripts import match, read_table
 
     beside = Path(manifest.source).with_suffix(".wrd")
     names = [manifest.name(row) for row in range(len(manifest))]
@@ -224,8 +224,8 @@ def find_transcripts(data: Path, manifest: Manifest) -> dict[str, list[str]]:
     table = (data if data.is_dir() else data.parent) / TRANSCRIPTS
     if not table.is_file():
         return {}
-    texts = read_transcripts(str(table), manifest).by_clip
-    return {name: text.split() for name, text in zip(names, texts, strict=True) if text is not None}
+    texts = match(read_table(str(table)), names, manifest.root).by_clip
+    return {name: row.text.split() for name, row in zip(names, texts, strict=True) if row is not None}
 
 
 class _Report:
