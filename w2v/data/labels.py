@@ -16,6 +16,7 @@ import numpy.typing as npt
 
 from w2v.data.dictionary import Dictionary
 from w2v.data.text_blocks import check_utf8, read_blocks
+from w2v.data.text_file import read_lines
 from w2v.errors import DataError
 
 Codes = npt.NDArray[np.unsignedinteger]
@@ -109,6 +110,21 @@ def read_labels(path: str | Path, num_clips: int, dictionary: Dictionary) -> Lab
     if len(empty):
         raise DataError(f"{path}:{empty[0] + 1}: must hold symbols separated by spaces, got an empty line")
     return Labels(np.frombuffer(ids, np.int32), np.cumsum(lengths), dictionary.pad, dict(unknown), str(path))
+
+
+def read_references(path: str | Path, num_clips: int) -> list[str]:
+    """Read a label file as text, for scores: what the dictionary lacks stays as it is, and a line may be empty.
+
+    Returns:
+        the symbols of each clip, one space between them.
+
+    Raises:
+        DataError: the file cannot be read, or has another number of lines.
+    """
+    lines = [" ".join(line.split()) for line in read_lines(path, "label file")]
+    if len(lines) != num_clips:
+        raise DataError(f"{path}: has {len(lines)} lines, but its manifest lists {num_clips} clips; they must agree")
+    return lines
 
 
 def _codes(text: str) -> Codes:
