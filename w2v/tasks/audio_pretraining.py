@@ -43,7 +43,7 @@ class AudioPretrainingConfig:
 
     data: str = arg(help="folder with manifests, and with labels and dictionary for fine-tuning", positional=True)
     sample_rate: int = arg(16000, help="samples per second; files of another rate are refused, or see --resample")
-    resample: bool = arg(False, help="convert files of another rate, and mix channels down (needs soxr)")
+    resample: bool = arg(False, help="convert files of another rate, and mix channels down")
     normalize: bool = arg(False, help="give every clip zero mean and unit variance; must be as in pretraining")
     max_sample_size: int | None = arg(None, help="crop clips to this many samples; with labels: leave longer ones out")
     min_sample_size: int | None = arg(None, help="leave out clips shorter than this many samples")
@@ -121,6 +121,7 @@ class AudioPretrainingTask(Task):
             if self.dictionary is None:
                 raise ConfigError("--labels: there is no dictionary")
             labels = read_labels(folder / f"{split}.{config.labels}", len(manifest), self.dictionary)
+            labels.check_known()
             if labels.num_unknown:
                 logger.warning(labels.unknown_warning())
         dataset = self.dataset_class(
