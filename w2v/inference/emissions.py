@@ -14,7 +14,6 @@ from dataclasses import dataclass, replace
 import numpy as np
 import numpy.typing as npt
 import torch
-import torch.nn.functional as F
 from torch.nn.utils.rnn import pad_sequence
 
 from w2v.data.dataset import AudioDataset
@@ -93,9 +92,9 @@ class ModelEmissions:
 
     def _forward(self, model: torch.nn.Module, batch: AudioBatch) -> CtcOutput:
         source = batch.source
-        # Convolutions refuse a batch of clips shorter than one frame. Padding, which changes no clip's output, helps.
-        if source.shape[1] < self.info.sample_rate // 10:
-            source = F.pad(source, (0, self.info.sample_rate - source.shape[1]))
+        if source.shape[1] < receptive_field(self.loaded.model.conv_layers):
+            # No clip has a frame. Models say so themselves; one from outside may refuse such a batch.
+            return CtcOutput(torch.zeros(len(source), 0, len(self.info.symbols)), torch.zeros_like(batch.lengths))
         is_padded = bool((batch.lengths < source.shape[1]).any())
         with torch.autocast(self.device.type, dtype=self.half, enabled=self.half is not None):
             output = model(source.to(self.device), batch.lengths if is_padded else None, batch.seed)

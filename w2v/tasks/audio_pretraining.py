@@ -122,6 +122,7 @@ class AudioPretrainingTask(Task):
             if self.dictionary is None:
                 raise ConfigError("--labels: there is no dictionary")
             labels = read_labels(folder / f"{split}.{config.labels}", len(manifest), self.dictionary)
+            labels.check_known()
             if labels.num_unknown:
                 logger.warning(labels.unknown_warning())
         dataset = self.dataset_class(
