@@ -353,7 +353,7 @@ def model_card(loaded: LoadedModel, checkpoint: str, viewer: Viewer, found: Surv
         "frames": f"every {1000 * clock.step:g} ms, each sees {1000 * clock.field / clock.sample_rate:g} ms",
         "layers": ", ".join(f"{name} ({frames.shape[1]})" for name, frames in found.layers.items()),
     }
-    groups, num_vars = loaded.model.codebook
+    groups, num_vars = loaded.model.codebook_size
     if groups:
         card["codebook"] = f"{groups} groups of {num_vars} codes"
     dictionary = getattr(loaded.task, "dictionary", None)

@@ -266,7 +266,7 @@ def _symbols(viewer: Viewer, path: Ints) -> list[str | None]:
 def _count_codes(result: Survey, viewer: Viewer, codes: Ints | None) -> None:
     if codes is None:
         return
-    groups, num_vars = viewer.loaded.model.codebook
+    groups, num_vars = viewer.loaded.model.codebook_size
     if result.code_counts is None:
         result.code_counts = np.zeros((groups, num_vars), np.int64)
     for group in range(groups):
