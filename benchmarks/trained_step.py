@@ -17,6 +17,7 @@ from w2v.data.dictionary import Dictionary
 from w2v.models import MODELS, W2vModel
 from w2v.optim import LR_SCHEDULERS, OPTIMIZERS, build_optimizer, build_schedule
 from w2v.tasks import TASKS
+from w2v.training.ddp import ParallelModel
 from w2v.training.trainer import Trainer
 from w2v.types import AudioBatch
 from w2v_cli.cpu import speed_on
@@ -75,13 +76,12 @@ def trainer_step(
     problem.train_batches = lambda split, dataset: SimpleNamespace(epoch=1)
     trainer = Trainer(
         problem,
-        network,
+        ParallelModel(network, torch.device("cpu"), DistributedConfig()),
         loss.cls(loss.config(**criterion_options)),
         build_optimizer(adam, adam.config(weight_decay=0.01), network.parameters()),
         build_schedule(fixed, fixed.config(), optimization),
         CommonConfig(cpu=True, bf16=precision == "bf16", log_format="none"),
         DatasetConfig(),
-        DistributedConfig(),
         optimization,
         CheckpointConfig(no_save=True),
         {},

@@ -25,8 +25,8 @@ import torch
 from w2v.config import ArgumentParser, arg, build_config, check_range, str_tuple
 from w2v.data.folder import list_folder
 from w2v.data.manifest import Manifest, read_manifest
-from w2v.data.text_file import write_atomically
 from w2v.errors import ConfigError, DataError
+from w2v.files import write_atomically
 from w2v.functional.windows import overlapping_windows
 from w2v.inference.encode import ClipEncoder, Encoded, conv_stack, feature_function
 from w2v.inference.feature_file import SUFFIXES, write_features

@@ -17,8 +17,8 @@ from w2v.config import ArgumentParser, arg, build_config, check_range, float_tup
 from w2v.data.dictionary import Dictionary
 from w2v.data.text import WORD_END
 from w2v.data.text_blocks import STDIN
-from w2v.data.text_file import write_atomically
 from w2v.errors import ConfigError, DataError
+from w2v.files import write_atomically
 from w2v.lm.arpa import format_arpa, write_arpa
 from w2v.lm.kneser_ney import FALLBACK, MAX_ORDER, check_prune, estimate
 from w2v.lm.language_model import LanguageModel

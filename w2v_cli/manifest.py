@@ -23,8 +23,8 @@ from typing import Any
 from w2v.config import ArgumentParser, arg, build_config, check_range, str_tuple
 from w2v.data.audio import audio_info, read_audio
 from w2v.data.manifest import is_listable, write_manifest
-from w2v.data.text_file import write_atomically
 from w2v.errors import DataError
+from w2v.files import write_atomically
 from w2v_cli.main import run
 from w2v_cli.scan_record import ScanRecord
 

@@ -10,8 +10,8 @@ import os
 from pathlib import Path
 from types import TracebackType
 
-from w2v.data.text_file import write_atomically
 from w2v.errors import DataError
+from w2v.files import write_atomically
 
 
 class ScanRecord:

@@ -24,8 +24,9 @@ from w2v.config import ArgumentParser, arg, build_config, check_range
 from w2v.data.dictionary import write_dictionary
 from w2v.data.folder import list_folder
 from w2v.data.manifest import Manifest, read_manifest
-from w2v.data.text_file import read_lines, write_atomically
+from w2v.data.text_file import read_lines
 from w2v.errors import ConfigError, DataError
+from w2v.files import write_atomically
 from w2v.functional.windows import equal_chunks
 from w2v.inference.encode import ClipEncoder, code_function, codebook_size, conv_stack
 from w2v.inference.load import LoadedModel, load_model

@@ -4,7 +4,7 @@
 #   sh examples/language_model/train.sh TEXT OUT [FLAGS]
 #
 # TEXT is a file with a sentence per line, plain or gzipped. Every 50th line is held out. Texts, checkpoints and logs go
-# to OUT/words and OUT/letters. A run that was stopped goes on. FLAGS come last in every training command, so they win.
+# to OUT/words and OUT/letters. A run that was stopped resumes. FLAGS come last in every training command, so they win.
 #
 # Both models are small and trained for few minutes with a rate that falls to nothing. The word model has bands of rarer
 # words with narrower vectors, the same ones for reading and for saying a word: a plain softmax over 33,000 words would

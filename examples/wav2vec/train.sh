@@ -4,7 +4,7 @@
 #   sh examples/wav2vec/train.sh DATA OUT [FLAGS]
 #
 # DATA holds train.tsv and valid.tsv (w2v-manifest). Each model's checkpoints and log go to OUT/wav2vec, OUT/gumbel
-# and OUT/kmeans. A run that was stopped goes on. FLAGS come last in every command, so they win.
+# and OUT/kmeans. A run that was stopped resumes. FLAGS come last in every command, so they win.
 #
 # The options are the recipes' of the original README but for: narrower and fewer layers, crops of 2 s, a faster
 # schedule, the InfoNCE loss (which logs the accuracy, and leaves its plateau at once where the binary loss needs

@@ -36,7 +36,7 @@ def manager(folder: Path, **fields: Any) -> CheckpointManager:
 
 
 def names(folder: Path) -> set[str]:
-    return {path.name for path in folder.iterdir() if path.name != ".lock"}
+    return {path.name for path in folder.iterdir() if not path.name.startswith(".")}
 
 
 def test_what_is_saved_comes_back(tmp_path: Path) -> None:
@@ -229,34 +229,38 @@ def test_the_files_of_the_recorded_run(tmp_path: Path) -> None:
     assert names(tmp_path) == expected
 
 
-def test_ties_count_as_better_and_the_best_are_kept(tmp_path: Path) -> None:
-    made = manager(tmp_path, keep_best_checkpoints=2, best_checkpoint_metric="wer", no_epoch_checkpoints=True)
-    for epoch, score in enumerate((30.0, 20.004, 20.004, 25.0, 10.0), 1):
+def test_of_equal_scores_the_earlier_is_kept(tmp_path: Path) -> None:
+    made = manager(tmp_path, keep_best_checkpoints=3, best_checkpoint_metric="wer", no_epoch_checkpoints=True)
+    for epoch, score in enumerate((30.0, 20.004, 20.004, 20.003, 25.0, 10.0), 1):
         made.write(made.names(epoch=epoch, num_updates=epoch, end_of_epoch=True, score=score), STATE)
     assert names(tmp_path) == {
-        "checkpoint_best.pt", "checkpoint_last.pt", "checkpoint.best_wer_20.00.pt", "checkpoint.best_wer_10.00.pt",
-        "checkpoint_previous.pt",
+        "checkpoint_best.pt", "checkpoint_last.pt", "checkpoint.best_wer_20.00_2.pt", "checkpoint.best_wer_20.00_4.pt",
+        "checkpoint.best_wer_10.00_6.pt", "checkpoint_previous.pt",
     }  # fmt: skip
-    assert made.best == 10.0
-    first = made.names(epoch=6, num_updates=6, end_of_epoch=True, score=10.0)[0]
-    assert first == "checkpoint_best.pt"
+    assert (made.scores.best, made.scores.best_update) == (10.0, 6)
+    assert made.names(epoch=7, num_updates=7, end_of_epoch=True, score=10.0) == [
+        "checkpoint.best_wer_10.00_7.pt", "checkpoint_last.pt",
+    ]  # fmt: skip
 
 
 def test_larger_may_be_better(tmp_path: Path) -> None:
     made = manager(
         tmp_path, maximize_best_checkpoint_metric=True, keep_best_checkpoints=1, best_checkpoint_metric="acc"
     )
-    for score in (0.5, 0.9, 0.7):
-        made.write(made.names(epoch=1, num_updates=1, end_of_epoch=False, score=score), STATE)
-    assert made.best == 0.9
-    assert "checkpoint.best_acc_0.90.pt" in names(tmp_path)
-    assert "checkpoint.best_acc_0.50.pt" not in names(tmp_path)
+    for update, score in enumerate((0.5, 0.9, 0.7), 1):
+        made.write(made.names(epoch=1, num_updates=update, end_of_epoch=False, score=score), STATE)
+    assert made.scores.best == 0.9
+    assert "checkpoint.best_acc_0.90_2.pt" in names(tmp_path)
+    assert "checkpoint.best_acc_0.50_1.pt" not in names(tmp_path)
 
 
-def test_interval_files_are_kept_through_the_end_of_an_epoch(tmp_path: Path) -> None:
+def test_what_is_due_at_an_update_is_written_at_the_end_of_an_epoch_too(tmp_path: Path) -> None:
     made = manager(tmp_path, save_interval=2, save_interval_updates=2, no_last_checkpoints=True)
-    assert made.names(epoch=1, num_updates=2, end_of_epoch=True, score=None) == []
-    assert made.names(epoch=2, num_updates=4, end_of_epoch=True, score=None) == ["checkpoint2.pt"]
+    assert made.names(epoch=1, num_updates=2, end_of_epoch=True, score=None) == ["checkpoint_1_2.pt"]
+    assert made.names(epoch=1, num_updates=3, end_of_epoch=True, score=None) == []
+    assert made.names(epoch=1, num_updates=3, end_of_epoch=True, score=None, is_end=True) == ["checkpoint_1_3.pt"]
+    both = ["checkpoint2.pt", "checkpoint_2_4.pt"]
+    assert made.names(epoch=2, num_updates=4, end_of_epoch=True, score=None) == both
     assert made.names(epoch=3, num_updates=6, end_of_epoch=False, score=None) == ["checkpoint_3_6.pt"]
 
 
@@ -305,11 +309,12 @@ def test_the_one_before_is_used_where_the_last_is_damaged(
         content[content.index(state(3)["model"].numpy().tobytes()) + 37] ^= 4
         with open(tmp_path / name, "rb+") as file:
             file.write(content)
-    found = made.find()
-    assert found is not None
-    assert (found[0].name, found[1]["trainer"]["num_updates"]) == ("checkpoint_previous.pt", 2)
+    found = made.find_start()
+    assert found.path is not None
+    assert found.state is not None
+    assert (found.path.name, found.state["trainer"]["num_updates"]) == ("checkpoint_previous.pt", 2)
     assert "checkpoint_last.pt: cannot be read, it is damaged" in caplog.text
-    assert f"going on from {tmp_path / 'checkpoint_previous.pt'} instead" in caplog.text
+    assert f"resuming from {tmp_path / 'checkpoint_previous.pt'} instead" in caplog.text
     # The good one is not given up for the damaged one while the next is being written.
     with monkeypatch.context() as patch:
         patch.setattr(checkpoint, "_write", full_disk)
@@ -335,10 +340,10 @@ def test_an_older_file_serves_as_the_one_before(tmp_path: Path) -> None:
         made.write(made.names(epoch=epoch, num_updates=epoch, end_of_epoch=True, score=None), state(epoch))
     assert names(tmp_path) == {"checkpoint1.pt", "checkpoint2.pt", "checkpoint3.pt", "checkpoint_last.pt"}
     os.truncate(tmp_path / "checkpoint_last.pt", 300)
-    found = made.find()
-    assert found is not None
-    assert found[0].name == "checkpoint2.pt"
+    found = made.find_start()
+    assert found.path is not None
+    assert found.path.name == "checkpoint2.pt"
     for path in tmp_path.glob("checkpoint*.pt"):
         path.write_bytes(b"")
     with pytest.raises(CheckpointError, match="no other checkpoint"):
-        made.find()
+        made.find_start()

@@ -132,6 +132,8 @@ def at_call(number: int, target: Any, name: str, act: Callable[[], Any]) -> None
 def final_state(folder: Path) -> dict[str, Any]:
     """Return all of `checkpoint_last.pt` that does not tell the time."""
     state = load_checkpoint(folder / "checkpoint_last.pt")
+    for name in ("start", "run"):  # a number of its own for each start, and a random word for each run
+        state["trainer"].pop(name, None)
     for window in ("now", "train_inner", "train"):
         for name in ("seconds", "train_wall"):
             state["metrics"][window]["steps"].pop(name, None)

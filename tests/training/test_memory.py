@@ -114,7 +114,7 @@ def kept_bytes(trainer: Any, batch: Any, parts: int) -> int:
         return tensor
 
     with chunks(parts), torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
-        loss = trainer._evaluator.train_loss(trainer.model.train(), batch)
+        loss = trainer.step.train_loss(trainer.model.train(), batch)
     parameters = {p.untyped_storage().data_ptr() for p in trainer.model.parameters()}
     loss.value.backward()
     return sum(size for place, size in kept.items() if place not in parameters)
@@ -123,9 +123,9 @@ def kept_bytes(trainer: Any, batch: Any, parts: int) -> int:
 def test_validation_is_divided_too(data: Path, tmp_path: Path, gpu: SmallGpu) -> None:
     expected = trainer_of("wav2vec2", data, tmp_path / "a")
     expected.validate()
-    one = expected._evaluator.evaluate(expected.model, "valid", expected.dataset, lambda: False)
+    one = expected._validator.evaluate(expected.model, "valid", expected.dataset, lambda: False)
     gpu.limit = 1
-    other = expected._evaluator.evaluate(expected.model, "valid", expected.dataset, lambda: False)
+    other = expected._validator.evaluate(expected.model, "valid", expected.dataset, lambda: False)
     assert other["loss"] == pytest.approx(one["loss"], rel=1e-5)
 
 
@@ -160,7 +160,7 @@ def test_a_failure_on_the_way_back_leaves_nothing_behind(tmp_path: Path, monkeyp
 def test_what_other_ranks_wait_for_cannot_be_repeated(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     trainer = make_trainer(tmp_path)
     batches = next(trainer.batches.updates(2))
-    memory = trainer._evaluator.memory
+    memory = trainer.step.memory
 
     def fails(tensor: torch.Tensor, *args: Any, **kwargs: Any) -> None:
         memory.is_shared = True

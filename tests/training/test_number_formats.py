@@ -60,10 +60,10 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.mark.parametrize("kind", EXPECTED)
 def test_islands_of_float32(kind: str, half: torch.dtype, data: Path, tmp_path: Path) -> None:
     trainer = trainer_of(kind, data, tmp_path)
-    trainer._evaluator.half = half
+    trainer.step.half = half
     ((batch, _),) = next(trainer.batches.updates(1))
     with Watch() as watch:
-        loss = trainer._evaluator.train_loss(trainer.model.train(), batch)
+        loss = trainer.step.train_loss(trainer.model.train(), batch)
     assert loss.value.dtype == torch.float32
     assert loss.value.isfinite()
     for part in EXPECTED[kind]:

@@ -10,6 +10,7 @@ from toy_training import make_trainer
 
 from w2v.checkpoint.file import save_checkpoint
 from w2v.errors import CheckpointError
+from w2v.training.trainer import Trainer
 
 
 def test_a_finished_run_does_nothing_more(tmp_path: Path) -> None:
@@ -33,17 +34,22 @@ def test_what_was_done_before_the_checkpoint_is_not_done_again(tmp_path: Path) -
 
 
 def test_reset_flags_leave_their_parts_out(tmp_path: Path) -> None:
-    make_trainer(tmp_path).train()
+    make_trainer(tmp_path / "a").train()
+    restore_file = str(tmp_path / "a" / "checkpoint_last.pt")
     flags = {
-        "reset_optimizer": lambda t: (t.num_updates, len(t.optimizer.state)) == (0, 0) and t.manager.best is None,
-        "reset_meters": lambda t: t.manager.best is None and t.num_updates == 10,
+        "reset_optimizer": lambda t: (t.num_updates, len(t.optimizer.state), best(t)) == (0, 0, None),
+        "reset_meters": lambda t: best(t) is None and t.num_updates == 10,
         "reset_dataloader": lambda t: (t.batches.epoch, t.batches.position) == (1, 0) and t.num_updates == 10,
-        "reset_lr_scheduler": lambda t: t.num_updates == 10 and t.manager.best is not None,
+        "reset_lr_scheduler": lambda t: t.num_updates == 10 and len(t.optimizer.state) == 4,
     }
     for flag, holds in flags.items():
-        trainer = make_trainer(tmp_path, {"checkpoint": {flag: True}})
+        trainer = make_trainer(tmp_path / flag, {"checkpoint": {flag: True, "restore_file": restore_file}})
         trainer.restore()
         assert holds(trainer), flag
+
+
+def best(trainer: Trainer) -> float | None:
+    return trainer.manager.scores.best
 
 
 def test_weights_alone_start_a_fine_tuning_once(tmp_path: Path) -> None:

@@ -104,8 +104,8 @@ def test_log_lines_have_the_keys_of_the_original(tmp_path: Path, caplog: pytest.
     inner, epoch = logged(caplog, "train_inner"), logged(caplog, "train")
     criterion = ["loss", "ntokens", "nsentences", "absolute"]
     rest = ["wps", "ups", "wpb", "bsz", "num_updates", "lr", "gnorm", "train_wall", "wall"]
-    assert list(inner[0]) == ["epoch", "update", *criterion, *rest]
-    assert list(epoch[0]) == ["epoch", *(f"train_{name}" for name in criterion + rest)]
+    assert list(inner[0]) == ["epoch", "update", *criterion, *rest, "start"]
+    assert list(epoch[0]) == ["epoch", *(f"train_{name}" for name in criterion + rest), "start"]
     assert [line["num_updates"] for line in inner] == ["5", "10", "15", "20"]
     assert [line["update"] for line in inner] == [0.455, 0.909, 1.364, 1.818]
     assert inner[0]["bsz"] == inner[0]["nsentences"] == "2"
@@ -140,7 +140,7 @@ def test_intervals_of_the_cadence() -> None:
     again = decide.plan(4, 1, end_of_epoch=False, stopping=False)
     assert (again.log, again.validate, again.save) == (False, False, False)
     plans = [decide.plan(10 + epoch, epoch, end_of_epoch=True, stopping=False) for epoch in (1, 2, 3)]
-    assert [(plan.validate, plan.save) for plan in plans] == [(False, False), (False, True), (True, False)]
+    assert [(plan.validate, plan.save) for plan in plans] == [(False, False), (True, True), (True, False)]
     stop = decide.plan(15, 4, end_of_epoch=False, stopping=True)
     assert (stop.validate, stop.save) == (True, True)
     never = cadence(dataset={"disable_validation": True}).plan(15, 4, end_of_epoch=True, stopping=True)

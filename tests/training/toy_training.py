@@ -30,6 +30,7 @@ from w2v.errors import W2vError
 from w2v.models.base import W2vModel
 from w2v.optim import LR_SCHEDULERS, OPTIMIZERS, build_optimizer, build_schedule
 from w2v.tasks.base import Task
+from w2v.training.fsdp import parallel_model
 from w2v.training.trainer import Trainer
 from w2v.types import Loss
 from w2v_cli.progress import set_up_logging
@@ -175,13 +176,12 @@ def make_trainer(save_dir: Path | str, options: Mapping[str, Any] | None = None,
     plain = {"optimizer": {"_name": "adam"}, "criterion": {"_name": "toy"}}
     return Trainer(
         ToyTask(**given.get("task", {})),
-        model,
+        parallel_model(model, torch.device(device or "cpu"), DistributedConfig(**given.get("distributed", {}))),
         ToyCriterion(None),
         build_optimizer(adam, adam.config(**given.get("optimizer", {})), model.parameters()),
         build_schedule(fixed, fixed.config(**given.get("schedule", {})), optimization),
         common,
         dataset,
-        DistributedConfig(**given.get("distributed", {})),
         optimization,
         checkpoint,
         plain,

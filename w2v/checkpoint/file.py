@@ -1,7 +1,6 @@
 """One checkpoint file: written whole or not at all, and read only if its checksums hold.
 
-A file is written beside its target, flushed to the disk and renamed, so that a full disk or a kill leaves the old
-file as it was. What is *in* a checkpoint is the trainer's business; only `format_version` is checked here. Which
+What is *in* a checkpoint is the trainer's business; only `format_version` is checked here. Which
 files are kept is `checkpoint_manager`'s.
 """
 
@@ -21,6 +20,7 @@ import torch
 
 from w2v.checkpoint.torch_file import read_torch_file
 from w2v.errors import CheckpointError
+from w2v.files import atomic_path
 
 logger = logging.getLogger(__name__)
 
@@ -69,8 +69,6 @@ def copy_checkpoint(source: Path, path: Path) -> None:
             os.link(source, temporary)
         except OSError:
             shutil.copyfile(source, temporary)
-            with open(temporary, "rb+") as file:
-                os.fsync(file.fileno())
 
     _with_retries(path, duplicate)
 
@@ -109,14 +107,12 @@ def _with_retries(path: Path, produce: Callable[[Path], None]) -> None:
     temporary = path.with_name(path.name + TEMPORARY)
     for attempt in range(RETRIES):
         try:
-            temporary.unlink(missing_ok=True)
-            produce(temporary)
-            os.replace(temporary, path)
+            temporary.unlink(missing_ok=True)  # a link is made beside no other file
+            with atomic_path(path, temporary):
+                produce(temporary)
             _sync_folder(path.parent)
             return
         except OSError as e:
-            with contextlib.suppress(OSError):
-                temporary.unlink(missing_ok=True)
             if attempt == RETRIES - 1:
                 kept = "; the file that was there before is untouched" if path.exists() else ""
                 raise CheckpointError(f"{path}: cannot be written: {e.strerror or e}{kept}") from e
@@ -151,8 +147,6 @@ def _write(path: Path, content: Any, pickle_module: Any) -> None:
             if recorder.error is not None:
                 raise recorder.error from None
             raise
-        file.flush()
-        os.fsync(file.fileno())
 
 
 def _sync_folder(folder: Path) -> None:

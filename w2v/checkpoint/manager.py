@@ -1,44 +1,60 @@
-"""The files of `--save-dir`: their names, which of them are kept, and which one a run goes on from.
+"""The files of `--save-dir`: their names, and which of them are kept. From which one a start begins is `start`'s.
 
-Names and rules are the original's, with one file more: `checkpoint_previous.pt`, where nothing else would be left if
-`checkpoint_last.pt` were damaged.
+Names are the original's, with one file more: `checkpoint_previous.pt`, where nothing else would be left if
+`checkpoint_last.pt` were damaged. Everything due at an update is written at that update, whatever else is written.
 """
 
 from __future__ import annotations
 
 import logging
 import re
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from w2v.checkpoint.file import TEMPORARY, copy_checkpoint, load_checkpoint, save_checkpoint
+from w2v.checkpoint.best import BestScores
+from w2v.checkpoint.file import TEMPORARY, copy_checkpoint, save_checkpoint
 from w2v.checkpoint.folder_lock import FolderLock
+from w2v.checkpoint.start import (
+    BEST,
+    EPOCH,
+    INTERVAL,
+    LAST,
+    ONE_OF_BEST,
+    PREVIOUS,
+    Mark,
+    Start,
+    StartFinder,
+    checkpoints,
+    peek,
+)  # fmt: skip
 from w2v.config.sections import CheckpointConfig
-from w2v.errors import CheckpointError, ConfigError
+from w2v.errors import ConfigError
 
 logger = logging.getLogger(__name__)
 
-LAST = "checkpoint_last.pt"
-BEST = "checkpoint_best.pt"
-PREVIOUS = "checkpoint_previous.pt"
-
 
 class CheckpointManager:
-    """Which files are written and which are removed, and which of two scores is better.
+    """Which files are written and which are removed.
 
     Args:
         config: the checkpoint section.
 
     Attributes:
-        best: best score so far, None before the first validation.
+        scores: the best validations so far.
+        start: how this start of the run has begun.
     """
 
     def __init__(self, config: CheckpointConfig) -> None:
         self.config = config
         self.folder = Path(config.save_dir)
-        self.best: float | None = None
+        self.scores = BestScores(
+            config.best_checkpoint_metric, config.maximize_best_checkpoint_metric, config.keep_best_checkpoints
+        )
+        self.start = Start()
         self._lock = FolderLock(self.folder)
         self._last_is_damaged = False
+        self._marks: dict[str, Mark] = {}
 
     def prepare(self) -> None:
         """Make the folder and lock it until `close`; remove what a killed run left half-written.
@@ -60,33 +76,58 @@ class CheckpointManager:
         """Leave the folder to other runs."""
         self._lock.release()
 
-    def is_better(self, score: float, best: float | None, *, or_equal: bool = False) -> bool:
-        """Whether `score` beats `best` in the sense of `--maximize-best-checkpoint-metric`."""
-        if best is None or (or_equal and score == best):
-            return True
-        return score > best if self.config.maximize_best_checkpoint_metric else score < best
+    def find_start(self) -> Start:
+        """Return how this start begins (see `start`); for rank 0.
 
-    def better_of(self, score: float | None, best: float) -> float:
-        """Return the better of a new score, which may be missing, and an old one."""
-        return score if score is not None and self.is_better(score, best) else best
+        Raises:
+            CheckpointError: `--restore-file` is missing or damaged, or no checkpoint of the folder is whole.
+        """
+        finder = StartFinder(self.config, self.folder)
+        self.start = finder.find()
+        self._last_is_damaged = finder.last_is_damaged
+        return self.start
 
-    def names(self, *, epoch: int, num_updates: int, end_of_epoch: bool, score: float | None) -> list[str]:
-        """Return the files to be written now, in the order of the original; also takes note of the best score."""
+    def names(self, *, epoch: int, num_updates: int, end_of_epoch: bool, score: float | None = None,
+              is_end: bool = False) -> list[str]:  # fmt: skip
+        """Return the files to be written now, in the order of the original; also takes note of the score.
+
+        Args:
+            epoch: the epoch of the last update.
+            num_updates: updates done.
+            end_of_epoch: whether that was the epoch's last.
+            score: what a validation has just found, if there was one.
+            is_end: whether training ends here: then the state is written under one name at least.
+        """
         config = self.config
         names = []
         if end_of_epoch and not config.no_epoch_checkpoints and epoch % config.save_interval == 0:
             names.append(f"checkpoint{epoch}.pt")
         interval = config.save_interval_updates
-        if not end_of_epoch and interval > 0 and num_updates % interval == 0:
-            names.append(f"checkpoint_{epoch}_{num_updates}.pt")
-        if score is not None and self.is_better(score, self.best, or_equal=True):
-            self.best = score
-            names.append(BEST)
-            if config.keep_best_checkpoints > 0:
-                names.append(f"checkpoint.best_{config.best_checkpoint_metric}_{score:.2f}.pt")
+        by_update = f"checkpoint_{epoch}_{num_updates}.pt"
+        # Differs from the original, which leaves it out at the end of an epoch.
+        if interval > 0 and num_updates % interval == 0:
+            names.append(by_update)
+        if score is not None:
+            is_best, is_kept = self.scores.note(score, num_updates)
+            names += [BEST] * is_best + [self._best_name(score, num_updates)] * is_kept
         if not config.no_last_checkpoints:
             names.append(LAST)
-        return names
+        # Without checkpoint_last.pt, the end of a run would otherwise be in no file.
+        return names or [by_update] * is_end
+
+    def is_worth_a_file(self, score: float | None) -> bool:
+        """Whether a validation has to be saved although no checkpoint is due: it is the best, or one of the N best."""
+        if score is None:
+            return False
+        kept = self.scores.kept
+        keep = self.config.keep_best_checkpoints
+        return self.scores.is_better(score, self.scores.best) or (
+            keep > 0 and (len(kept) < keep or self.scores.is_better(score, kept[-1][0]))
+        )
+
+    def _best_name(self, score: float, update: int) -> str:
+        # The original's name has no update in it, so that equal scores in two decimals overwrite each other.
+        return f"checkpoint.best_{self.config.best_checkpoint_metric}_{score:.2f}_{update}.pt"
 
     def write(self, names: list[str], state: dict[str, Any]) -> list[Path]:
         """Write `state` under the first name, make the others the same file, and remove what is no longer kept.
@@ -97,74 +138,96 @@ class CheckpointManager:
         if not names:
             return []
         paths = [self.folder / name for name in names]
-        if LAST in names and not self._last_is_damaged and (self.folder / LAST).exists():
-            copy_checkpoint(self.folder / LAST, self.folder / PREVIOUS)
+        last = self.folder / LAST
+        if LAST in names and not self._last_is_damaged and last.exists():
+            copy_checkpoint(last, self.folder / PREVIOUS)
         save_checkpoint(paths[0], state)
         for path in paths[1:]:
             copy_checkpoint(paths[0], path)
-        self._last_is_damaged = False
-        self._prune(mid_epoch=any(re.fullmatch(r"checkpoint_\d+_\d+\.pt", name) for name in names))
+        if LAST in names:
+            self._last_is_damaged = False
+        elif last.is_file():
+            last.unlink(missing_ok=True)  # --no-last-checkpoints: it would be taken for the newest
+        self._marks.update(dict.fromkeys(names, Mark.of(state)))
+        self._prune()
         return paths
 
-    def _prune(self, *, mid_epoch: bool) -> None:
-        config = self.config
-        if mid_epoch and config.keep_interval_updates > 0:
-            self._keep(r"checkpoint_\d+_(\d+)\.pt", config.keep_interval_updates, largest=True)
-        if config.keep_last_epochs > 0:
-            self._keep(r"checkpoint(\d+)\.pt", config.keep_last_epochs, largest=True)
-        if config.keep_best_checkpoints > 0:
-            pattern = rf"checkpoint\.best_{re.escape(config.best_checkpoint_metric)}_(-?\d+\.?\d*)\.pt"
-            self._keep(pattern, config.keep_best_checkpoints, largest=config.maximize_best_checkpoint_metric)
-        previous = self.folder / PREVIOUS
-        if previous.exists() and any(path.samefile(previous) for path in self._others(PREVIOUS)):
-            previous.unlink()
+    # ------------------------------------------------------------------------------------------ what is kept
 
-    def _keep(self, pattern: str, number: int, *, largest: bool) -> None:
-        found = []
-        for path in self.folder.iterdir():
-            match = re.fullmatch(pattern, path.name)
-            if match:
-                found.append((float(match[1]), path))
-        found.sort(key=lambda item: item[0], reverse=largest)
-        for _, path in found[number:]:
-            path.unlink(missing_ok=True)
-
-    def _others(self, name: str) -> list[Path]:
-        return [path for path in self.folder.glob("checkpoint*.pt") if path.name != name]
-
-    def find(self) -> tuple[Path, dict[str, Any]] | None:
-        """Return the checkpoint to go on from, with its path; None for a fresh start.
-
-        If `checkpoint_last.pt` is damaged, the newest other whole checkpoint of the folder is taken.
+    def complete(self, start: Start) -> None:
+        """Finish what a killed start was doing to the folder when it had written the file that is resumed from.
 
         Raises:
-            CheckpointError: `--restore-file` is missing or damaged, or no checkpoint of the folder is whole.
+            CheckpointError: the disk is full or not writable.
         """
-        last = self.folder / LAST
-        if self.config.restore_file != LAST:
-            path = Path(self.config.restore_file)
-            if last.exists() and last.resolve() != path.resolve():
-                logger.warning("going on from --restore-file %s, not from %s", path, last)
-            return path, load_checkpoint(path)
-        if not last.exists():
-            return None
-        try:
-            return last, load_checkpoint(last)
-        except CheckpointError as e:
-            logger.warning("%s", e)
-            self._last_is_damaged = True
-            return self._newest_whole(e)
+        if self.config.no_save or start.path is None or start.state is None:
+            return
+        if start.path.parent == self.folder and start.path.name not in (LAST, PREVIOUS):
+            for name in start.state["trainer"].get("names", ()):
+                target = self.folder / name
+                if peek(target) != Mark.of(start.state):
+                    copy_checkpoint(start.path, target)
+        self._forget_missing()
+        self._prune()
 
-    def _newest_whole(self, error: CheckpointError) -> tuple[Path, dict[str, Any]]:
-        last = self.folder / LAST
-        # Other names of the damaged file are as damaged.
-        others = [path for path in self._others(LAST) if not path.samefile(last)]
-        for path in sorted(others, key=lambda path: path.stat().st_mtime, reverse=True):
-            try:
-                state = load_checkpoint(path)
-            except CheckpointError as e:
-                logger.warning("%s", e)
-                continue
-            logger.warning("going on from %s instead", path)
-            return path, state
-        raise CheckpointError(f"{error}; no other checkpoint in {self.folder} can be read; move it away to start anew")
+    def _forget_missing(self) -> None:
+        """Leave out scores whose files are gone, so that later validations can take their place."""
+        scores = self.scores
+        names = {path.name for path in checkpoints(self.folder)}
+        for score, update in list(scores.kept):
+            name = self._best_name(score, update)
+            if (name not in names or peek(self.folder / name) is None) and not self._recover(name, update):
+                logger.warning("%s is missing or cut short, and is left out of the best", name)
+                scores.kept.remove((score, update))
+        if scores.best is None:
+            return
+        mark = peek(self.folder / BEST)
+        is_there = mark is not None and (scores.best_update is None or mark.num_updates == scores.best_update)
+        if not is_there and not self._recover(BEST, scores.best_update):
+            logger.warning(
+                "%s of the best score so far, %g, is not in %s; the best is looked for anew", BEST, scores.best,
+                self.folder,
+            )  # fmt: skip
+            scores.best = scores.best_update = None
+
+    def _recover(self, name: str, update: int | None) -> bool:
+        """Write a lost file again from another one of the same update; return whether there is one."""
+        for path in checkpoints(self.folder) if update is not None else []:
+            mark = peek(path) if path.name != name else None
+            if mark is not None and mark.num_updates == update:
+                copy_checkpoint(path, self.folder / name)
+                return True
+        return False
+
+    def _prune(self) -> None:
+        config = self.config
+        self._keep(lambda name: bool(INTERVAL.fullmatch(name)), config.keep_interval_updates)
+        self._keep(lambda name: bool(EPOCH.fullmatch(name)), config.keep_last_epochs)
+        if config.keep_best_checkpoints > 0:
+            kept = {self._best_name(*entry) for entry in self.scores.kept}
+            for path in checkpoints(self.folder):
+                found = ONE_OF_BEST.fullmatch(path.name)
+                # Files of the original's kind of name are of before version 0.9, with scores that nobody remembers.
+                if found and found[1] == config.best_checkpoint_metric and found[3] and path.name not in kept:
+                    path.unlink(missing_ok=True)
+        previous = self.folder / PREVIOUS
+        others = [path for path in checkpoints(self.folder) if path.name != PREVIOUS]
+        if previous.exists() and any(path.samefile(previous) for path in others):
+            previous.unlink()
+
+    def _keep(self, is_one: Callable[[str], bool], number: int) -> None:
+        """Remove all but the newest files of a kind, by the order of writing, which numbers in names may not tell."""
+        if number <= 0:
+            return
+        found = [path for path in checkpoints(self.folder) if is_one(path.name)]
+        if len(found) <= number:
+            return
+        found.sort(key=self._written, reverse=True)
+        for path in found[number:]:
+            path.unlink(missing_ok=True)
+            self._marks.pop(path.name, None)
+
+    def _written(self, path: Path) -> tuple[int, int, int]:
+        mark = self._marks.get(path.name) or peek(path) or Mark("", 0, 0)
+        self._marks[path.name] = mark
+        return mark.start, mark.num_updates, int(re.findall(r"\d+", path.name)[-1])

@@ -177,12 +177,21 @@ class CheckpointConfig:
     """What is written, and where a run starts from."""
 
     save_dir: str = arg("checkpoints", help="folder for checkpoints")
-    restore_file: str = arg("checkpoint_last.pt", help="checkpoint to go on from; the default name: in --save-dir")
-    finetune_from_model: str | None = arg(None, help="checkpoint whose weights alone are loaded at the first start")
-    reset_dataloader: bool = arg(False, help="do not restore the position in the data")
+    restore_file: str = arg(
+        "checkpoint_last.pt",
+        help="checkpoint to begin from, once: a folder that has begun so is resumed; '': begin anew, without any",
+    )
+    start_over: bool = arg(
+        False, help="let --restore-file, --finetune-from-model and --reset-* hold again in a folder that has a run; "
+        "with none of them: begin anew. Files that the run does not go through are moved to left_N",
+    )  # fmt: skip
+    finetune_from_model: str | None = arg(
+        None, help="checkpoint whose weights alone are loaded at the first start in a folder"
+    )
+    reset_dataloader: bool = arg(False, help="do not restore the position in the data, once")
     reset_lr_scheduler: bool = arg(False, help="accepted; a schedule follows from the number of updates alone")
-    reset_meters: bool = arg(False, help="do not restore averages and the best score")
-    reset_optimizer: bool = arg(False, help="do not restore the optimizer")
+    reset_meters: bool = arg(False, help="do not restore averages and the best score, once")
+    reset_optimizer: bool = arg(False, help="do not restore the optimizer, at the first start in a folder")
     save_interval: int = arg(1, help="epochs between two checkpoints")
     save_interval_updates: int = arg(0, help="updates between two checkpoints; 0: only at the ends of epochs")
     keep_interval_updates: int = arg(-1, help="keep the newest N checkpoints of --save-interval-updates; -1: all")

@@ -20,6 +20,7 @@ from torch import Tensor, nn
 
 from w2v.convert.model_file import ModelFile
 from w2v.errors import CheckpointError, MissingPackageError
+from w2v.files import atomic_path
 from w2v.models.base import W2vModel
 from w2v.models.wav2vec2_encoder import Wav2Vec2Encoder
 from w2v.modules.conv_feature_extractor import ConvBlock
@@ -161,10 +162,9 @@ def write_onnx(path: Path, model: W2vModel, file: ModelFile) -> None:
     for name, value in metadata.items():
         entry = graph.metadata_props.add()
         entry.key, entry.value = name, value
-    temporary = path.with_name(path.name + ".tmp")
     try:
-        temporary.write_bytes(graph.SerializeToString())
-        temporary.replace(path)
+        with atomic_path(path) as part:
+            part.write_bytes(graph.SerializeToString())
     except OSError as e:
         raise CheckpointError(f"{path}: cannot be written: {e.strerror or e}") from e
 

@@ -11,7 +11,8 @@ from torch import Tensor
 
 from w2v.convert.model_file import ModelFile
 from w2v.convert.symbols import find_symbols
-from w2v.errors import CheckpointError, MissingPackageError
+from w2v.errors import CheckpointError
+from w2v.files import atomic_path
 
 METADATA = "w2v"
 """Key of the file's metadata that holds the rest of the model as JSON."""
@@ -22,12 +23,9 @@ def read_safetensors(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
 
     Raises:
         CheckpointError: there is no such file, or it is damaged.
-        MissingPackageError: safetensors is not installed.
     """
-    try:
-        from safetensors import SafetensorError, safe_open
-    except ImportError as e:
-        raise MissingPackageError("safetensors", "safetensors", f"reading {path}") from e
+    from safetensors import SafetensorError, safe_open
+
     if not path.is_file():
         raise CheckpointError(f"{path}: there is no such file")
     try:
@@ -42,19 +40,15 @@ def write_safetensors(path: Path, state: Mapping[str, Tensor], metadata: Mapping
 
     Raises:
         CheckpointError: the file cannot be written.
-        MissingPackageError: safetensors is not installed.
     """
+    from safetensors.torch import save_file
+
     try:
-        from safetensors.torch import save_file
-    except ImportError as e:
-        raise MissingPackageError("safetensors", "safetensors", f"writing {path}") from e
-    temporary = path.with_name(path.name + ".tmp")
-    try:
-        temporary.touch()
-        mode = temporary.stat().st_mode  # as the user's umask has it; save_file makes its own file, for the owner alone
-        save_file({name: tensor.contiguous() for name, tensor in state.items()}, str(temporary), dict(metadata))
-        temporary.chmod(mode)
-        temporary.replace(path)
+        with atomic_path(path) as part:
+            part.touch()
+            mode = part.stat().st_mode  # as the user's umask has it; save_file makes its own file, for the owner alone
+            save_file({name: tensor.contiguous() for name, tensor in state.items()}, str(part), dict(metadata))
+            part.chmod(mode)
     except OSError as e:
         raise CheckpointError(f"{path}: cannot be written: {e.strerror or e}") from e
 

@@ -1,9 +1,7 @@
-"""Small text files: read with one-line errors, written so that they appear whole or not at all."""
+"""Small text files, read with one-line errors."""
 
 from __future__ import annotations
 
-import os
-from collections.abc import Iterable
 from pathlib import Path
 
 from w2v.errors import DataError
@@ -33,26 +31,3 @@ def read_lines(path: str | Path, kind: str) -> list[str]:
     if lines and lines[-1] == "":
         lines.pop()
     return [line.removesuffix("\r") for line in lines]
-
-
-def write_atomically(path: str | Path, content: bytes | Iterable[bytes]) -> None:
-    """Write a file beside its place and move it there, so that a reader never sees half of it.
-
-    Args:
-        path: the file.
-        content: all of it, or its pieces in turn.
-
-    Raises:
-        DataError: the folder is missing or not writable, or the disk is full; an older file is left as it was.
-    """
-    target = Path(path)
-    part = target.with_name(f".{target.name}.{os.getpid()}.part")
-    try:
-        with open(part, "wb") as file:
-            file.writelines([content] if isinstance(content, bytes) else content)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(part, target)
-    except OSError as e:
-        part.unlink(missing_ok=True)
-        raise DataError(f"cannot write {target}: {e.strerror or e}") from e

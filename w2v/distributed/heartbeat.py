@@ -19,6 +19,7 @@ import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
+from w2v.distributed import watchdog
 from w2v.errors import ConfigError
 
 logger = logging.getLogger(__name__)
@@ -116,6 +117,7 @@ class _Link:
         self.rank = rank
         self.socket = link
         self.heard = time.monotonic()
+        self.state = ""
         self._pending = b""
 
     def send(self, line: bytes) -> None:
@@ -208,12 +210,16 @@ class Heartbeat:
         for line in lines:
             with contextlib.suppress(ValueError, KeyError, TypeError):
                 news = json.loads(line)
+                if "state" in news:
+                    link.state = str(news["state"])
+                    continue
                 self._drop(link)
                 self._spread(str(news["message"]), int(news["code"]))
 
     def _speak(self, now: float) -> None:
+        state = self._state()
         for link in list(self._links):
-            link.send(BEAT)
+            link.send(json.dumps({"state": state}).encode() + BEAT if state else BEAT)
             if now - link.heard > self._timeout:
                 self._drop(link)
                 self._lose(
@@ -222,8 +228,23 @@ class Heartbeat:
                     "its machine or the network to it is down",
                 )
 
+    def _state(self) -> str:
+        """Return whether this rank has been asked to end, and waits; rank 0 ends all of them when all of them wait.
+
+        One rank alone cannot tell a wait without an end from that for a slow update or a checkpoint of rank 0.
+        """
+        dog = watchdog.current
+        if dog is None:
+            return ""
+        if any(link.state for link in self._links):
+            dog.ask()
+        is_first = all(link.rank for link in self._links)
+        if is_first and dog.stuck and all(link.state == "stuck" for link in self._links):
+            self._spread(watchdog.MESSAGE, LOST)
+        return "stuck" if dog.stuck else "asked" if dog.asked else ""
+
     def _lose(self, link: _Link, what: str) -> None:
-        again = "the same command again goes on from the last checkpoint"
+        again = "the same command resumes from the last checkpoint"
         self._spread(f"{self._names[link.rank]} {what}; {again}", LOST)
 
     def _spread(self, message: str, code: int, *, is_ours: bool = False) -> None:

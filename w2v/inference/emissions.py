@@ -10,11 +10,13 @@ from __future__ import annotations
 import logging
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
+from pathlib import PurePath
 
 import numpy as np
 import numpy.typing as npt
 import torch
 import torch.nn.functional as F
+from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 
 from w2v.data.dataset import AudioDataset
@@ -91,16 +93,7 @@ class ModelEmissions:
             )
 
     def _forward(self, model: torch.nn.Module, batch: AudioBatch) -> CtcOutput:
-        source = batch.source
-        # Convolutions refuse a batch of clips shorter than one frame. Padding, which changes no clip's output, helps.
-        if source.shape[1] < self.info.sample_rate // 10:
-            source = F.pad(source, (0, self.info.sample_rate - source.shape[1]))
-        is_padded = bool((batch.lengths < source.shape[1]).any())
-        with torch.autocast(self.device.type, dtype=self.half, enabled=self.half is not None):
-            output = model(source.to(self.device), batch.lengths if is_padded else None, batch.seed)
-        if not isinstance(output, CtcOutput):
-            raise CheckpointError(f"{self.info.model}: {type(model).__name__} is no CTC model")
-        return output
+        return ctc_output(model, batch.source, batch.lengths, self.device, self.half, self.info)
 
     def _in_windows(self, model: torch.nn.Module, batch: AudioBatch) -> CtcOutput:
         """Compute clip by clip, window by window."""
@@ -114,6 +107,75 @@ class ModelEmissions:
                 parts.append(self._forward(model, part).logits[0, piece.skip : piece.skip + piece.keep].cpu())
             clips.append(torch.cat(parts) if parts else torch.zeros(0, len(self.info.symbols)))
         return CtcOutput(pad_sequence(clips, batch_first=True), torch.tensor([len(clip) for clip in clips]))
+
+
+def ctc_output(
+    model: torch.nn.Module,
+    source: Tensor,
+    lengths: Tensor,
+    device: torch.device,
+    half: torch.dtype | None,
+    info: EmissionInfo,
+) -> CtcOutput:
+    """Run a CTC model over padded clips.
+
+    Args:
+        model: on `device`.
+        source: (B, S) samples, zero where padded; moved to `device`.
+        lengths: (B,) true samples per clip, on the CPU.
+        device: where it computes.
+        half: number format of autocast; None: float32.
+        info: of the model.
+
+    Raises:
+        CheckpointError: the model is no CTC model.
+    """
+    # Convolutions refuse a batch of clips shorter than one frame. Padding, which changes no clip's output, helps.
+    if source.shape[1] < info.sample_rate // 10:
+        source = F.pad(source, (0, info.sample_rate - source.shape[1]))
+    is_padded = bool((lengths < source.shape[1]).any())
+    with torch.autocast(device.type, dtype=half, enabled=half is not None):
+        output = model(source.to(device), lengths if is_padded else None, 0)
+    if not isinstance(output, CtcOutput):
+        raise CheckpointError(f"{info.model}: {type(model).__name__} is no CTC model")
+    return output
+
+
+@torch.inference_mode()
+def clip_log_probs(
+    model: torch.nn.Module,
+    clips: Sequence[npt.NDArray[np.float32]],
+    device: torch.device,
+    half: torch.dtype | None,
+    info: EmissionInfo,
+) -> list[npt.NDArray[np.float32]]:
+    """Return the log-probabilities (T, V) of clips (S,), computed together; the arguments are those of `ctc_output`."""
+    lengths = torch.tensor([len(clip) for clip in clips])
+    source = pad_sequence([torch.from_numpy(clip) for clip in clips], batch_first=True)
+    output = ctc_output(model, source, lengths, device, half, info)
+    log_probs = output.logits.float().log_softmax(dim=-1).cpu().numpy()
+    return [part[:length] for part, length in zip(log_probs, output.lengths.tolist(), strict=True)]
+
+
+def ctc_info(loaded: LoadedModel, post_process: str | None = None, *, flag: str = "the model") -> EmissionInfo:
+    """Return what is common to all emissions of a model, as its checkpoint says it.
+
+    Args:
+        loaded: the model.
+        post_process: how symbols become words; None: as in training.
+        flag: what named it, for messages.
+
+    Raises:
+        CheckpointError: the model writes no labels.
+    """
+    where = f"{flag} {loaded.path}"
+    if loaded.model.reads != "audio":
+        raise CheckpointError(f"{where} is a language model; name it with --lm-model")
+    dictionary = getattr(loaded.task, "dictionary", None)
+    if not isinstance(dictionary, Dictionary):
+        raise CheckpointError(f"{where} has no labels to write: it was not fine-tuned with --labels")
+    symbol = post_process or loaded.config.get("criterion", {}).get("post_process", "letter") or "none"
+    return emission_info(loaded, PurePath(loaded.path).name, dictionary, symbol)
 
 
 def emission_info(loaded: LoadedModel, name: str, dictionary: Dictionary, post_process: str) -> EmissionInfo:

@@ -23,8 +23,8 @@ import numpy as np
 import numpy.typing as npt
 
 from w2v.data.text_blocks import check_utf8, read_blocks
-from w2v.data.text_file import write_atomically
 from w2v.errors import DataError
+from w2v.files import write_atomically
 from w2v.lm.ngram_table import BackoffModel, NgramTable
 from w2v.types import FloatArray, IntArray
 

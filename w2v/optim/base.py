@@ -102,6 +102,7 @@ class Schedule:
 
     Attributes:
         stop_lr: training ends when the rate falls to this (`--min-lr`, or `--stop-min-lr`).
+        stop_flag: the one of these flags that says so.
     """
 
     def __init__(self, config: Any, optimization: OptimizationConfig) -> None:
@@ -109,6 +110,8 @@ class Schedule:
         self.optimization = optimization
         stop = optimization.stop_min_lr
         self.stop_lr = optimization.min_lr if stop is None else stop
+        self.stop_flag = "--min-lr" if stop is None else "--stop-min-lr"
+        self._has_been_above, self._searched = False, 0
 
     def lr(self, num_updates: int, epoch: int) -> float:
         """Return the rate for the next update.
@@ -118,6 +121,23 @@ class Schedule:
             epoch: the epoch being read, counted from 1.
         """
         raise NotImplementedError
+
+    def has_fallen(self, num_updates: int, epoch: int) -> bool:
+        """Whether the rate of the next update is at `stop_lr` or below, and that of an earlier one was above.
+
+        So the low rates of a warm-up, or of the first epochs of an `--lr` list, do not count. Schedules are functions
+        without a state, so this holds after a restart as well; each update is looked at once.
+        """
+        if self.lr(num_updates, epoch) > self.stop_lr:
+            return False
+        if not self._has_been_above:
+            earlier = range(self._searched, num_updates)
+            lists = range(1, min(epoch, len(self.optimization.lr) + 1))
+            self._has_been_above = any(self.lr(update, epoch) > self.stop_lr for update in earlier) or any(
+                self.lr(num_updates, other) > self.stop_lr for other in (*lists, max(epoch - 1, 1))
+            )
+            self._searched = num_updates
+        return self._has_been_above
 
     def single_lr(self, name: str) -> float:
         """Return `--lr` where the schedule has no use for one rate per epoch.

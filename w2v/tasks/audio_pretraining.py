@@ -31,7 +31,7 @@ from w2v.models.base import MODELS, W2vModel
 from w2v.registry import Entry
 from w2v.scoring.ctc_errors import count_errors
 from w2v.tasks.base import Task, register_task
-from w2v.tasks.batches import train_epochs, valid_epoch
+from w2v.tasks.batches import data_digest, text_digest, train_epochs, valid_epoch
 from w2v.types import AudioBatch, CtcOutput, Loss
 
 logger = logging.getLogger(__name__)
@@ -43,7 +43,7 @@ class AudioPretrainingConfig:
 
     data: str = arg(help="folder with manifests, and with labels and dictionary for fine-tuning", positional=True)
     sample_rate: int = arg(16000, help="samples per second; files of another rate are refused, or see --resample")
-    resample: bool = arg(False, help="convert files of another rate, and mix channels down (needs soxr)")
+    resample: bool = arg(False, help="convert files of another rate, and mix channels down")
     normalize: bool = arg(False, help="give every clip zero mean and unit variance; must be as in pretraining")
     max_sample_size: int | None = arg(None, help="crop clips to this many samples; with labels: leave longer ones out")
     min_sample_size: int | None = arg(None, help="leave out clips shorter than this many samples")
@@ -121,6 +121,7 @@ class AudioPretrainingTask(Task):
             if self.dictionary is None:
                 raise ConfigError("--labels: there is no dictionary")
             labels = read_labels(folder / f"{split}.{config.labels}", len(manifest), self.dictionary)
+            labels.check_known()
             if labels.num_unknown:
                 logger.warning(labels.unknown_warning())
         dataset = self.dataset_class(
@@ -247,6 +248,16 @@ class AudioPretrainingTask(Task):
         return values
 
     # ------------------------------------------------------------------------------------------ state
+
+    def digest(self) -> dict[str, str]:
+        found = {}
+        for split, clips in self._datasets.items():
+            found[f"manifest {split}"] = data_digest(clips.manifest.names, clips.manifest.sizes)
+            if clips.labels is not None:
+                found[f"labels of {split}"] = data_digest(clips.labels.ids, clips.labels.offsets)
+        if self.dictionary is not None:
+            found["dictionary"] = text_digest(self.dictionary.symbols)
+        return found
 
     def state_dict(self) -> dict[str, Any]:
         return {} if self.dictionary is None else {"dictionary": list(self.dictionary.symbols)}

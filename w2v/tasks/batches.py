@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import hashlib
 import logging
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any
 
+import numpy as np
 import torch
 
 from w2v import distributed
@@ -52,6 +54,20 @@ def valid_epoch(samples: BatchDataset, plan: BatchPlan, split: str, dataset: Dat
     seeds = [seed_from(seed, split, number) for number in range(len(plan.batches))]
     mine = slice(distributed.rank(), None, distributed.world_size())
     return iterate(samples, plan.batches[mine], seeds[mine], num_workers=dataset.num_workers)
+
+
+def data_digest(*arrays: Any) -> str:
+    """Return the number of entries of the last array, and a few characters that differ where any of the arrays do."""
+    found = hashlib.blake2b(digest_size=6)
+    for array in arrays:
+        found.update(np.ascontiguousarray(array).data)
+    return f"{len(arrays[-1])} entries, digest {found.hexdigest()}"
+
+
+def text_digest(lines: Sequence[str]) -> str:
+    """Return the same for texts."""
+    found = hashlib.blake2b("\n".join(lines).encode("utf-8", "surrogatepass"), digest_size=6)
+    return f"{len(lines)} entries, digest {found.hexdigest()}"
 
 
 def _warn_of_skipped(plan: BatchPlan, split: str) -> None:

@@ -27,7 +27,7 @@ from w2v.errors import ConfigError, DataError
 from w2v.models.base import W2vModel
 from w2v.registry import Entry
 from w2v.tasks.base import Task, register_task
-from w2v.tasks.batches import train_epochs, valid_epoch
+from w2v.tasks.batches import data_digest, text_digest, train_epochs, valid_epoch
 from w2v.types import Loss, TextBatch
 
 logger = logging.getLogger(__name__)
@@ -177,6 +177,10 @@ class LanguageModelingTask(Task):
         return loss
 
     # ------------------------------------------------------------------------------------------ state
+
+    def digest(self) -> dict[str, str]:
+        found = {f"text {split}": data_digest(samples.text.words) for split, samples in self._datasets.items()}
+        return {**found, "dictionary": text_digest(self.dictionary.symbols)}
 
     def state_dict(self) -> dict[str, Any]:
         return {"dictionary": list(self.dictionary.symbols)}

@@ -15,6 +15,8 @@ from w2v.config.sections import OptimizationConfig
 from w2v.errors import ConfigError
 from w2v.optim import build_optimizer, build_schedule
 from w2v.tasks.base import Task
+from w2v.training.compile import compile_blocks
+from w2v.training.fsdp import parallel_model
 from w2v.training.options import TrainConfig
 from w2v.training.trainer import Trainer
 
@@ -44,15 +46,16 @@ def build_trainer(config: TrainConfig, device: torch.device) -> Trainer:
     if config.common.user_dir is not None:
         # The checkpoint must lead to the plugin from any folder.
         plain["common"]["user_dir"] = str(Path(config.common.user_dir).expanduser().resolve())
+    if config.common.compile:
+        compile_blocks(model, config.common.compile_mode)
     return Trainer(
         task,
-        model,
+        parallel_model(model, device, config.distributed_training),
         criterion,
         build_optimizer(config.optimizer.entry, config.optimizer.config, model.parameters()),
         build_schedule(config.lr_scheduler.entry, config.lr_scheduler.config, optimization),
         config.common,
         config.dataset,
-        config.distributed_training,
         optimization,
         config.checkpoint,
         plain,

@@ -32,13 +32,14 @@ class ParallelModel:
         config: the distributed section.
 
     Attributes:
+        model: the model itself, which shares its parameters with the wrapper.
         is_sharded: whether ranks need one another for a forward pass, too.
     """
 
     is_sharded = False
 
     def __init__(self, model: nn.Module, device: torch.device, config: DistributedConfig) -> None:
-        self._model = model.to(device)
+        self.model: Any = model.to(device)
         self._device = device
         self._config = config
         self._parameters: Sequence[nn.Parameter] = list(model.parameters())
@@ -48,7 +49,8 @@ class ParallelModel:
     def current(self) -> nn.Module:
         """Return what the forward pass of training goes through; every rank must call this."""
         if world_size() == 1:
-            return self._model
+            model: nn.Module = self.model
+            return model
         trainable = [parameter.requires_grad for parameter in self._parameters]
         if self._wrapped is None or trainable != self._trainable:
             self._wrapped = None  # lets go of the old wrapper, and of its hooks, before the new one is made
@@ -61,7 +63,7 @@ class ParallelModel:
             # Its successor, `forward_sync_buffers`, is too young for the oldest torch that we support.
             warnings.filterwarnings("ignore", message="`broadcast_buffers` is deprecated")
             return DistributedDataParallel(
-                self._model,
+                self.model,
                 device_ids=[self._device.index] if self._device.type == "cuda" else None,
                 broadcast_buffers=self._config.broadcast_buffers,
                 bucket_cap_mb=self._config.bucket_cap_mb,
@@ -87,11 +89,11 @@ class ParallelModel:
 
     def weights(self) -> list[Tensor]:
         """Return what this rank holds of parameters and buffers that are real numbers."""
-        return [tensor for tensor in self._model.state_dict().values() if tensor.is_floating_point()]
+        return [tensor for tensor in self.model.state_dict().values() if tensor.is_floating_point()]
 
     def state_dict(self, optimizer: Optimizer | None) -> tuple[dict[str, Any], dict[str, Any] | None]:
         """Return whole weights, and the optimizer's whole state; every rank must call this, for rank 0 to have them."""
-        return self._model.state_dict(), None if optimizer is None else optimizer.state_dict()
+        return self.model.state_dict(), None if optimizer is None else optimizer.state_dict()
 
     def load_weights(self, state: Mapping[str, Tensor]) -> None:
         """Take over whole weights.
@@ -99,7 +101,7 @@ class ParallelModel:
         Raises:
             RuntimeError: they belong to another model.
         """
-        self._model.load_state_dict(dict(state))
+        self.model.load_state_dict(dict(state))
 
     def load_optimizer(self, optimizer: Optimizer, state: dict[str, Any]) -> None:
         """Take over an optimizer's whole state.

@@ -68,7 +68,8 @@ class ShardedModel(ParallelModel):
         self._shards = [nn.Parameter(_local(parameter), requires_grad=False) for parameter in self._parameters]
 
     def current(self) -> nn.Module:
-        return self._model
+        model: nn.Module = self.model
+        return model
 
     @contextlib.contextmanager
     def sync_gradients(self, *, last: bool) -> Iterator[None]:
@@ -95,7 +96,7 @@ class ShardedModel(ParallelModel):
 
     def state_dict(self, optimizer: Optimizer | None) -> tuple[dict[str, Any], dict[str, Any] | None]:
         # One tensor after the other: a rank never holds more than one of them whole.
-        weights = {name: _whole(tensor) for name, tensor in self._model.state_dict().items()}
+        weights = {name: _whole(tensor) for name, tensor in self.model.state_dict().items()}
         if optimizer is None:
             return weights, None
         state = optimizer.state_dict()
@@ -105,13 +106,13 @@ class ShardedModel(ParallelModel):
         return weights, state
 
     def load_weights(self, state: Mapping[str, Tensor]) -> None:
-        wanted = dict(self._model.named_parameters(remove_duplicate=False))
+        wanted = dict(self.model.named_parameters(remove_duplicate=False))
         given = dict(state)
         for name, like in wanted.items():
             if name in given and given[name].shape == like.shape:
                 part = _part(given[name], like).to(self._device)
                 given[name] = _joined(part, like)
-        self._model.load_state_dict(given)
+        self.model.load_state_dict(given)
 
     def load_optimizer(self, optimizer: Optimizer, state: dict[str, Any]) -> None:
         parts = {}

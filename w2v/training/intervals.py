@@ -50,7 +50,7 @@ class Cadence:
         save_by_updates = new and _hits(num_updates, self._checkpoint.save_interval_updates)
         save_by_epoch = end_of_epoch and epoch % self._checkpoint.save_interval == 0
         validate = (
-            (not end_of_epoch and save_by_updates)
+            save_by_updates
             or (end_of_epoch and epoch % self._dataset.validate_interval == 0)
             or (new and _hits(num_updates, self._dataset.validate_interval_updates))
             or stopping
@@ -91,7 +91,11 @@ class Patience:
             self._best, self._runs = score, 0
             return ""
         self._runs += 1
-        if self._runs < self._limit:
+        return self.reason()
+
+    def reason(self) -> str:
+        """Return why training should end, or an empty string; so also for a run that has ended and is started again."""
+        if self._limit <= 0 or self._runs < self._limit:
             return ""
         return f"{self._runs} validations without improvement (--patience {self._limit})"
 

@@ -36,6 +36,9 @@ def duration(seconds: float) -> str:
 class Progress:
     """What a run shows; this class shows nothing (`none`, and every process but the master)."""
 
+    def begin_start(self, start: int, num_updates: int) -> None:
+        """Begin start `start` of the run, with `num_updates` updates done: what was said of later ones is void."""
+
     def begin_epoch(self, epoch: int, num_updates: int, done: int) -> None:
         """Begin an epoch of `num_updates` updates, of which `done` are behind us."""
 
@@ -61,7 +64,14 @@ class Progress:
 
 
 class JsonProgress(Progress):
-    """One JSON object per line."""
+    """One JSON object per line; `start` tells the starts of a run apart, of which later ones may repeat updates."""
+
+    def __init__(self) -> None:
+        self._start = 1
+
+    def begin_start(self, start: int, num_updates: int) -> None:
+        """Remember the number of the start."""
+        self._start = start
 
     def log_update(self, epoch: int, done: int, num_updates: int, values: Shown, extra: Shown) -> None:
         """Write a `train_inner` line."""
@@ -72,9 +82,9 @@ class JsonProgress(Progress):
         """Write a line for an epoch or a validation."""
         self._write(tag, {"epoch": epoch}, values)
 
-    @staticmethod
-    def _write(tag: str, head: dict[str, Any], values: Shown) -> None:
-        logging.getLogger(tag).info(json.dumps(head | {name: shown(value) for name, value in values.items()}))
+    def _write(self, tag: str, head: dict[str, Any], values: Shown) -> None:
+        texts = {name: shown(value) for name, value in values.items()}
+        logging.getLogger(tag).info(json.dumps(head | texts | {"start": str(self._start)}))
 
 
 class SimpleProgress(Progress):
@@ -166,6 +176,12 @@ class TensorBoardProgress(Progress):
         self._folder = folder
         self._make: Any = SummaryWriter
         self._writers: dict[str, Any] = {}
+        self._purge_step: int | None = None
+
+    def begin_start(self, start: int, num_updates: int) -> None:
+        """Let TensorBoard drop what an earlier start has written about updates that are made again."""
+        self._purge_step = num_updates + 1 if start > 1 else None
+        self._wrapped.begin_start(start, num_updates)
 
     def begin_epoch(self, epoch: int, num_updates: int, done: int) -> None:
         """Pass on."""
@@ -194,7 +210,7 @@ class TensorBoardProgress(Progress):
 
     def _write(self, tag: str, values: Shown, prefix: str) -> None:
         if tag not in self._writers:
-            self._writers[tag] = self._make(str(self._folder / tag))
+            self._writers[tag] = self._make(str(self._folder / tag), purge_step=self._purge_step)
         step = int(values[f"{prefix}num_updates"])
         for name, value in values.items():
             if name != f"{prefix}num_updates":

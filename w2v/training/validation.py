@@ -1,4 +1,4 @@
-"""One batch through model and criterion, and a whole subset of them for validation."""
+"""A validation subset, from its batches to its values over all ranks. What one batch gives is `step`'s."""
 
 from __future__ import annotations
 
@@ -9,78 +9,52 @@ from typing import Any
 import torch
 
 from w2v import distributed
-from w2v.config.sections import CommonConfig, DatasetConfig
+from w2v.config.sections import DatasetConfig
 from w2v.criterions.base import Criterion
 from w2v.errors import DataError
-from w2v.rng import seed_from
 from w2v.tasks.base import Task
-from w2v.training.metrics import Totals, Window, averaged_counts, rounded, speed
-from w2v.training.oom import OutOfMemoryGuard
-from w2v.types import Batch, Loss
+from w2v.training.metrics import Totals, Window, averaged_counts, speed
+from w2v.training.step import Step
+from w2v.types import Batch
 
 
 class Validator:
-    """Computes losses of batches on one device, in one number format.
+    """Sums up the losses of validation subsets.
 
     Args:
-        task: its steps are called.
+        task: gives batches, and turns sums into values.
         criterion: the loss.
-        device: batches are copied there.
-        common: `--fp16` or `--bf16` choose the number format of autocast; weights stay in float32.
-
-    Attributes:
-        memory: decides in how many parts a batch goes through the model.
+        step: computes the loss of a batch.
+        device: where sums are kept.
     """
 
-    def __init__(self, task: Task, criterion: Criterion, device: torch.device, common: CommonConfig) -> None:
-        self.task = task
-        self.criterion = criterion
-        self.device = device
-        self.memory = OutOfMemoryGuard()
-        self.half: torch.dtype | None = None
-        if common.bf16:
-            self.half = torch.bfloat16
-        elif common.fp16 or common.memory_efficient_fp16:
-            self.half = torch.float16
-
-    def train_loss(self, model: torch.nn.Module, batch: Batch) -> Loss:
-        """Return the loss that is trained on; for want of memory it may fail, as may the way back from it."""
-        # Dropout is the one user of the global generator. Seeded by the batch, it is the same in whichever
-        # micro-batch, rank or restart the batch comes up.
-        torch.manual_seed(seed_from(batch.seed, "dropout"))
-        with torch.autocast(self.device.type, self.half, enabled=self.half is not None):
-            return self.task.train_step(model, self.criterion, batch.to(self.device))
-
-    def valid_loss(self, model: torch.nn.Module, batch: Batch) -> Loss:
-        """Return the loss of a validation batch, computed in parts where memory does not suffice for the whole."""
-        while True:
-            with self.memory.attempt(), self.memory.parts_of(batch):
-                torch.manual_seed(seed_from(batch.seed, "dropout"))
-                with torch.autocast(self.device.type, self.half, enabled=self.half is not None):
-                    return self.task.valid_step(model, self.criterion, batch.to(self.device))
+    def __init__(self, task: Task, criterion: Criterion, step: Step, device: torch.device) -> None:
+        self._task, self._criterion, self._step, self._device = task, criterion, step, device
 
     @torch.no_grad()
     def evaluate(
         self, model: torch.nn.Module, subset: str, dataset: DatasetConfig, is_over: Callable[[], bool]
     ) -> dict[str, float] | None:
-        """Return the values of a validation subset over all ranks; the task gives each rank its share of the batches.
+        """Return the values of a validation subset over all ranks, in full precision.
+
+        The task gives each rank its share of the batches.
 
         Args:
             model: to be evaluated.
             subset: name of the subset.
             dataset: sizes of batches.
-            is_over: asked after every batch whether to leave off; if any rank has, the result is None on all of them.
+            is_over: asked after every batch whether to stop; if any rank has to, the result is None on all of them.
 
         Raises:
             DataError: the subset is empty.
         """
         begin = time.perf_counter()
         model.eval()
-        sums, clips, count = Totals(self.device), 0, 0
-        batches: Iterable[Batch] = self.task.valid_batches(subset, dataset)
+        sums, clips, count = Totals(self._device), 0, 0
+        batches: Iterable[Batch] = self._task.valid_batches(subset, dataset)
         # Ranks that share their weights must go through the model equally often.
-        for batch, counts in _in_step(batches, is_over) if self.memory.is_sharded else _alone(batches, is_over):
-            loss = self.valid_loss(model, batch)
+        for batch, counts in _in_step(batches, is_over) if self._step.memory.is_sharded else _alone(batches, is_over):
+            loss = self._step.valid_loss(model, batch)
             if not counts:
                 continue
             sums.add({"loss": loss.value, "sample_size": loss.sample_size, **loss.sums})
@@ -93,8 +67,8 @@ class Validator:
             raise DataError(f"--valid-subset {subset}: there is not a single batch to validate on")
         window = Window(totals, {**steps, "seconds": time.perf_counter() - begin})
         rates = speed(window)
-        values = averaged_counts(self.task.summarize_valid(self.criterion, totals), window)
-        return rounded({**values, **{name: rates[name] for name in ("wps", "wpb", "bsz")}})
+        values = averaged_counts(self._task.summarize_valid(self._criterion, totals), window)
+        return {**values, **{name: rates[name] for name in ("wps", "wpb", "bsz")}}
 
 
 def _alone(batches: Iterable[Batch], is_over: Callable[[], bool]) -> Iterator[tuple[Batch, bool]]:
