@@ -29,7 +29,7 @@ from w2v.inference.recording_emissions import RecordingEmissions, RecordingFrame
 from w2v.inference.result import render
 from w2v.inference.text_alignment import TextAligner, TextAlignment
 from w2v.inference.wrong_text import likely_cause, named_characters, weakest_stretch
-from w2v_cli.align import AlignFlags, ProgramConfig
+from w2v_cli.align_flags import AlignFlags, ProgramConfig
 from w2v_cli.align_pairs import Pair, find_pairs
 from w2v_cli.align_split import ClipWriter
 from w2v_cli.cpu import speed_on

@@ -17,8 +17,8 @@ import numpy.typing as npt
 from w2v.data.dictionary import Dictionary
 from w2v.data.manifest import write_manifest
 from w2v.data.post_process import post_process
-from w2v.data.text_file import write_atomically
 from w2v.errors import DataError
+from w2v.files import write_atomically
 from w2v.inference.clip_cutting import Clip, CutConfig, CutWord, cut_clips
 from w2v.inference.emission_file import EmissionInfo
 from w2v.inference.recording import FileRecording

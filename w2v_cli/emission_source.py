@@ -20,7 +20,7 @@ from w2v.data.dictionary import Dictionary
 from w2v.data.labels import Labels, read_labels
 from w2v.data.manifest import Manifest, read_manifest
 from w2v.data.post_process import post_process
-from w2v.errors import CheckpointError, ConfigError
+from w2v.errors import ConfigError
 from w2v.inference.emission_file import EmissionFile, EmissionInfo, EmissionWriter, merge_emissions
 from w2v.inference.emissions import ModelEmissions, ctc_info
 from w2v.inference.load import LoadedModel, load_model

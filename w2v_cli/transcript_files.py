@@ -8,8 +8,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from w2v.data.text_file import write_atomically
 from w2v.errors import ConfigError, DataError
+from w2v.files import write_atomically
 from w2v.inference.result import ENDINGS, Transcript, render
 from w2v.inference.subtitles import SubtitleStyle
 
