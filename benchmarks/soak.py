@@ -219,7 +219,10 @@ class Driver:
                 model.validate(update, max(self.flags["keep_best_checkpoints"], 0))
         if self.interval:
             model.due += [n for n in range(before + 1, newest + 1) if n % self.interval == 0]
-        self.compare_files(files)
+        if ended.code == -signal.SIGKILL:
+            self.compare_half_done(files)
+        else:
+            self.compare_files(files)
         self.compare_logs(ended.log, before, newest)
         self.compare_weights(files)
 
@@ -235,6 +238,17 @@ class Driver:
         check(found == kept, f"N best: {sorted(found)}, wanted {sorted(kept)}")
         due = {int(re.findall(r"\d+", name)[1]) for name in names if re.fullmatch(r"checkpoint_\d+_\d+\.pt", name)}
         check(due == set(model.due), f"files of updates: {sorted(due)}, wanted {model.due}")
+
+    def compare_half_done(self, files: dict[str, int]) -> None:
+        """Compare after a kill: names of the newest update may be missing, and files be there that are kept no more."""
+        model = self.model
+        best = model.best
+        check(best is None or best[1] == model.newest or best[1] in files.values(), f"best: {files}, wanted {best}")
+        kept = {f"checkpoint.best_loss_{score:.2f}_{n}.pt" for score, n in model.kept if n != model.newest}
+        check(kept <= set(files), f"N best: {sorted(files)}, wanted {sorted(kept)}")
+        due = {n for n in model.due if n != model.newest}
+        found = {int(re.findall(r"\d+", name)[1]) for name in files if re.fullmatch(r"checkpoint_\d+_\d+\.pt", name)}
+        check(due <= found <= set(model.due), f"files of updates: {sorted(found)}, wanted {model.due}")
 
     def compare_logs(self, log: str, before: int, newest: int) -> None:
         logged = _updates(log, "train_inner", "num_updates")

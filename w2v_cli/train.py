@@ -26,7 +26,7 @@ def train(argv: list[str]) -> int:
     """Train what the flags describe, here or in the processes that they ask for.
 
     Raises:
-        W2vError: a flag or a file breaks a rule, or training cannot go on.
+        W2vError: a flag or a file breaks a rule, or training cannot continue.
     """
     from w2v.distributed.launcher import launch
     from w2v.training.options import parse_train_command
