@@ -72,7 +72,7 @@ def check_int8() -> None:
     right = torch.full((64, 24), _LARGEST, dtype=torch.int8)
     if not torch.equal(torch._int_mm(left, right).long(), left.long() @ right.long()):
         raise ConfigError(
-            f"--int8: torch {torch.__version__} multiplies whole numbers wrongly on this CPU; leave it out"
+            f"--int8: torch {torch.__version__} multiplies whole numbers wrongly on this CPU; leave the flag out"
         )
 
 
