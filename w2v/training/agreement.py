@@ -21,8 +21,10 @@ from w2v.version import __version__
 OF_ONE_RANK = {
     "common": {"user_dir", "tensorboard_logdir", "log_format", "no_progress_bar"},
     "dataset": {"num_workers", "data_buffer_size"},
-    "distributed_training": {"distributed_rank", "device_id", "distributed_init_method", "distributed_port",
-                             "distributed_no_spawn", "heartbeat_timeout"},
+    "distributed_training": {
+        "distributed_world_size", "distributed_rank", "device_id", "distributed_init_method", "distributed_port",
+        "distributed_no_spawn", "heartbeat_timeout",
+    },
     "checkpoint": {"save_dir"},
     "task": {"data"},
     "model": {"w2v_path", "w2v_args"},
