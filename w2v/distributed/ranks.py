@@ -63,7 +63,7 @@ def find_rank(
         local = int(environ.get("LOCAL_RANK", device_id))
         return _checked(RankInfo(int(environ["WORLD_SIZE"]), int(environ["RANK"]), local, "env://"), gpus)
     if init_method is None and _under_slurm(environ, port):
-        return _checked(_slurm_rank(environ, port, gpus), gpus)
+        return _checked(_slurm_rank(environ, port, gpus, no_spawn), gpus)
     size = world_size if world_size is not None else 1 if no_spawn else max(gpus, 1)
     if init_method is not None and size > 1:
         return _checked(_flag_rank(size, rank, init_method, no_spawn, device_id, gpus), gpus)
@@ -116,7 +116,7 @@ def _slurm_nodes(environ: Mapping[str, str]) -> str | None:
     return environ.get("SLURM_STEP_NODELIST") or environ.get("SLURM_JOB_NODELIST")
 
 
-def _slurm_rank(environ: Mapping[str, str], port: int, gpus: int) -> RankInfo:
+def _slurm_rank(environ: Mapping[str, str], port: int, gpus: int, no_spawn: bool) -> RankInfo:
     tasks = int(environ.get("SLURM_NTASKS", "1"))
     nodes = int(environ.get("SLURM_NNODES", environ.get("SLURM_JOB_NUM_NODES", "1")))
     host = first_host(_slurm_nodes(environ) or "127.0.0.1")
@@ -124,7 +124,7 @@ def _slurm_rank(environ: Mapping[str, str], port: int, gpus: int) -> RankInfo:
     number = port if port > 0 else 20_000 + int(environ.get("SLURM_JOB_ID", "0")) % 20_000
     method = f"tcp://{host}:{number}"
     task = int(environ["SLURM_PROCID"])
-    if tasks == nodes and gpus > 1:
+    if tasks == nodes and gpus > 1 and not no_spawn:
         # One task per machine: it starts one process per GPU.
         return RankInfo(nodes * gpus, task * gpus, 0, method, spawn=gpus)
     if tasks == 1:

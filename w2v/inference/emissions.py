@@ -1,44 +1,31 @@
 """Run a CTC model over the clips of a manifest: from audio to emissions, which decoders read.
 
-No clip is dropped: one that cannot be read is named and has no frames, one shorter than a frame has none either, one
-that is longer than a batch is a batch of its own, and one of many minutes goes through in windows. Decoding is
-`decoders`', files of emissions are `data/emission_file`'s.
+No clip is dropped: one that cannot be read is named and has no frames, one shorter than a frame has none either, and
+one of many minutes goes through in windows. Decoding is `decoders`', files of emissions are `emission_file`'s.
 """
 
 from __future__ import annotations
 
 import logging
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
+from functools import partial
 
-import numpy as np
-import numpy.typing as npt
 import torch
-import torch.nn.functional as F
+from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 
-from w2v.data.dataset import AudioDataset
 from w2v.data.dictionary import Dictionary
-from w2v.data.iterator import iterate
 from w2v.data.manifest import Manifest
-from w2v.errors import CheckpointError, ConfigError, DataError
-from w2v.functional.conv_spec import receptive_field, total_stride
+from w2v.errors import CheckpointError, ConfigError
+from w2v.functional.conv_spec import ConvLayer, receptive_field, total_stride
 from w2v.functional.windows import overlapping_windows
 from w2v.inference.emission_file import EmissionInfo
-from w2v.inference.encode import conv_stack
+from w2v.inference.encode import ClipEncoder, Encoded, conv_stack, in_one
 from w2v.inference.load import LoadedModel
-from w2v.types import AudioBatch, AudioExample, CtcOutput, Emissions
+from w2v.types import CtcOutput, Emissions, IntArray
 
 logger = logging.getLogger(__name__)
-
-
-class AllClips(AudioDataset):
-    """Every clip of a manifest; one that cannot be read is named, and empty, instead of being replaced."""
-
-    def in_place_of(self, index: int, error: DataError) -> AudioExample:
-        logger.warning("unreadable, its transcript is empty: %s", error)
-        return AudioExample(index, torch.zeros(0))
-
 
 CONTEXT = 64_000  # samples at both ends of a window that only serve as context, as in w2v-featurize
 
@@ -52,7 +39,7 @@ class ModelEmissions:
         info: what all its emissions have in common.
         device: where it computes; it is moved there at the first batch.
         half: number format of autocast; None: float32.
-        num_workers: processes that read audio; 0 reads in this process.
+        num_workers: files read at once.
         longest: clips of more samples are cut into overlapping windows, whose frames are joined: what a model computes
             of three hours at once fits into no memory. 0: never.
     """
@@ -64,8 +51,7 @@ class ModelEmissions:
     num_workers: int
     longest: int = 0
 
-    @torch.inference_mode()
-    def read(self, manifest: Manifest, batches: Sequence[npt.NDArray[np.int64]]) -> Iterator[Emissions]:
+    def read(self, manifest: Manifest, batches: Sequence[IntArray]) -> Iterator[Emissions]:
         """Yield the emissions of batches of clips.
 
         Args:
@@ -74,46 +60,49 @@ class ModelEmissions:
 
         Raises:
             CheckpointError: the model is no CTC model.
+            DataError: the root folder is missing.
         """
-        task = self.loaded.task.config
-        clips = AllClips(
-            manifest, sample_rate=task.sample_rate, pad=True, normalize=task.normalize, resample=task.resample
-        )
-        model = self.loaded.model.to(self.device).eval()
-        for batch in iterate(clips, batches, [0] * len(batches), num_workers=self.num_workers):
-            is_long = 0 < self.longest < batch.source.shape[1] and self.info.stride > 0
-            output = self._in_windows(model, batch) if is_long else self._forward(model, batch)
-            yield Emissions(
-                rows=batch.indices.tolist(),
-                num_samples=batch.lengths.tolist(),
-                log_probs=output.logits.float().log_softmax(dim=-1).cpu(),
-                lengths=output.lengths.cpu(),
-            )
+        manifest.check_root()
+        task, layers = self.loaded.task.config, frame_layers(self.loaded)
+        cut = partial(overlapping_windows, layers=layers, max_size=self.longest, context=CONTEXT) if layers else in_one
+        encoder = ClipEncoder(
+            encode=self._log_probs, layers=layers, cut=cut, device=self.device, sample_rate=task.sample_rate,
+            normalize=task.normalize, resample=task.resample, max_tokens=self.longest, num_threads=self.num_workers,
+        )  # fmt: skip
+        self.loaded.model.to(self.device).eval()
+        for clips in encoder.run(manifest, batches):
+            yield self._batch(clips)
 
-    def _forward(self, model: torch.nn.Module, batch: AudioBatch) -> CtcOutput:
-        source = batch.source
-        # Convolutions refuse a batch of clips shorter than one frame. Padding, which changes no clip's output, helps.
-        if source.shape[1] < self.info.sample_rate // 10:
-            source = F.pad(source, (0, self.info.sample_rate - source.shape[1]))
-        is_padded = bool((batch.lengths < source.shape[1]).any())
+    def _log_probs(self, source: Tensor, lengths: Tensor | None) -> tuple[Tensor, Tensor]:
+        """Return log-probabilities (B, T, V) of symbols, and true frames (B,) per clip."""
+        model = self.loaded.model
         with torch.autocast(self.device.type, dtype=self.half, enabled=self.half is not None):
-            output = model(source.to(self.device), batch.lengths if is_padded else None, batch.seed)
+            output = model(source, lengths, 0)
         if not isinstance(output, CtcOutput):
             raise CheckpointError(f"{self.info.model}: {type(model).__name__} is no CTC model")
-        return output
+        return output.logits.float().log_softmax(dim=-1), output.lengths
 
-    def _in_windows(self, model: torch.nn.Module, batch: AudioBatch) -> CtcOutput:
-        """Compute clip by clip, window by window."""
-        layers = conv_stack(self.loaded.model)
-        clips = []
-        for source, length in zip(batch.source, batch.lengths.tolist(), strict=True):
-            parts = []
-            for piece in overlapping_windows(length, layers, self.longest, CONTEXT) if length else ():
-                window = source[None, piece.start : piece.stop]
-                part = replace(batch, source=window, lengths=torch.tensor([piece.num_samples]))
-                parts.append(self._forward(model, part).logits[0, piece.skip : piece.skip + piece.keep].cpu())
-            clips.append(torch.cat(parts) if parts else torch.zeros(0, len(self.info.symbols)))
-        return CtcOutput(pad_sequence(clips, batch_first=True), torch.tensor([len(clip) for clip in clips]))
+    def _batch(self, clips: Sequence[Encoded]) -> Emissions:
+        frames = []
+        for clip in clips:
+            if clip.frames is None and not clip.is_short:
+                logger.warning("unreadable, its transcript is empty: %s", clip.reason)
+            nothing = torch.zeros(0, len(self.info.symbols))
+            frames.append(nothing if clip.frames is None else torch.from_numpy(clip.frames))
+        return Emissions(
+            rows=[clip.row for clip in clips],
+            num_samples=[clip.num_samples for clip in clips],
+            log_probs=pad_sequence(frames, batch_first=True),
+            lengths=torch.tensor([len(part) for part in frames]),
+        )
+
+
+def frame_layers(loaded: LoadedModel) -> tuple[ConvLayer, ...]:
+    """Return the convolutions that make frames of samples; () where the model does not tell."""
+    try:
+        return conv_stack(loaded.model)
+    except ConfigError:  # a model of somebody else
+        return ()
 
 
 def emission_info(loaded: LoadedModel, name: str, dictionary: Dictionary, post_process: str) -> EmissionInfo:
@@ -125,12 +114,7 @@ def emission_info(loaded: LoadedModel, name: str, dictionary: Dictionary, post_p
         dictionary: what the columns stand for.
         post_process: how symbols become words.
     """
-    task = loaded.task.config
-    try:
-        layers = conv_stack(loaded.model)
-    except ConfigError:  # a model of somebody else: its frames are not known
-        stride, offset = 0, 0.0
-    else:
-        stride = total_stride(layers)
-        offset = (receptive_field(layers) - stride) / 2
+    task, layers = loaded.task.config, frame_layers(loaded)
+    stride = total_stride(layers) if layers else 0
+    offset = (receptive_field(layers) - stride) / 2 if layers else 0.0
     return EmissionInfo(name, dictionary.symbols, post_process, task.labels or "ltr", task.sample_rate, stride, offset)
