@@ -6,11 +6,7 @@ Ranks of torchrun and Slurm are processes with their variables; runs by hand hav
 from __future__ import annotations
 
 import logging
-import os
 import shutil
-import socket
-import subprocess
-import sys
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,6 +15,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from rank_processes import computed, run_ranks, slurm_rank, torchrun_rank
 
 from w2v.checkpoint.file import save_checkpoint
 from w2v.config import build_config, to_plain
@@ -35,24 +32,6 @@ REPOSITORY = Path(__file__).resolve().parents[2]
 LENGTHS = [4000, 9000, 2500, 6000, 300, 7000, 2500, 5000, 8000, 3000]
 SYMBOLS = ["|", "A", "B", "C"]
 CONVS = "[(8, 10, 5), (8, 8, 4), (8, 4, 2), (8, 4, 2), (8, 4, 2)]"
-# Imported by each rank before anything else: rank 1 dies in its second batch, once, if it is told to.
-MORTAL = """
-import os, signal
-from pathlib import Path
-from w2v.inference.encode import ClipEncoder
-
-here, real, calls = Path(__file__).parent, ClipEncoder.encode_clips, []
-
-def encode_clips(self, clips):
-    calls.append(clips)
-    if len(calls) == 2 and os.environ.get("RANK") == "1" and (here / "kill").exists():
-        os.kill(os.getpid(), signal.SIGKILL)
-    with open(here / "log", "a") as log:
-        log.write("x" * len(clips))
-    return real(self, clips)
-
-ClipEncoder.encode_clips = encode_clips
-"""
 
 
 @dataclass(frozen=True)
@@ -72,39 +51,14 @@ class Program:
     def here(self, folder: Path, *flags: str) -> int:
         return self.main([*self.flags, *into(self.module, folder), *flags])
 
-    def ranks(self, folder: Path, size: int, *flags: str, slurm: bool = False) -> list[tuple[int, str]]:
-        """Run it in as many processes; return their exit codes and what they said."""
-        with socket.socket() as probe:
-            probe.bind(("127.0.0.1", 0))
-            port = probe.getsockname()[1]
-        places = [slurm_rank(rank, size, port) if slurm else torchrun_rank(rank, size, port) for rank in range(size)]
-        command = [sys.executable, "-m", self.module, *self.flags, *into(self.module, folder), *flags]
-        paths = f"{folder.parent / 'mortal'}:{REPOSITORY}"
-        environment = {**os.environ, "PYTHONPATH": paths, "OMP_NUM_THREADS": "1"}
-        running = [
-            subprocess.Popen(
-                command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, env={**environment, **place}
-            )
-            for place in places
-        ]
-        said = [process.communicate(timeout=120)[0] for process in running]
-        return [(process.returncode, text) for process, text in zip(running, said, strict=True)]
+    def ranks(self, folder: Path, size: int, **how: Any) -> list[tuple[int, str]]:
+        """Run it in as many ranks; return their exit codes and what they said."""
+        return run_ranks(self.module, [*self.flags, *into(self.module, folder)], size, folder.parent, **how)
 
 
 def into(module: str, folder: Path) -> list[str]:
     flag = "--results-path" if module.endswith("infer") else "--output-dir" if "tokenize" in module else "--output"
     return [flag, str(folder)]
-
-
-def torchrun_rank(rank: int, size: int, port: int) -> dict[str, str]:
-    numbers = {"RANK": rank, "LOCAL_RANK": rank, "WORLD_SIZE": size, "LOCAL_WORLD_SIZE": size, "MASTER_PORT": port}
-    return {"MASTER_ADDR": "127.0.0.1", **{name: str(value) for name, value in numbers.items()}}
-
-
-def slurm_rank(rank: int, size: int, port: int) -> dict[str, str]:
-    # Without --distributed-port the port follows from the number of the job.
-    numbers = {"PROCID": rank, "LOCALID": rank, "NTASKS": size, "NNODES": 1, "JOB_ID": port % 20_000}
-    return {"SLURM_JOB_NODELIST": "localhost", **{f"SLURM_{name}": str(value) for name, value in numbers.items()}}
 
 
 @pytest.fixture(autouse=True)
@@ -128,8 +82,6 @@ def programs(tmp_path: Path) -> dict[str, Program]:
     lines = [str(tmp_path / "audio"), *(f"{row}.wav\t{length}" for row, length in enumerate(LENGTHS))]
     (tmp_path / "test.tsv").write_text("\n".join(lines) + "\n")
     (tmp_path / "test.ltr").write_text("A B |\n" * len(LENGTHS))
-    (tmp_path / "mortal").mkdir()
-    (tmp_path / "mortal" / "sitecustomize.py").write_text(MORTAL)
     save(tmp_path / "ctc.pt", ctc_model(), "wav2vec_ctc", {"dictionary": Dictionary.from_symbols(SYMBOLS).symbols})
     vq = build_config(Wav2VecConfig, {"conv_feature_layers": CONVS, "conv_aggregator_layers": "[(8, 2, 1)]",
                                       "vq_type": "gumbel", "vq_vars": 6}, "test")  # fmt: skip
@@ -177,14 +129,6 @@ def contents(folder: Path) -> dict[str, bytes]:
     return {str(file.relative_to(folder)): file.read_bytes() for file in folder.rglob("*") if file.is_file()}
 
 
-def computed(folder: Path) -> int:
-    """Return how many clips went through a model since the last call."""
-    log = folder / "mortal" / "log"
-    number = len(log.read_text()) if log.exists() else 0
-    log.unlink(missing_ok=True)
-    return number
-
-
 @pytest.mark.parametrize(("name", "code"), [("infer", 0), ("tokenize", 2)])
 def test_ranks_write_what_one_process_writes(
     name: str, code: int, programs: dict[str, Program], tmp_path: Path
@@ -206,15 +150,13 @@ def test_ranks_write_what_one_process_writes(
 def test_a_run_that_lost_a_rank_resumes(name: str, code: int, programs: dict[str, Program], tmp_path: Path) -> None:
     program = programs[name]
     program.here(tmp_path / "whole")
-    (tmp_path / "mortal" / "kill").touch()
-    ended = program.ranks(tmp_path / "out", 3)
+    ended = program.ranks(tmp_path / "out", 3, kill=1)
     assert ended[1][0] == -9
     assert all("rank 1" in text and "is gone" in text for _, text in (ended[0], ended[2])), ended
     done = {line.split(b"\t")[0] for part in contents(tmp_path / "out").values() for line in part.splitlines()}
     assert 0 < len(done) < len(LENGTHS)
     computed(tmp_path)
     # With another number of ranks: what is done is known by clip.
-    (tmp_path / "mortal" / "kill").unlink()
     assert program.ranks(tmp_path / "out", 2)[0][0] == code
     assert contents(tmp_path / "out") == contents(tmp_path / "whole")
     assert computed(tmp_path) <= len(LENGTHS) - len(done)
