@@ -14,7 +14,7 @@ import torch
 from w2v.config import ArgumentParser, arg, build_config, check_range
 from w2v.data.manifest import Manifest
 from w2v.errors import DataError
-from w2v.inference.encode import ClipEncoder, Cut, Encode, Encoded, conv_stack
+from w2v.inference.encode import ClipEncoder, Cut, Encode, Encoded
 from w2v.inference.load import LoadedModel
 from w2v.types import IntArray
 from w2v_cli.progress import Work
@@ -76,7 +76,7 @@ def clip_encoder(
     task = loaded.task.config
     return ClipEncoder(
         encode=encode,
-        layers=conv_stack(loaded.model),
+        layers=loaded.model.conv_layers,
         cut=cut,
         device=device,
         sample_rate=task.sample_rate,

@@ -29,7 +29,7 @@ from w2v.distributed.ranks import RankInfo
 from w2v.errors import ConfigError, DataError
 from w2v.files import write_atomically
 from w2v.functional.windows import overlapping_windows
-from w2v.inference.encode import ClipEncoder, conv_stack, feature_function
+from w2v.inference.encode import ClipEncoder, feature_function, in_one
 from w2v.inference.feature_file import SUFFIXES, write_features
 from w2v.inference.load import LoadedModel, load_model
 from w2v_cli.clips import ClipOptions, clip_encoder, describe, make_folder, parse_flags, size_of, work_of
@@ -111,8 +111,9 @@ def build_encoder(config: FeaturizeConfig, loaded: LoadedModel, rank: RankInfo) 
     Raises:
         ConfigError: the model has no such layer, or `--context` leaves no room in `--max-size`.
     """
-    layers = conv_stack(loaded.model)
-    cut = partial(overlapping_windows, layers=layers, max_size=config.max_size, context=config.context)
+    layers = loaded.model.conv_layers
+    windows = partial(overlapping_windows, layers=layers, max_size=config.max_size, context=config.context)
+    cut = windows if layers else in_one
     try:
         cut(config.max_size + 1)
     except ValueError as e:

@@ -1,7 +1,8 @@
 """`w2v-labels`: write the letters and words of every clip of a manifest, line by line.
 
-Texts come from LibriSpeech's `*.trans.txt` files beside the audio, as in the original's `libri_labels.py`, or from
-one file of `path TAB TEXT` lines. Line i of every file written belongs to clip i of the manifest, always.
+Texts come from LibriSpeech's `*.trans.txt` files beside the audio, as in the original's `libri_labels.py`, from a table
+of paths or ids, or from stretches of recordings (Kaldi's `segments`, Praat's TextGrids). Line i of every file written
+belongs to clip i of the manifest, always.
 """
 
 from __future__ import annotations
@@ -9,20 +10,23 @@ from __future__ import annotations
 import os
 import sys
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from w2v.config import ArgumentParser, arg, build_config
-from w2v.data.dictionary import write_dictionary
+from w2v.data.dictionary import Dictionary, write_dictionary
 from w2v.data.manifest import Manifest, read_manifest, write_manifest
+from w2v.data.symbols import Cleaning, TextCleaner, symbol_notes, symbol_table
 from w2v.data.text_file import read_lines
-from w2v.errors import DataError
+from w2v.data.transcripts import Row, clip_id, match, read_segments, read_table, read_textgrid
+from w2v.errors import ConfigError, DataError
 from w2v.files import write_atomically
 from w2v_cli.main import run
 
 PROGRAM = "w2v-labels"
 NAMED = 5  # examples given in a message
+MOST_SYMBOLS = 80  # rows of the table that is printed
 
 
 @dataclass(frozen=True)
@@ -34,27 +38,70 @@ class LabelsConfig:
     output_name: str = arg(help="name of the split: writes NAME.ltr and NAME.wrd")
     transcripts: str | None = arg(
         None,
-        help="file of `path TAB TEXT` lines, paths relative to the manifest's root "
-        "(default: LibriSpeech's *.trans.txt files beside the audio)",
+        help="table of texts: `path TAB text`, or tabs or commas with a header that names columns such as path and "
+        "sentence (default: LibriSpeech's *.trans.txt files beside the audio)",
+    )
+    by_id: bool = arg(
+        False, help="names in --transcripts are ids, not paths: file names without ending; `id text` as in Kaldi"
+    )
+    segments: str | None = arg(
+        None, help="Kaldi's segments: clips are stretches of the manifest's recordings; texts by id", metavar="FILE"
+    )
+    textgrid: str | None = arg(
+        None, help="clips are the intervals of this tier of the TextGrid beside each recording", metavar="TIER"
     )
     dict: bool = arg(False, help="also write dict.ltr.txt, the letters of these texts by falling count")
+    lower: bool = arg(False, help="lower case")
+    upper: bool = arg(False, help="upper case")
+    nfc: bool = arg(False, help="join letters and their marks (Unicode's composed form)")
+    strip_punctuation: bool = arg(
+        False, help="leave punctuation out; apostrophes stay within words, dashes and slashes part them"
+    )
     allow_outside_root: bool = arg(False, help="take clips that a manifest names by absolute paths or with `..`")
     drop_missing: bool = arg(
         False, help="leave out clips without text, and write NAME.tsv without them to the output folder"
     )
 
+    def __post_init__(self) -> None:
+        if self.lower and self.upper:
+            raise ConfigError("--lower and --upper exclude each other; give one of them")
+        if self.segments and self.textgrid:
+            raise ConfigError("--segments and --textgrid exclude each other; give one of them")
+        if self.segments and not self.transcripts:
+            raise ConfigError("--segments needs --transcripts, a table of utterance ids and texts")
+        if self.textgrid and self.transcripts:
+            raise ConfigError("--textgrid and --transcripts exclude each other: the intervals hold the texts")
 
-@dataclass(frozen=True)
-class Texts:
-    """Texts of clips.
+    @property
+    def cleaning(self) -> Cleaning:
+        """What is done to each text."""
+        return Cleaning(self.lower, self.upper, self.nfc, self.strip_punctuation)
+
+
+@dataclass
+class Clips:
+    """Clips and what was said in them.
 
     Attributes:
-        by_clip: words of each clip of the manifest, in its order; None where there is no text.
-        unused: names of texts for which the manifest has no clip.
+        names, sizes: as in a manifest.
+        texts: row of a table for each clip; None where there is no text.
+        unused: names of texts for which there is no clip.
+        is_new: the clips are not those of the manifest, so a manifest must be written.
+        notes: what else is to be said.
     """
 
-    by_clip: list[str | None]
-    unused: list[str]
+    names: list[str] = field(default_factory=list)
+    sizes: list[int] = field(default_factory=list)
+    texts: list[Row | None] = field(default_factory=list)
+    unused: list[str] = field(default_factory=list)
+    is_new: bool = False
+    notes: list[str] = field(default_factory=list)
+
+    def add(self, name: str, size: int, text: Row | None) -> None:
+        """Add one clip."""
+        self.names.append(name)
+        self.sizes.append(size)
+        self.texts.append(text)
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -70,31 +117,32 @@ def _parse(argv: Sequence[str] | None) -> LabelsConfig:
 
 def _write(config: LabelsConfig) -> int:
     manifest = read_manifest(config.tsv, allow_outside_root=config.allow_outside_root)
-    texts = read_transcripts(config.transcripts, manifest) if config.transcripts else read_librispeech(manifest)
-    missing = [row for row, text in enumerate(texts.by_clip) if text is None]
-    if len(missing) == len(manifest):
-        raise DataError(_nothing_fits(config, manifest, texts))
+    clips = find_clips(config, manifest)
+    cleaner = TextCleaner(config.cleaning)
+    # An empty text is none: a model learns nothing from a clip whose only label is a word boundary.
+    words = [cleaner.clean(row.text, row.where) or None if row is not None else None for row in clips.texts]
+    cleaner.check_forms()
+    missing = [name for name, text in zip(clips.names, words, strict=True) if text is None]
+    if len(missing) == len(words):
+        raise DataError(_nothing_fits(config, manifest, clips))
     if missing and not config.drop_missing:
         raise DataError(
-            f"{config.tsv}: {len(missing)} of {len(manifest)} clips have no text: "
-            f"{_examples([manifest.name(row) for row in missing])}; --drop-missing leaves them out"
+            f"{config.tsv}: {len(missing)} of {len(words)} clips have no text: {_examples(missing)}; --drop-missing "
+            "leaves them out"
         )
-    folder = Path(config.output_dir)
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-    except OSError as e:
-        raise DataError(f"--output-dir: cannot make the folder {folder}: {e.strerror or e}") from e
-    words = [text for text in texts.by_clip if text is not None]
-    letters = [spell(text) for text in words]
-    if config.drop_missing:
-        kept = [row for row, text in enumerate(texts.by_clip) if text is not None]
-        names, sizes = [manifest.name(row) for row in kept], [int(manifest.sizes[row]) for row in kept]
+    folder = _output_folder(config, writes_manifest=config.drop_missing or clips.is_new)
+    kept = [row for row, text in enumerate(words) if text is not None]
+    texts = [text for text in words if text is not None]
+    letters = [spell(text) for text in texts]
+    counts = Counter(symbol for line in letters for symbol in line.split())
+    notes = _dictionary(config, folder, counts)
+    if config.drop_missing or clips.is_new:
+        names, sizes = [clips.names[row] for row in kept], [clips.sizes[row] for row in kept]
         write_manifest(folder / f"{config.output_name}.tsv", manifest.root, names, sizes)
-    write_atomically(folder / f"{config.output_name}.wrd", _lines(words))
+    write_atomically(folder / f"{config.output_name}.wrd", _lines(texts))
     write_atomically(folder / f"{config.output_name}.ltr", _lines(letters))
-    if config.dict:
-        write_dictionary(folder / "dict.ltr.txt", Counter(symbol for line in letters for symbol in line.split()))
-    print(_summary(config, manifest, texts, missing), flush=True)
+    print(_summary(config, clips, missing, len(texts)))
+    print("\n".join([*clips.notes, *notes, *symbol_notes(counts, cleaner), *_table(counts)]), flush=True)
     return 0
 
 
@@ -103,36 +151,38 @@ def spell(words: str) -> str:
     return " ".join(words.replace(" ", "|")) + " |"
 
 
-def read_transcripts(path: str, manifest: Manifest) -> Texts:
-    """Read a file of `path TAB TEXT` lines and match it with a manifest.
+# ---------------------------------------------------------------------------------------------- clips and texts
+
+
+def find_clips(config: LabelsConfig, manifest: Manifest) -> Clips:
+    """Find what was said in each clip of a manifest, or the clips in its recordings.
 
     Raises:
-        DataError: the file cannot be read, a line has no tab, a text holds `|`, or a path has two texts.
+        DataError: a table cannot be read, or names and clips do not fit.
     """
-    texts: dict[str, str] = {}
-    for number, line in enumerate(read_lines(path, "file of transcripts"), start=1):
-        if not line.strip():
-            continue
-        name, tab, text = line.partition("\t")
-        if not tab:
-            raise DataError(f"{path}:{number}: must be path TAB TEXT, got {line[:200]!r}")
-        name = os.path.normpath(name)
-        words = _words(text, f"{path}:{number}")
-        if texts.setdefault(name, words) != words:
-            raise DataError(f"{path}:{number}: {name!r} has another text in an earlier line")
-    return _match(manifest, texts, os.path.normpath)
+    if config.segments:
+        return _clips_of_segments(config, manifest)
+    if config.textgrid:
+        return _clips_of_textgrids(config.textgrid, manifest)
+    names = [manifest.name(row) for row in range(len(manifest))]
+    if config.transcripts:
+        found = match(read_table(config.transcripts, by_id=config.by_id), names, manifest.root, by_id=config.by_id)
+    else:
+        found = match(read_librispeech(manifest), [_librispeech_id(name) for name in names], manifest.root)
+    notes = ["no path agreed with the manifest's: texts were found by file name alone"] if found.by_file_name else []
+    return Clips(names, manifest.sizes.tolist(), found.by_clip, found.unused, notes=notes)
 
 
-def read_librispeech(manifest: Manifest) -> Texts:
+def read_librispeech(manifest: Manifest) -> list[Row]:
     """Read `{speaker}-{chapter}.trans.txt` from the folder of every clip, as the original does.
 
     A clip's id is its file name up to the first dot. Differs from the original: a missing file or line is no
     assertion but a clip without text.
 
     Raises:
-        DataError: a file of transcripts cannot be read, or a text holds `|`.
+        DataError: a file of transcripts cannot be read.
     """
-    texts: dict[str, str] = {}
+    rows = []
     folders = dict.fromkeys(os.path.dirname(manifest.name(row)) for row in range(len(manifest)))
     for folder in folders:
         place = os.path.join(manifest.root, folder) if folder else manifest.root
@@ -143,46 +193,139 @@ def read_librispeech(manifest: Manifest) -> Texts:
         for number, line in enumerate(read_lines(path, "file of transcripts"), start=1):
             name, _, text = line.strip().partition(" ")
             if name:
-                texts[os.path.join(folder, name)] = _words(text, f"{path}:{number}")
-    return _match(manifest, texts, _clip_id)
+                rows.append(Row(os.path.join(folder, name), text, f"{path}:{number}"))
+    return rows
 
 
-def _match(manifest: Manifest, texts: Mapping[str, str], key: Callable[[str], str]) -> Texts:
-    keys = [key(manifest.name(row)) for row in range(len(manifest))]
-    used = set(keys)
-    # An empty text is none: a model learns nothing from a clip whose only label is a word boundary.
-    return Texts([texts.get(name) or None for name in keys], [name for name in texts if name not in used])
-
-
-def _clip_id(name: str) -> str:
+def _librispeech_id(name: str) -> str:
     folder, file = os.path.split(name)
     return os.path.join(folder, file.split(".")[0])
 
 
-def _words(text: str, where: str) -> str:
-    if "|" in text:
-        raise DataError(f"{where}: the text must not hold '|', which stands for the end of a word")
-    return " ".join(text.split())
+def _clips_of_segments(config: LabelsConfig, manifest: Manifest) -> Clips:
+    texts = {row.name: row for row in read_table(str(config.transcripts), by_id=True)}
+    recordings = {clip_id(manifest.name(row)): row for row in range(len(manifest))}
+    clips = Clips(is_new=True)
+    segments = read_segments(str(config.segments))
+    for segment in segments:
+        row = recordings.get(clip_id(segment.recording))
+        if row is None:
+            raise DataError(
+                f"{segment.where}: no recording of {config.tsv} is called {segment.recording!r}, as the first one is "
+                f"{clip_id(manifest.name(0))!r}"
+            )
+        name, size = _stretch(manifest, row, segment.start, segment.end, segment.where)
+        clips.add(name, size, texts.get(segment.name))
+    used = {segment.name for segment in segments}
+    clips.unused = [name for name in texts if name not in used]
+    return clips
 
 
-def _nothing_fits(config: LabelsConfig, manifest: Manifest, texts: Texts) -> str:
+def _clips_of_textgrids(tier: str, manifest: Manifest) -> Clips:
+    clips, lacking = Clips(is_new=True), []
+    for row in range(len(manifest)):
+        path = f"{os.path.splitext(manifest.path(row))[0]}.TextGrid"
+        if not os.path.exists(path):
+            lacking.append(manifest.name(row))
+            continue
+        for start, end, text in read_textgrid(path, tier):
+            name, size = _stretch(manifest, row, start, end, path)
+            clips.add(name, size, Row(name, text, f"{path} at {start:g} s"))
+    if lacking:
+        clips.notes.append(f"{len(lacking)} recordings have no TextGrid beside them: {_examples(lacking)}")
+    return clips
+
+
+def _stretch(manifest: Manifest, row: int, start: float, end: float | None, where: str) -> tuple[str, int]:
+    """Return name and samples of a stretch of a recording, given in seconds."""
+    from w2v.data.audio import audio_info
+
+    info = audio_info(manifest.path(row))
+    # Offsets count in samples of the file; sizes, as those of the manifest, in samples of training.
+    first = round(start * info.sample_rate)
+    last = info.frames if end is None else min(round(end * info.sample_rate), info.frames)
+    if first >= last:
+        seconds = info.frames / info.sample_rate
+        raise DataError(f"{where}: begins at {start:g} s, behind the end of {manifest.name(row)} ({seconds:.3f} s)")
+    size = (last - first) * int(manifest.sizes[row]) // info.frames
+    return f"{manifest.name(row)}:{first}:{last - first}", size
+
+
+# ---------------------------------------------------------------------------------------------- files and words
+
+
+def _output_folder(config: LabelsConfig, *, writes_manifest: bool) -> Path:
+    folder = Path(config.output_dir)
+    target = folder / f"{config.output_name}.tsv"
+    if writes_manifest and target.exists() and target.samefile(config.tsv):
+        raise DataError(
+            f"{target}: is the manifest that is read, and would be overwritten by one with other clips; give another "
+            "--output-dir or --output-name"
+        )
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as e:
+        raise DataError(f"--output-dir: cannot make the folder {folder}: {e.strerror or e}") from e
+    return folder
+
+
+def _dictionary(config: LabelsConfig, folder: Path, counts: Counter[str]) -> list[str]:
+    """Write the dictionary, or compare the labels with the one that is there; return what is to be said.
+
+    Raises:
+        DataError: another dictionary is there, which models may depend on.
+    """
+    path = folder / "dict.ltr.txt"
+    if not path.exists():
+        if config.dict:
+            write_dictionary(path, counts)
+        return []
+    there = Dictionary.from_file(path)
+    lacking = sorted(symbol for symbol in counts if symbol not in there)
+    surplus = [symbol for symbol in there.symbols[4:] if symbol not in counts]
+    if config.dict and (lacking or surplus):
+        found = f"lacks {lacking[0]!r}" if lacking else f"also holds {surplus[0]!r}"
+        raise DataError(
+            f"--dict: {path} is there and {found}; models that were trained with it need it: leave --dict out, give "
+            "another --output-dir, or move it away"
+        )
+    if config.dict:
+        return [f"{path.name}: is there with the same symbols, and stays as it is"]
+    return [f"{path.name}: lacks {_examples(list(map(repr, lacking)))}, which will be <unk>"] if lacking else []
+
+
+def _nothing_fits(config: LabelsConfig, manifest: Manifest, clips: Clips) -> str:
     clip = f"the first clip of {config.tsv} is {manifest.name(0)!r}"
+    if config.textgrid:
+        return f"no interval of a TextGrid beside the recordings has a text in tier {config.textgrid!r} ({clip})"
     if config.transcripts is None:
         return f"no clip has a text in a *.trans.txt file beside it ({clip}); give texts with --transcripts"
-    if not texts.unused:
+    if not clips.unused:
         return f"{config.transcripts}: holds no texts for the clips of {config.tsv}"
-    return f"{config.transcripts}: no path in it is one of the manifest's: {clip}, the first path {texts.unused[0]!r}"
+    kind = "id" if config.by_id or config.segments else "path"
+    hint = "" if config.by_id or config.segments else "; ids in the place of paths go with --by-id"
+    return (
+        f"{config.transcripts}: no {kind} in it is one of the manifest's: {clip}, the first {kind} "
+        f"{clips.unused[0]!r}{hint}"
+    )
 
 
-def _summary(config: LabelsConfig, manifest: Manifest, texts: Texts, missing: list[int]) -> str:
+def _summary(config: LabelsConfig, clips: Clips, missing: list[str], count: int) -> str:
     name = config.output_name
-    parts = [f"{name}.ltr, {name}.wrd: {len(manifest) - len(missing)} lines"]
+    parts = [f"{name}.ltr, {name}.wrd: {count} lines"]
     if missing:
-        names = _examples([manifest.name(row) for row in missing])
-        parts.append(f"{name}.tsv: without {len(missing)} clips that have no text: {names}")
-    if texts.unused:
-        parts.append(f"{len(texts.unused)} texts have no clip in {config.tsv}: {_examples(texts.unused)}")
+        parts.append(f"{name}.tsv: without {len(missing)} clips that have no text: {_examples(missing)}")
+    elif clips.is_new:
+        parts.append(f"{name}.tsv: {count} stretches of recordings")
+    if clips.unused:
+        parts.append(f"{len(clips.unused)} texts have no clip in {config.tsv}: {_examples(clips.unused)}")
     return "; ".join(parts)
+
+
+def _table(counts: Counter[str]) -> list[str]:
+    rows = symbol_table(counts)
+    more = [f"... and {len(rows) - MOST_SYMBOLS} more"] if len(rows) > MOST_SYMBOLS else []
+    return [f"{len(rows)} symbols, each an output of the model:", *rows[:MOST_SYMBOLS], *more]
 
 
 def _examples(names: list[str]) -> str:

@@ -29,7 +29,7 @@ from w2v.data.text_file import read_lines
 from w2v.errors import ConfigError, DataError
 from w2v.files import write_atomically
 from w2v.functional.windows import equal_chunks
-from w2v.inference.encode import ClipEncoder, Encoded, code_function, codebook_size, conv_stack
+from w2v.inference.encode import ClipEncoder, Encoded, code_function, in_one
 from w2v.inference.load import load_model
 from w2v.inference.part_files import PartFiles, settings_key
 from w2v_cli.clips import ClipOptions, clip_encoder, describe, make_folder, parse_flags, size_of, work_of
@@ -104,14 +104,14 @@ def tokenize(argv: Sequence[str]) -> int:
     with joined_ranks(rank, cpu=config.cpu) as device:
         set_up_logging(is_master=rank.rank == 0 and not config.quiet, stream=sys.stderr)
         loaded = load_model(config.checkpoint, user_dir=config.user_dir)
-        layers = conv_stack(loaded.model)
-        cut = partial(equal_chunks, layers=layers, max_size=config.max_size)
-        encoder = clip_encoder(config, loaded, device, encode=code_function(loaded.model), cut=cut)
-        codebook = codebook_size(loaded.model)
+        model = loaded.model
+        layers = model.conv_layers
+        cut = partial(equal_chunks, layers=layers, max_size=config.max_size) if layers else in_one
+        encoder = clip_encoder(config, loaded, device, encode=code_function(model), cut=cut)
         output = Path(config.output_dir)
         make_folder(output)
         for split in splits:
-            failed += tokenize_split(config, encoder, codebook, split, with_dict=split == splits[0])
+            failed += tokenize_split(config, encoder, model.codebook_size, split, with_dict=split == splits[0])
     if failed:
         raise DataError(f"no tokens of {len(failed)} clips, whose lines are empty; the first: {failed[0]}")
     return 0

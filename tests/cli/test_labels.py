@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 
+import numpy as np
 import pytest
 
 from w2v.data.dictionary import Dictionary
@@ -47,9 +48,11 @@ def test_librispeech_as_the_original_writes_it(corpus, capsys):
     expected = sorted(counts, key=lambda symbol: (-counts[symbol], symbol))
     assert read(corpus, "dict.ltr.txt") == "".join(f"{symbol} {counts[symbol]}\n" for symbol in expected)
     shown = capsys.readouterr().out
-    assert shown == (
+    assert shown.startswith(
         f"train.ltr, train.wrd: 3 lines; 1 texts have no clip in {corpus / 'train.tsv'}: 84/121/84-121-0001\n"
     )
+    assert "10 symbols, each an output of the model:\n|\t6\tend of a word\n" in shown
+    assert "rare (fewer than 5 times): S I X" in shown
     dictionary = Dictionary.from_file(corpus / "out" / "dict.ltr.txt")
     labels = read_labels(corpus / "out" / "train.ltr", 3, dictionary)
     assert labels.num_unknown == 0
@@ -68,7 +71,7 @@ def test_clips_at_the_root(tmp_path):
 
 def test_any_file_of_transcripts(corpus, capsys):
     options = transcripts(
-        corpus, "7/5/7-5-0000.flac\tHOW ARE\tYOU ", "./84/121/84-121-0000.flac\tONE",
+        corpus, "7/5/7-5-0000.flac\tHOW ARE  YOU ", "./84/121/84-121-0000.flac\tONE",
         "", "84/121/84-121-0002.flac\tTWO", "elsewhere.flac\tTHREE",
     )  # fmt: skip
     assert call(corpus, *options) == 0
@@ -95,9 +98,12 @@ def test_a_clip_without_text_shifts_nothing(corpus, capsys):
 @pytest.mark.parametrize(
     ("lines", "message"),
     [
-        (["x.flac A"], "t.tsv:1: must be path TAB TEXT, got 'x.flac A'"),
-        (["x.flac\tA", "x.flac\tB"], "t.tsv:2: 'x.flac' has another text in an earlier line"),
-        (["x.flac\tA|B"], "t.tsv:1: the text must not hold '|'"),
+        (
+            ["x.flac A"],
+            "t.tsv:1: must be path TAB TEXT, got 1 columns in 'x.flac A'; lines of `id text` go with --by-id",
+        ),
+        (["x.flac\tA", "x.flac\tB"], "t.tsv:2: 'x.flac' has another text in "),
+        (["7/5/7-5-0000.flac\tA|B"], "t.tsv:1: the text must not hold '|'"),
         (["x.flac\tA"], "no path in it is one of the manifest's: the first clip of"),
         ([], "holds no texts"),
     ],
@@ -130,3 +136,105 @@ def test_real_transcripts(data, tmp_path):
     write_manifest(tmp_path / "train.tsv", str(pack), names, [1] * len(names))
     assert call(tmp_path, "--transcripts", str(pack / "transcripts.tsv"), "--dict") == 0
     assert read(tmp_path, "train.wrd").splitlines() == [expected[name] for name in names]
+
+
+# ------------------------------------------------------------------------------------------ other tables
+
+
+NAMES = ["84/121/84-121-0002.flac", "7/5/7-5-0000.flac", "84/121/84-121-0000.flac"]
+
+
+def test_columns_by_name_and_ids(corpus, capsys):
+    table = corpus / "t.csv"
+    table.write_text("path,sentence,age\n" + "".join(f'{name},"ONE, {i}",\n' for i, name in enumerate(NAMES)))
+    assert call(corpus, "--transcripts", str(table), "--strip-punctuation") == 0
+    assert read(corpus, "train.wrd") == "ONE 0\nONE 1\nONE 2\n"
+    assert "digits (write numbers as words): 0 1 2" in capsys.readouterr().out
+    table.write_text("84-121-0000 A\n7-5-0000 B B\n84-121-0002 C\n")
+    assert call(corpus, "--transcripts", str(table), "--by-id") == 0
+    assert read(corpus, "train.wrd") == "C\nB B\nA\n"
+    assert call(corpus, *transcripts(corpus, *(f"{name[:-5].split('/')[-1]}\tA" for name in NAMES))) == 2
+    assert "ids in the place of paths go with --by-id" in capsys.readouterr().err
+
+
+def test_special_invisible_and_doubled_letters(corpus, capsys):
+    texts = ["<s> CAF\u00c9 </s>", "A\u200fB\u00adC", "CAFE\u0301"]
+    options = transcripts(corpus, *(f"{name}\t{text}" for name, text in zip(NAMES, texts)))
+    assert call(corpus, *options) == 2
+    assert "t.tsv:3: 'É' is written in two forms, U+0045 U+0301 here and U+00C9 elsewhere" in capsys.readouterr().err
+    assert not (corpus / "out").exists()
+    assert call(corpus, *options, "--nfc") == 0
+    assert read(corpus, "train.wrd") == "CAF\u00c9\nABC\nCAF\u00c9\n"
+    shown = capsys.readouterr().out
+    for line in ("left out '<s>': 1 times, first in", "left out invisible U+200F RIGHT-TO-LEFT MARK: 1 times"):
+        assert line in shown
+    assert call(corpus, *options, "--lower", "--upper") == 2
+
+
+def test_no_dictionary_and_no_manifest_is_overwritten(corpus, capsys):
+    assert call(corpus, "--dict") == 0
+    first = read(corpus, "dict.ltr.txt")
+    other = transcripts(corpus, *(f"{name}\tZZ" for name in NAMES))
+    assert call(corpus, "--dict", *other) == 2
+    assert "dict.ltr.txt is there and lacks 'Z'; models that were trained with it need it" in capsys.readouterr().err
+    assert call(corpus, *other, name="valid") == 0
+    assert "dict.ltr.txt: lacks 'Z', which will be <unk>" in capsys.readouterr().out
+    assert call(corpus, "--dict", name="again") == 0
+    assert "dict.ltr.txt: is there with the same symbols, and stays as it is" in capsys.readouterr().out
+    assert read(corpus, "dict.ltr.txt") == first
+    before = (corpus / "train.tsv").read_bytes()
+    arguments = [str(corpus / "train.tsv"), "--output-dir", str(corpus), "--output-name", "train", "--drop-missing"]
+    assert main(arguments) == 2
+    assert "is the manifest that is read, and would be overwritten" in capsys.readouterr().err
+    assert (corpus / "train.tsv").read_bytes() == before
+
+
+# ------------------------------------------------------------------------------------------ stretches of recordings
+
+
+@pytest.fixture
+def recordings(tmp_path):
+    """Two recordings of 3 s at 22.05 kHz, listed at 16 kHz."""
+    soundfile = pytest.importorskip("soundfile")
+    (tmp_path / "audio" / "b").mkdir(parents=True)
+    names = ["a.wav", "b/c.wav"]
+    for name in names:
+        soundfile.write(tmp_path / "audio" / name, np.zeros(66150, dtype=np.float32), 22050)
+    write_manifest(tmp_path / "train.tsv", str(tmp_path / "audio"), names, [48000, 48000])
+    return tmp_path
+
+
+def clips(folder):
+    manifest = read_manifest(folder / "out" / "train.tsv")
+    return [(manifest.name(row), int(manifest.sizes[row])) for row in range(len(manifest))]
+
+
+def test_kaldi_segments(recordings, capsys):
+    (recordings / "segments").write_text("u1 a 0.5 1.5\nu2 c 1 -1\nu3 a 2 2.5\n")
+    (recordings / "text").write_text("u2 TWO\nu1 ONE ONE\nu9 NINE\n")
+    options = ["--segments", str(recordings / "segments"), "--transcripts", str(recordings / "text")]
+    assert call(recordings, *options) == 2
+    assert "1 of 3 clips have no text: a.wav:44100:11025" in capsys.readouterr().err
+    assert call(recordings, *options, "--drop-missing") == 0
+    assert clips(recordings) == [("a.wav:11025:22050", 16000), ("b/c.wav:22050:44100", 32000)]
+    assert read(recordings, "train.wrd") == "ONE ONE\nTWO\n"
+    assert "1 texts have no clip" in capsys.readouterr().out
+    (recordings / "segments").write_text("u1 a 3.5 4\n")
+    assert call(recordings, *options) == 2
+    assert "segments:1: begins at 3.5 s, behind the end of a.wav (3.000 s)" in capsys.readouterr().err
+    (recordings / "segments").write_text("u1 x 1 2\n")
+    assert call(recordings, *options) == 2
+    assert "segments:1: no recording of" in capsys.readouterr().err
+
+
+def test_textgrids(recordings, capsys):
+    intervals = '3\n0\n1\n""\n1\n2\n"ONE"\n2\n3\n"TWO"\n'
+    grid = f'"ooTextFile"\n"TextGrid"\n0\n3\n<exists>\n1\n"IntervalTier"\n"said"\n0\n3\n{intervals}'
+    (recordings / "audio" / "b" / "c.TextGrid").write_text(grid)
+    assert call(recordings, "--textgrid", "said") == 0
+    assert clips(recordings) == [("b/c.wav:22050:22050", 16000), ("b/c.wav:44100:22050", 16000)]
+    assert read(recordings, "train.wrd") == "ONE\nTWO\n"
+    assert "1 recordings have no TextGrid beside them: a.wav" in capsys.readouterr().out
+    assert call(recordings, "--textgrid", "other") == 2
+    assert "got said" in capsys.readouterr().err
+    assert call(recordings, "--textgrid", "said", "--transcripts", "x") == 2

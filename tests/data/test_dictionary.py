@@ -28,13 +28,13 @@ def test_dictionary_of_the_recipes(golden):
     assert Dictionary.from_symbols(dictionary.symbols) == Dictionary.from_symbols(expected) == dictionary
 
 
-def test_symbols_with_spaces_and_overwriting(tmp_path):
+def test_overwriting(tmp_path):
     path = tmp_path / "dict.txt"
-    path.write_text("a b 3\n# 1\na 2 #fairseq:overwrite\na 9 #fairseq:overwrite\n<s> 1 #fairseq:overwrite\n")
+    path.write_text("# 1\na 2 #fairseq:overwrite\na 9 #fairseq:overwrite\n<s> 1 #fairseq:overwrite\n")
     dictionary = Dictionary.from_file(path)
-    assert dictionary.symbols[4:] == ["a b", "#", "a", "a", "<s>"]
-    assert dictionary.index("a") == 7
-    assert dictionary.index("<s>") == 8
+    assert dictionary.symbols[4:] == ["#", "a", "a", "<s>"]
+    assert dictionary.index("a") == 6
+    assert dictionary.index("<s>") == 7
     assert dictionary.bos == 0
 
 
@@ -46,6 +46,11 @@ def test_symbols_with_spaces_and_overwriting(tmp_path):
         (b"a 1\nb x\n", ":2: must be a symbol, a space and a count"),
         (b"a 1\n\n", ":2: must be a symbol, a space and a count, got an empty line"),
         (b"a 1\nb 1\na 1\n", ":3: 'a' is in line 1 already"),
+        (b"a 1\nE  162\n", ":2: a symbol must not hold white space, got 'E ' in 'E  162'"),
+        (b"a b 3\n", ":1: a symbol must not hold white space, got 'a b'"),
+        (b"a\t 3\n", ":1: a symbol must not hold white space"),
+        (b" a 3\n", ":1: a symbol must not hold white space"),
+        ("\u00a0a 3\n".encode(), ":1: a symbol must not hold white space"),
         (b"<unk> 1\n", ":1: '<unk>' is in the four special symbols already"),
         (b"a 1\n\xff 1\n", ":2: the dictionary must be UTF-8 text, got byte 0xff"),
     ],
@@ -99,6 +104,33 @@ def test_labels_that_do_not_fit(tmp_path):
         read_labels(tmp_path / "none.ltr", 3, dictionary)
 
 
+@pytest.mark.parametrize(("line", "symbol"), [("<s> A </s>", "<s>"), ("A <pad>", "<pad>"), ("A A </s>", "</s>")])
+def test_special_symbols_are_no_labels(tmp_path, line, symbol):
+    path = tmp_path / "train.ltr"
+    path.write_text(f"A A\n{line}\nA\n")
+    with pytest.raises(DataError, match=rf"train\.ltr:2: must not hold '{symbol}', which has a meaning of its own"):
+        read_labels(path, 3, Dictionary.from_symbols(["A"]))
+
+
+def test_the_name_of_the_unknown_symbol_is_unknown(tmp_path):
+    (tmp_path / "x.ltr").write_text("A <unk> Q\n")
+    assert read_labels(tmp_path / "x.ltr", 1, Dictionary.from_symbols(["A"])).unknown == {"<unk>": 1, "Q": 1}
+
+
+def test_labels_of_another_dictionary(tmp_path):
+    def labels(text, symbols):
+        (tmp_path / "x.ltr").write_text(text)
+        return read_labels(tmp_path / "x.ltr", 1, Dictionary.from_symbols(symbols))
+
+    labels("A B Q |\n", ["A", "B", "|"]).check_known()
+    with pytest.raises(DataError, match=r"4 of 6 symbols are not in the dictionary .*: write both with w2v-labels"):
+        labels("a b ' a b |\n", ["A", "B", "'", "|"]).check_known()
+    with pytest.raises(
+        DataError, match=r"lacks '\|', which ends each word here: .* wer would be 100; add the line '\| 1'"
+    ):
+        labels("A B A |\n", ["A", "B"]).check_known()
+
+
 @pytest.mark.parametrize("name", ["ctc_base.pt", "ctc_large.pt"])
 def test_post_process_cases(golden, name):
     cases = torch.load(golden / name, weights_only=True)["post_process_cases"]
@@ -123,5 +155,5 @@ def test_labels_equal_a_reader_of_one_line_at_a_time(tmp_path_factory, rows, end
             patch.setattr(text_blocks, "BLOCK_BYTES", size)
             labels = read_labels(path, len(lines), dictionary)
         assert [labels[row].tolist() for row in range(len(lines))] == [dictionary.encode(line) for line in lines]
-        lacking = Counter(symbol for line in lines for symbol in line.split() if symbol not in dictionary)
+        lacking = Counter(symbol for line in lines for symbol in line.split() if dictionary.index(symbol) == 3)
         assert labels.unknown == lacking

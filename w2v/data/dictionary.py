@@ -72,6 +72,9 @@ class Dictionary:
             symbol, _, count = text.removesuffix(" " + OVERWRITE).rpartition(" ")
             if not symbol or not count.lstrip("-").isdecimal():
                 raise DataError(f"{path}:{number}: must be a symbol, a space and a count, got {text!r}")
+            if any(letter.isspace() for letter in symbol):
+                # Labels are split at white space, so no label could ever be this symbol.
+                raise DataError(f"{path}:{number}: a symbol must not hold white space, got {symbol!r} in {text!r}")
             if (symbol in lines or symbol in SPECIALS) and not overwrite:
                 first = f"line {lines[symbol]}" if symbol in lines else "the four special symbols"
                 raise DataError(f"{path}:{number}: {symbol!r} is in {first} already; end the line in {OVERWRITE}")

@@ -15,13 +15,16 @@ import numpy as np
 import numpy.typing as npt
 
 from w2v.data.dictionary import Dictionary
+from w2v.data.text import WORD_END
 from w2v.data.text_blocks import check_utf8, read_blocks
+from w2v.data.text_file import read_lines
 from w2v.errors import DataError
 
 Codes = npt.NDArray[np.unsignedinteger]
 Mask = npt.NDArray[np.bool_]
 
 NEWLINE = 10
+MOST_UNKNOWN = 0.5  # share of symbols; in another case of letters, only marks and apostrophes are still known
 _WHITE = np.array([chr(code).isspace() for code in range(0x3002)])  # what str.split() takes for white space
 
 
@@ -67,6 +70,22 @@ class Labels:
             f"and become <unk>: {shown}{more}"
         )
 
+    def check_known(self) -> None:
+        """Check that labels and dictionary belong together.
+
+        Raises:
+            DataError: most symbols are unknown, or the mark at the end of words is.
+        """
+        if self.num_unknown > MOST_UNKNOWN * len(self.ids):
+            raise DataError(
+                f"{self.unknown_warning()}; labels and dictionary do not belong together: write both with w2v-labels"
+            )
+        if WORD_END in self.unknown:
+            raise DataError(
+                f"{self.source}: the dictionary lacks '{WORD_END}', which ends each word here: words would be glued "
+                f"together, and wer would be 100; add the line '{WORD_END} 1' to the dictionary"
+            )
+
     def take(self, rows: npt.NDArray[np.int64]) -> Labels:
         """Return the labels of some clips, in the order of `rows`."""
         lengths = np.diff(self.offsets)[rows]
@@ -85,7 +104,8 @@ def read_labels(path: str | Path, num_clips: int, dictionary: Dictionary) -> Lab
         dictionary: gives the ids; a symbol that it lacks becomes `<unk>` and is counted.
 
     Raises:
-        DataError: the file cannot be read, has another number of lines, or a line without symbols.
+        DataError: the file cannot be read, has another number of lines, or a line without symbols, or with
+            one of `<s>`, `<pad>`, `</s>`; `<unk>` counts as unknown.
     """
     encode = _encoder(dictionary)
     ids = bytearray()  # of int32; grows in place, so that nothing is ever held twice
@@ -108,7 +128,31 @@ def read_labels(path: str | Path, num_clips: int, dictionary: Dictionary) -> Lab
     empty = np.flatnonzero(lengths[1:] == 0)
     if len(empty):
         raise DataError(f"{path}:{empty[0] + 1}: must hold symbols separated by spaces, got an empty line")
-    return Labels(np.frombuffer(ids, np.int32), np.cumsum(lengths), dictionary.pad, dict(unknown), str(path))
+    offsets, found = np.cumsum(lengths), np.frombuffer(ids, np.int32)
+    # <s> is the blank of CTC, <pad> fills up rows, </s> is never written: as labels they could not be learnt.
+    special = np.flatnonzero(found < dictionary.unk)
+    if len(special):
+        line = int(np.searchsorted(offsets, special[0], "right"))
+        raise DataError(
+            f"{path}:{line}: must not hold {dictionary.symbols[found[special[0]]]!r}, which has a meaning of its own "
+            f"({len(special)} special symbols in all); w2v-labels leaves them out"
+        )
+    return Labels(found, offsets, dictionary.pad, dict(unknown), str(path))
+
+
+def read_references(path: str | Path, num_clips: int) -> list[str]:
+    """Read a label file as text, for scores: what the dictionary lacks stays as it is, and a line may be empty.
+
+    Returns:
+        the symbols of each clip, one space between them.
+
+    Raises:
+        DataError: the file cannot be read, or has another number of lines.
+    """
+    lines = [" ".join(line.split()) for line in read_lines(path, "label file")]
+    if len(lines) != num_clips:
+        raise DataError(f"{path}: has {len(lines)} lines, but its manifest lists {num_clips} clips; they must agree")
+    return lines
 
 
 def _codes(text: str) -> Codes:
@@ -143,8 +187,7 @@ def _encoder(dictionary: Dictionary) -> Callable[[str, Codes, Mask, Counter[str]
         if (visible[1:] & visible[:-1]).any():
             symbols = text.split()
             ids = np.fromiter(map(dictionary.index, symbols), dtype=np.int32, count=len(symbols))
-            lacking = [symbols[place] for place in np.flatnonzero(ids == dictionary.unk).tolist()]
-            unknown.update(symbol for symbol in lacking if symbol not in dictionary)
+            unknown.update(symbols[place] for place in np.flatnonzero(ids == dictionary.unk).tolist())
             return ids
         ids = letters[codes[visible]]
         unknown.update(map(chr, codes[visible][ids == dictionary.unk].tolist()))

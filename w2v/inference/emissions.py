@@ -17,11 +17,12 @@ from torch.nn.utils.rnn import pad_sequence
 
 from w2v.data.dictionary import Dictionary
 from w2v.data.manifest import Manifest
-from w2v.errors import CheckpointError, ConfigError
+from w2v.data.post_process import fitting_post_process
+from w2v.errors import CheckpointError
 from w2v.functional.conv_spec import ConvLayer, receptive_field, total_stride
 from w2v.functional.windows import overlapping_windows
 from w2v.inference.emission_file import EmissionInfo
-from w2v.inference.encode import ClipEncoder, Encoded, conv_stack, in_one
+from w2v.inference.encode import ClipEncoder, Encoded, in_one
 from w2v.inference.load import LoadedModel
 from w2v.types import CtcOutput, Emissions, IntArray
 
@@ -63,7 +64,7 @@ class ModelEmissions:
             DataError: the root folder is missing.
         """
         manifest.check_root()
-        task, layers = self.loaded.task.config, frame_layers(self.loaded)
+        task, layers = self.loaded.task.config, layers_of(self.loaded.model)
         cut = partial(overlapping_windows, layers=layers, max_size=self.longest, context=CONTEXT) if layers else in_one
         encoder = ClipEncoder(
             encode=self._log_probs, layers=layers, cut=cut, device=self.device, sample_rate=task.sample_rate,
@@ -97,12 +98,10 @@ class ModelEmissions:
         )
 
 
-def frame_layers(loaded: LoadedModel) -> tuple[ConvLayer, ...]:
+def layers_of(model: torch.nn.Module) -> tuple[ConvLayer, ...]:
     """Return the convolutions that make frames of samples; () where the model does not tell."""
-    try:
-        return conv_stack(loaded.model)
-    except ConfigError:  # a model of somebody else
-        return ()
+    layers: tuple[ConvLayer, ...] = getattr(model, "conv_layers", ())  # any module that returns a CtcOutput will do
+    return layers
 
 
 def emission_info(loaded: LoadedModel, name: str, dictionary: Dictionary, post_process: str) -> EmissionInfo:
@@ -114,7 +113,8 @@ def emission_info(loaded: LoadedModel, name: str, dictionary: Dictionary, post_p
         dictionary: what the columns stand for.
         post_process: how symbols become words.
     """
-    task, layers = loaded.task.config, frame_layers(loaded)
+    task, layers = loaded.task.config, layers_of(loaded.model)
+    post_process = fitting_post_process(post_process, dictionary.symbols)
     stride = total_stride(layers) if layers else 0
     offset = (receptive_field(layers) - stride) / 2 if layers else 0.0
     return EmissionInfo(name, dictionary.symbols, post_process, task.labels or "ltr", task.sample_rate, stride, offset)

@@ -25,6 +25,7 @@ from w2v.data.dictionary import Dictionary
 from w2v.data.iterator import EpochIterator
 from w2v.data.labels import Labels, read_labels
 from w2v.data.manifest import read_manifest
+from w2v.data.post_process import fitting_post_process
 from w2v.decoders import Decoder, build_decoder, wer_args_config
 from w2v.errors import ConfigError
 from w2v.models.base import MODELS, W2vModel
@@ -43,7 +44,7 @@ class AudioPretrainingConfig:
 
     data: str = arg(help="folder with manifests, and with labels and dictionary for fine-tuning", positional=True)
     sample_rate: int = arg(16000, help="samples per second; files of another rate are refused, or see --resample")
-    resample: bool = arg(False, help="convert files of another rate, and mix channels down (needs soxr)")
+    resample: bool = arg(False, help="convert files of another rate, and mix channels down")
     normalize: bool = arg(False, help="give every clip zero mean and unit variance; must be as in pretraining")
     max_sample_size: int | None = arg(None, help="crop clips to this many samples; with labels: leave longer ones out")
     min_sample_size: int | None = arg(None, help="leave out clips shorter than this many samples")
@@ -121,6 +122,7 @@ class AudioPretrainingTask(Task):
             if self.dictionary is None:
                 raise ConfigError("--labels: there is no dictionary")
             labels = read_labels(folder / f"{split}.{config.labels}", len(manifest), self.dictionary)
+            labels.check_known()
             if labels.num_unknown:
                 logger.warning(labels.unknown_warning())
         dataset = self.dataset_class(
@@ -234,7 +236,8 @@ class AudioPretrainingTask(Task):
             return None
         if wer_args not in self._decoders:
             config = wer_args_config(wer_args, len(self.dictionary))
-            self._decoders[wer_args] = build_decoder(config, self.dictionary, criterion.config.post_process)
+            symbol = fitting_post_process(criterion.config.post_process, self.dictionary.symbols)
+            self._decoders[wer_args] = build_decoder(config, self.dictionary, symbol)
         return self._decoders[wer_args]
 
     def summarize_valid(self, criterion: Criterion, sums: Mapping[str, float]) -> dict[str, float]:

@@ -1,0 +1,161 @@
+"""Tables of transcripts: what is read by name, what is refused with its line, and which clip a row belongs to."""
+
+from __future__ import annotations
+
+import codecs
+import json
+import unicodedata
+
+import pytest
+
+from w2v.data.transcripts import Row, clip_id, match, read_segments, read_table, read_textgrid
+from w2v.errors import DataError
+
+
+def write(tmp_path, text, name="t.tsv"):
+    path = tmp_path / name
+    path.write_bytes(text if isinstance(text, bytes) else text.encode())
+    return str(path)
+
+
+def rows(tmp_path, text, name="t.tsv", **options):
+    return [(row.name, row.text) for row in read_table(write(tmp_path, text, name), **options)]
+
+
+COMMON_VOICE = (
+    "client_id\tpath\tsentence\tup_votes\tdown_votes\tage\n"
+    'a1\tcommon_voice_1.mp3\t"Quoted" text\t2\t0\t\nb2\tcommon_voice_2.mp3\tplain\t2\t0\ttwenties\n'
+)
+
+
+@pytest.mark.parametrize(
+    ("text", "name", "expected"),
+    [
+        ("a.wav\tONE TWO\n\nb.wav\tTHREE\n", "t.tsv", [("a.wav", "ONE TWO"), ("b.wav", "THREE")]),
+        (COMMON_VOICE, "t.tsv", [("common_voice_1.mp3", '"Quoted" text'), ("common_voice_2.mp3", "plain")]),
+        ("Text\tFile Name\nONE\ta.wav\n", "t.tsv", [("a.wav", "ONE")]),
+        ('path,sentence\na.wav,"one, two ""three"""\n', "t.csv", [("a.wav", 'one, two "three"')]),
+        ("wav_filename,wav_filesize,transcript\na.wav,9,one\n", "t.txt", [("a.wav", "one")]),
+        (codecs.BOM_UTF8 + b"path\ttext\na.wav\tONE\n", "t.tsv", [("a.wav", "ONE")]),
+        ("a.wav\tONE\r\nb.wav\tTWO\r\n", "t.tsv", [("a.wav", "ONE"), ("b.wav", "TWO")]),
+        ("a.wav\tcommas, and more, of them\n", "t.tsv", [("a.wav", "commas, and more, of them")]),
+        ("", "t.tsv", []),
+    ],
+)
+def test_columns_are_read_by_their_names(tmp_path, text, name, expected):
+    assert rows(tmp_path, text, name) == expected
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("u1 HELLO THERE\nu2\nu3\tTABS  TOO\n", [("u1", "HELLO THERE"), ("u2", ""), ("u3", "TABS  TOO")]),
+        ("id\tpath\ttext\nu1\ta.wav\tONE\n", [("u1", "ONE")]),
+    ],
+)  # fmt: skip
+def test_ids(tmp_path, text, expected):
+    assert rows(tmp_path, text, by_id=True) == expected
+
+
+@pytest.mark.parametrize(
+    ("text", "name", "message"),
+    [
+        ("a.wav\tONE\tTWO\n", "t.tsv", "t.tsv:1: must be path TAB TEXT, got 3 columns"),
+        ("a.wav\tONE\nb.wav\n", "t.tsv", "t.tsv:2: must be path TAB TEXT, got 1 columns"),
+        ("utt1 ONE\n", "t.txt", "lines of `id text` go with --by-id"),
+        ("a.wav,ONE\n", "t.csv", "t.csv:1: the header names no column of paths"),
+        ("path\tsentence\na.wav\n", "t.tsv", "t.tsv:2: must have the 2 columns of its header, got 1"),
+        ("id\ttext\nu1\tONE\n", "t.tsv", "--by-id reads ids"),
+        ('path,text\na.wav,"one\n', "t.csv", "t.csv:2: is no CSV"),
+        ("a.wav|one|one\n", "t.csv", "got 1 columns in 'a.wav|one|one'"),
+    ],
+)
+def test_anything_else_is_named_with_its_line(tmp_path, text, name, message):
+    with pytest.raises(DataError) as caught:
+        read_table(write(tmp_path, text, name))
+    assert message in str(caught.value)
+
+
+def test_names_are_compared_in_composed_form():
+    stored = [unicodedata.normalize("NFD", name) for name in ("José.flac", "김민.flac")]
+    assert stored[0] != "José.flac"
+    found = match([Row("김민.flac", "TWO", ""), Row("./José.flac", "ONE", "")], stored, "/r")
+    assert [row and row.text for row in found.by_clip] == ["ONE", "TWO"]
+    assert not found.unused
+
+
+@pytest.mark.parametrize(
+    ("names", "table", "expected", "short"),
+    [
+        (["a/x.wav"], ["/root/a/x.wav"], ["/root/a/x.wav"], False),
+        (["a/x.wav", "y.wav"], ["y.wav", "x.wav"], [None, "y.wav"], False),
+        (["clips/x.mp3", "clips/y.mp3"], ["y.mp3", "x.mp3"], ["x.mp3", "y.mp3"], True),
+        (["x.wav"], ["/elsewhere/of/others/x.wav"], ["/elsewhere/of/others/x.wav"], True),
+        (["a/x.wav", "b/x.wav"], ["x.wav"], [None, None], False),
+        (["x.wav"], ["a/x.wav", "b/x.wav"], [None], False),
+    ],
+)
+def test_paths_first_then_file_names_where_they_are_clear(names, table, expected, short):
+    found = match([Row(name, name, "") for name in table], names, "/root")
+    assert [row and row.name for row in found.by_clip] == expected
+    assert found.by_file_name is short
+
+
+def test_ids_are_file_names_without_their_ending():
+    names = ["spk/u-1.flac", "u.2.opus", "plain"]
+    found = match([Row(name, name, "") for name in ("u.2", "plain", "u-1", "u-9")], names, "/r", by_id=True)
+    assert [row and row.name for row in found.by_clip] == ["u-1", "u.2", "plain"]
+    assert found.unused == ["u-9"]
+    assert clip_id("a/84-121-0000.flac") == "84-121-0000"
+    with pytest.raises(DataError, match=r"the clips a/x\.wav and b/x\.wav have the same id 'x'"):
+        match([], ["a/x.wav", "b/x.wav"], "/r", by_id=True)
+
+
+def test_two_texts_for_one_name_are_refused():
+    two = [Row("a.wav", "ONE", "t:1"), Row("./a.wav", "TWO", "t:2")]
+    with pytest.raises(DataError, match=r"t:2: '\./a\.wav' has another text in t:1"):
+        match(two, ["a.wav"], "/r")
+    with pytest.raises(DataError, match="t:3: has no path"):
+        match([Row(" ", "ONE", "t:3")], ["a.wav"], "/r")
+
+
+def test_kaldi_segments(tmp_path):
+    path = write(tmp_path, "u1 rec 0.5 2\n\nu2 rec 2.25 -1\n", "segments")
+    assert [(s.name, s.recording, s.start, s.end) for s in read_segments(path)] == [
+        ("u1", "rec", 0.5, 2.0), ("u2", "rec", 2.25, None),
+    ]  # fmt: skip
+    for line in ("u rec 1", "u rec one 2", "u rec 2 1", "u rec -1 2", "u rec 1 2 3", "u rec nan 2"):
+        with pytest.raises(DataError, match="segments:1: must"):
+            read_segments(write(tmp_path, line + "\n", "segments"))
+
+
+def test_textgrids_of_the_reference(golden):
+    cases = json.loads((golden / "people/formats/words.json").read_text())
+    for name, case in cases.items():
+        found = read_textgrid(str(golden / f"people/formats/{name}.TextGrid"))
+        assert [(round(s * 1000), round(e * 1000), text) for s, e, text in found] == [
+            (start, end, text) for text, start, end in case["tidy"]
+        ]
+
+
+SHORT = (
+    'File type = "ooTextFile"\nObject class = "TextGrid"\n\n0\n2\n<exists>\n3\n'
+    '"TextTier"\n"events"\n0\n2\n1\n0.5\n"click 7"\n'
+    '"IntervalTier"\n"phones"\n0\n2\n1\n0\n2\n"p1"\n'
+    '"IntervalTier"\n"words"\n0\n2\n3\n0\n0.5\n""\n0.5\n1.5\n"say ""hi"" [1]"\n1.5\n2\n" "\n'
+)
+
+
+@pytest.mark.parametrize("encoding", ["utf-8", "utf-8-sig", "utf-16"])
+def test_short_textgrid(tmp_path, encoding):
+    path = write(tmp_path, SHORT.encode(encoding), "t.TextGrid")
+    assert read_textgrid(path) == [(0.5, 1.5, 'say "hi" [1]')]
+    assert read_textgrid(path, "phones") == [(0.0, 2.0, "p1")]
+    with pytest.raises(DataError, match="no tier of intervals 'other' with --textgrid NAME, got phones, words"):
+        read_textgrid(path, "other")
+
+
+@pytest.mark.parametrize("text", ["", "words", SHORT[:150], SHORT.replace('"words"\n0\n2\n3', '"words"\n0\n2\n"x"')])
+def test_no_textgrid(tmp_path, text):
+    with pytest.raises(DataError, match="is no TextGrid"):
+        read_textgrid(write(tmp_path, text, "t.TextGrid"))

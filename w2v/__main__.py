@@ -1,0 +1,39 @@
+"""`python -m w2v`: which programs there are, and what each is for. Needs no torch."""
+
+from __future__ import annotations
+
+import ast
+import importlib.util
+import sys
+from pathlib import Path
+
+from w2v.version import __version__
+
+
+def main() -> int:
+    """Write the programs, or with `--version` the version, to stdout."""
+    if "--version" in sys.argv[1:]:
+        sys.stdout.write(f"w2v {__version__}\n")
+        return 0
+    lines = [f"w2v {__version__}: programs, each of which explains itself with --help", ""]
+    lines += [f"  {name:<16} {purpose}" for name, purpose in programs()]
+    lines += ["", "First steps: README.md and docs/your_own_speech.md; recipes: w2v-train --recipe help"]
+    sys.stdout.write("\n".join([*lines, ""]))
+    return 0
+
+
+def programs() -> list[tuple[str, str]]:
+    """Return name and purpose of each program: the files of `w2v_cli` whose first line is "`w2v-name`: purpose"."""
+    spec = importlib.util.find_spec("w2v_cli")
+    folder = Path(spec.origin).parent if spec and spec.origin else Path()
+    found = []
+    for file in sorted(folder.glob("*.py")):
+        first = (ast.get_docstring(ast.parse(file.read_text(encoding="utf-8"))) or "").split("\n")[0]
+        name, colon, purpose = first.partition("`: ")
+        if colon and name.startswith("`w2v-"):
+            found.append((name.removeprefix("`"), purpose.rstrip(".")))
+    return found
+
+
+if __name__ == "__main__":
+    sys.exit(main())

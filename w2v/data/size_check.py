@@ -1,0 +1,63 @@
+"""Whether a file of uncompressed audio holds what its header says.
+
+A recorder that was switched off leaves the length it began with, and one that counts bytes in 32 bits begins anew after
+37 hours of 16 kHz mono. libsndfile reads as much as the header says, without a word about the rest.
+"""
+
+from __future__ import annotations
+
+import os
+import struct
+from typing import BinaryIO
+
+from w2v.errors import DataError
+
+BYTES_PER_VALUE = {"PCM_S8": 1, "PCM_U8": 1, "ULAW": 1, "ALAW": 1, "PCM_16": 2, "PCM_24": 3, "PCM_32": 4, "FLOAT": 4}
+BYTES_PER_VALUE["DOUBLE"] = 8
+COMPRESSED = ("FLAC", "OGG", "MPEG")  # containers whose decoder finds the end
+TOLERATED_BYTES = 1 << 20  # of pictures, titles and the like behind the samples of a file that has no chunks
+TOLERATED_SHARE = 0.1
+
+
+def check_sizes(path: str, container: str, subtype: str, channels: int, frames: int, sample_rate: int) -> None:
+    """Check that no more samples lie in a file than its header tells of.
+
+    Args:
+        path: the file.
+        container, subtype, channels, frames, sample_rate: what libsndfile read from its header.
+
+    Raises:
+        DataError: it holds more; both lengths are named.
+    """
+    width = BYTES_PER_VALUE.get(subtype, 0) * channels
+    if not width or container in COMPRESSED:
+        return
+    told, held = frames * width, os.path.getsize(path)
+    if held <= told + 4096:
+        return  # nearly all files: nothing further is read
+    with open(path, "rb") as file:
+        rest = _behind_samples(file, held) if file.read(4) == b"RIFF" else None
+    if rest is None:
+        too_much = held - told > max(TOLERATED_BYTES, TOLERATED_SHARE * told)
+        rest = held - told if too_much else 0
+    if rest > 0:
+        seconds = (told + rest) / width / sample_rate
+        raise DataError(
+            f"{path}: its header tells of {frames / sample_rate:.1f} s, the file holds {seconds:.1f} s; repair it "
+            "(sox --ignore-length FILE NEW), or cut the file where the recording ends"
+        )
+
+
+def _behind_samples(file: BinaryIO, size: int) -> int | None:
+    """Return the bytes behind the samples of a RIFF file that belong to no chunk; None where there are no samples."""
+    place, behind = 12, False
+    while place + 8 <= size:
+        file.seek(place)
+        name, length = struct.unpack("<4sI", file.read(8))
+        if not all(32 <= byte < 127 for byte in name) or (behind and place + 8 + length > size + 1):
+            return size - place if behind else None
+        behind = behind or name == b"data"
+        if name == b"data" and length in (0, 0xFFFFFFFF):
+            return 0  # written to a pipe: libsndfile reads to the end, or says that there is nothing
+        place += 8 + length + length % 2
+    return 0 if behind else None

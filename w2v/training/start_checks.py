@@ -1,0 +1,56 @@
+"""What a command line asks for and will not get: found before the first update, said in one line each.
+
+Nothing here is an error: each of these runs ends with exit code 0, and with a model that is not what was wanted.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from w2v.training.options import TrainConfig
+
+
+def warnings_at_start(config: TrainConfig) -> list[str]:
+    """Return one line for each setting that cannot do what it is there for."""
+    return [*_short_run(config), *_schedule(config), *_pretraining(config)]
+
+
+def _short_run(config: TrainConfig) -> Iterator[str]:
+    limit, model = config.optimization.max_update, config.model.config
+    if not limit and not config.optimization.max_epoch and not config.optimization.stop_time_hours:
+        yield "the run never ends: give --max-update, --max-epoch or --stop-time-hours"
+    if not limit:
+        return
+    frozen = getattr(model, "freeze_finetune_updates", 0)
+    if frozen >= limit:
+        yield (
+            f"--freeze-finetune-updates {frozen} is not below --max-update {limit}: the encoder does not train in this "
+            "run, only the output layer does"
+        )
+    after = config.dataset.validate_after_updates
+    if after > limit and not config.dataset.disable_validation:
+        yield (
+            f"--validate-after-updates {after} is above --max-update {limit}: this run never validates, and writes no "
+            "checkpoint_best.pt"
+        )
+
+
+def _schedule(config: TrainConfig) -> Iterator[str]:
+    limit, schedule = config.optimization.max_update, config.lr_scheduler.config
+    warm = getattr(schedule, "warmup_updates", 0) or getattr(schedule, "warmup_steps", 0)
+    if getattr(schedule, "phase_ratio", None) is None and limit and warm >= limit:
+        flag = "--warmup-updates" if hasattr(schedule, "warmup_updates") else "--warmup-steps"
+        yield f"{flag} {warm} is not below --max-update {limit}: the learning rate never reaches --lr"
+
+
+def _pretraining(config: TrainConfig) -> Iterator[str]:
+    model, criterion = config.model.config, config.criterion.config
+    quantizes = getattr(model, "quantize_targets", None)
+    if quantizes is None or not hasattr(criterion, "infonce"):
+        return
+    if not quantizes:
+        yield "targets are not quantized, unlike in the published recipes: give --quantize-targets"
+    elif not criterion.loss_weights or not criterion.loss_weights[0]:
+        yield "nothing keeps the codebook from collapsing: give --loss-weights '[0.1, 10]'"
+    if not criterion.infonce:
+        yield "the loss is binary, unlike in the published recipes: give --infonce"
