@@ -7,17 +7,9 @@ from dataclasses import fields
 from typing import Any
 
 from w2v.config import ArgumentParser, build_config
+from w2v.config.unsupported_flags import refuse_unsupported
 from w2v.decoders import DECODERS
-from w2v.errors import ConfigError
 from w2v.plugins import import_installed, import_user_dir
-
-RETIRED = {
-    "--dump-features": "w2v-featurize writes the encoder's frames",
-    "--kspmodel": "the original never reads it",
-    "--wfstlm": "the original never reads it",
-    "--rnnt_decoding_type": "the original never reads it",
-    "--rnnt_len_penalty": "the original never reads it",
-}
 
 
 def parse_flags(argv: Sequence[str], program: str, purpose: str, **kinds: type[Any]) -> tuple[Any, ...]:
@@ -32,10 +24,7 @@ def parse_flags(argv: Sequence[str], program: str, purpose: str, **kinds: type[A
     Returns:
         one config of each kind, and the decoder's.
     """
-    for token in argv:
-        flag = token.split("=")[0]
-        if flag in RETIRED:
-            raise ConfigError(f"{program} has no {flag}: {RETIRED[flag]}")
+    refuse_unsupported(argv, program)
     early = ArgumentParser(prog=program, add_help=False)
     early.add_argument("--user-dir")
     early.add_argument("--w2l-decoder", default="viterbi")

@@ -39,7 +39,7 @@ class Work:
     Attributes:
         name: what is being made.
         batches: how many batches.
-        seconds: of audio, as the manifest has it; 0: not known.
+        seconds: of audio, as the manifest has it; 0: not known, so the time left follows from the batches.
     """
 
     name: str
@@ -74,13 +74,14 @@ def show_progress(
         clips, seconds, now = clips + new_clips, seconds + new_seconds, time.monotonic()
         if bar is not None:
             bar.set_postfix(clips=clips, refresh=False)
-            bar.update(new_seconds)
+            bar.update(new_seconds if work.seconds else 1)
             continue
         due = done == work.batches or now - said > SECONDS_BETWEEN_LINES
         if style != "none" and (due if log_interval is None else done % log_interval == 0):
             said = now
             speed = seconds / max(now - start, 1e-9)
-            left = max(work.seconds - seconds, 0.0) / max(speed, 1e-9)
+            share = min(seconds / work.seconds, 1.0) if work.seconds else done / work.batches
+            left = (now - start) * (1 / max(share, 1e-9) - 1)
             _say({"batch": done, "batches": work.batches, "clips": clips}, work.name, speed, left, style)
     if bar is not None:
         bar.close()
@@ -90,8 +91,8 @@ def _bar(work: Work) -> Any:
     from tqdm import tqdm
 
     return tqdm(
-        total=work.seconds or None, desc=work.name or None, unit=" audio-s", unit_scale=True, dynamic_ncols=True,
-        leave=False,
+        total=work.seconds or work.batches, desc=work.name or None, unit=" audio-s" if work.seconds else " clip",
+        unit_scale=True, dynamic_ncols=True, leave=False,
     )  # fmt: skip
 
 

@@ -8,13 +8,17 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
+from pathlib import PurePath
 
+import numpy as np
+import numpy.typing as npt
 import torch
 from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 
+from w2v.data.audio import Samples
 from w2v.data.dictionary import Dictionary
 from w2v.data.manifest import Manifest
 from w2v.data.post_process import fitting_post_process
@@ -26,6 +30,7 @@ from w2v.inference.encode import ClipEncoder, Encoded, in_one
 from w2v.inference.load import LoadedModel
 from w2v.types import CtcOutput, Emissions, IntArray
 
+FloatFrames = npt.NDArray[np.float32]
 logger = logging.getLogger(__name__)
 
 CONTEXT = 64_000  # samples at both ends of a window that only serve as context, as in w2v-featurize
@@ -64,24 +69,13 @@ class ModelEmissions:
             DataError: the root folder is missing.
         """
         manifest.check_root()
-        task, layers = self.loaded.task.config, layers_of(self.loaded.model)
-        cut = partial(overlapping_windows, layers=layers, max_size=self.longest, context=CONTEXT) if layers else in_one
-        encoder = ClipEncoder(
-            encode=self._log_probs, layers=layers, cut=cut, device=self.device, sample_rate=task.sample_rate,
-            normalize=task.normalize, resample=task.resample, max_tokens=self.longest, num_threads=self.num_workers,
+        task, model = self.loaded.task.config, self.loaded.model.to(self.device).eval()
+        encoder = replace(
+            ctc_encoder(model, self.device, self.half, self.info, self.longest),
+            normalize=task.normalize, resample=task.resample, num_threads=self.num_workers,
         )  # fmt: skip
-        self.loaded.model.to(self.device).eval()
         for clips in encoder.run(manifest, batches):
             yield self._batch(clips)
-
-    def _log_probs(self, source: Tensor, lengths: Tensor | None) -> tuple[Tensor, Tensor]:
-        """Return log-probabilities (B, T, V) of symbols, and true frames (B,) per clip."""
-        model = self.loaded.model
-        with torch.autocast(self.device.type, dtype=self.half, enabled=self.half is not None):
-            output = model(source, lengths, 0)
-        if not isinstance(output, CtcOutput):
-            raise CheckpointError(f"{self.info.model}: {type(model).__name__} is no CTC model")
-        return output.logits.float().log_softmax(dim=-1), output.lengths
 
     def _batch(self, clips: Sequence[Encoded]) -> Emissions:
         frames = []
@@ -98,10 +92,77 @@ class ModelEmissions:
         )
 
 
+def ctc_encoder(
+    model: torch.nn.Module, device: torch.device, half: torch.dtype | None, info: EmissionInfo, longest: int = 0
+) -> ClipEncoder:
+    """Return the engine that makes log-probabilities (T, V) of clips, which come normalised.
+
+    Args:
+        model: on `device`.
+        device: where it computes.
+        half: number format of autocast; None: float32.
+        info: of the model.
+        longest: clips of more samples go through in windows; 0: never.
+    """
+
+    def log_probs(source: Tensor, lengths: Tensor | None) -> tuple[Tensor, Tensor]:
+        with torch.autocast(device.type, dtype=half, enabled=half is not None):
+            output = model(source, lengths, 0)
+        if not isinstance(output, CtcOutput):
+            raise CheckpointError(f"{info.model}: {type(model).__name__} is no CTC model")
+        return output.logits.float().log_softmax(dim=-1), output.lengths
+
+    layers = layers_of(model)
+    cut = partial(overlapping_windows, layers=layers, max_size=longest, context=CONTEXT) if layers else in_one
+    return ClipEncoder(
+        encode=log_probs, layers=layers, cut=cut, device=device, sample_rate=info.sample_rate, normalize=False,
+        resample=False, max_tokens=longest, num_threads=1,
+    )  # fmt: skip
+
+
+def clip_log_probs(
+    model: torch.nn.Module,
+    clips: Sequence[Samples],
+    device: torch.device,
+    half: torch.dtype | None,
+    info: EmissionInfo,
+) -> list[FloatFrames]:
+    """Return the log-probabilities (T, V) of clips (S,), computed together; the arguments are those of `ctc_encoder`.
+
+    Raises:
+        CheckpointError: the model is no CTC model.
+    """
+    nothing = np.zeros((0, len(info.symbols)), dtype=np.float32)
+    found = ctc_encoder(model, device, half, info).encode_clips(clips)
+    return [nothing if clip.frames is None else clip.frames for clip in found]
+
+
 def layers_of(model: torch.nn.Module) -> tuple[ConvLayer, ...]:
     """Return the convolutions that make frames of samples; () where the model does not tell."""
     layers: tuple[ConvLayer, ...] = getattr(model, "conv_layers", ())  # any module that returns a CtcOutput will do
     return layers
+
+
+def ctc_info(loaded: LoadedModel, post_process: str | None = None, *, flag: str = "the model") -> EmissionInfo:
+    """Return what is common to all emissions of a model, as its checkpoint says it.
+
+    Args:
+        loaded: the model.
+        post_process: how symbols become words; None: as in training.
+        flag: what named it, for messages.
+
+    Raises:
+        CheckpointError: the model writes no labels.
+    """
+    where = f"{flag} {loaded.path}"
+    if loaded.model.reads != "audio":
+        raise CheckpointError(f"{where} is a language model; name it with --lm-model")
+    dictionary = getattr(loaded.task, "dictionary", None)
+    if not isinstance(dictionary, Dictionary):
+        raise CheckpointError(f"{where} has no labels to write: it was not fine-tuned with --labels")
+    trained = loaded.config.get("criterion", {}).get("post_process", "letter") or "none"
+    symbol = post_process or fitting_post_process(trained, dictionary.symbols)
+    return emission_info(loaded, PurePath(loaded.path).name, dictionary, symbol)
 
 
 def emission_info(loaded: LoadedModel, name: str, dictionary: Dictionary, post_process: str) -> EmissionInfo:

@@ -143,6 +143,17 @@ class ClipEncoder:
             frames.update(zip(together, self._forward([clips[row] for row in together]), strict=True))
         return [failure or Encoded(row, frames[row], len(clips[row])) for row, failure in enumerate(found)]
 
+    def frames_of(self, samples: Samples) -> Array:
+        """Return the frames of one clip (S,) at the model's rate, which is normalised here where that is wanted.
+
+        Raises:
+            DataError: it is shorter than a frame.
+        """
+        (found,) = self.encode_clips([normalize(samples) if self.normalize else samples])
+        if found.frames is None:
+            raise DataError(found.reason)
+        return found.frames
+
     def _read(self, path: str) -> Samples:
         samples = read_audio(path, self.sample_rate, resample=self.resample)
         return normalize(samples) if self.normalize else samples
@@ -199,6 +210,17 @@ class ClipEncoder:
         if true_frames is None:
             return list(arrays)
         return [array[:length] for array, length in zip(arrays, true_frames.tolist(), strict=True)]
+
+
+def conv_stack(model: W2vModel) -> tuple[ConvLayer, ...]:
+    """Return the convolutions that turn samples into the model's frames, for what cannot do without them.
+
+    Raises:
+        ConfigError: the model does not say.
+    """
+    if not model.conv_layers:
+        raise ConfigError(f"{type(model).__name__} does not say by which convolutions its frames are made: conv_layers")
+    return model.conv_layers
 
 
 def feature_function(model: W2vModel, layer: str) -> Encode:
