@@ -13,7 +13,7 @@ from w2v.inference.align_options import AlignmentConfig
 from w2v.inference.clip_cutting import CutConfig
 from w2v.inference.result import FORMATS, read_formats
 from w2v.inference.subtitles import SubtitleStyle
-from w2v_cli.sharding import ShardOptions
+from w2v_cli.shard_flags import ShardOptions
 
 PURPOSE = (
     "Find when each word of a text was said. AUDIO is a recording (TEXT: the file of its text, by default the .txt or "

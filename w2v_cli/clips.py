@@ -18,7 +18,7 @@ from w2v.inference.encode import ClipEncoder, Cut, Encode, Encoded
 from w2v.inference.load import LoadedModel
 from w2v.types import IntArray
 from w2v_cli.progress import Work
-from w2v_cli.sharding import ShardOptions
+from w2v_cli.shard_flags import ShardOptions
 
 Config = TypeVar("Config", bound="ClipOptions")
 

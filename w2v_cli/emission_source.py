@@ -29,7 +29,7 @@ from w2v.inference.load import LoadedModel, load_model
 from w2v.inference.prepare import cast_weights, to_int8
 from w2v.types import Emissions, IntArray
 from w2v_cli.progress import Work
-from w2v_cli.sharding import ShardOptions
+from w2v_cli.shard_flags import ShardOptions
 
 logger = logging.getLogger("w2v-infer")
 
