@@ -15,6 +15,7 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 import torch
 from torch import Tensor
 from torch.utils.data import get_worker_info
@@ -98,12 +99,13 @@ class AudioDataset(BatchDataset):
         normalize: bring each clip to zero mean and unit variance, before any crop.
         resample: convert other rates and mix channels down, instead of refusing the file.
         replace_unreadable: replace a clip that cannot be read by the next one that can; otherwise raise.
+        impossible: (lines of the manifest,) bool, clips whose labels do not fit into their frames: they are dropped.
 
     Attributes:
         sizes: (N,) samples per clip, as the manifest has them.
         lengths: (N,) cost of each clip in a batch, in samples: its size, or where it is cropped its cropped size.
         rows: (N,) line of each clip in the manifest, from 0.
-        num_skipped: clips dropped for their length.
+        num_skipped: clips dropped for their length, or for labels that do not fit.
         augmentation: random changes of each batch; None: none. Set by `augmented`.
         bad: index -> reason, of clips found unreadable so far.
 
@@ -123,6 +125,7 @@ class AudioDataset(BatchDataset):
         normalize: bool = False,
         resample: bool = False,
         replace_unreadable: bool = True,
+        impossible: npt.NDArray[np.bool_] | None = None,
     ) -> None:
         manifest.check_root()
         if labels is not None and len(labels) != len(manifest):
@@ -137,8 +140,8 @@ class AudioDataset(BatchDataset):
         self.normalize = normalize
         self.resample = resample
         self.replace_unreadable = replace_unreadable
-        self.num_too_short = self.num_too_long = 0
-        self.rows = self._rows_kept(labelled=labels is not None)
+        self.num_too_short = self.num_too_long = self.num_impossible = 0
+        self.rows = self._rows_kept(labelled=labels is not None, impossible=impossible)
         self.labels = labels if labels is None or not self.num_skipped else labels.take(self.rows)
         self.sizes: IntArray = manifest.sizes[self.rows]
         self.lengths: IntArray = self.sizes
@@ -150,7 +153,7 @@ class AudioDataset(BatchDataset):
         self._length_warned = False
         self._clip: Samples = np.empty(0, dtype=np.float32)  # kept: fresh memory takes as long as reading a file
 
-    def _rows_kept(self, labelled: bool) -> IntArray:
+    def _rows_kept(self, labelled: bool, impossible: npt.NDArray[np.bool_] | None) -> IntArray:
         sizes = self.manifest.sizes
         keep = sizes >= self.min_sample_size
         self.num_too_short = int((~keep).sum())
@@ -158,11 +161,15 @@ class AudioDataset(BatchDataset):
             too_long = sizes > self.max_sample_size
             self.num_too_long = int((too_long & keep).sum())
             keep &= ~too_long
+        if impossible is not None:
+            self.num_impossible = int((impossible & keep).sum())
+            keep &= ~impossible
         rows: IntArray = np.flatnonzero(keep)
         if not len(rows):
             raise DataError(
                 f"{self.manifest.source}: all {len(sizes)} clips are dropped: {self.num_too_short} are under "
-                f"--min-sample-size {self.min_sample_size}, {self.num_too_long} over --max-sample-size"
+                f"--min-sample-size {self.min_sample_size}, {self.num_too_long} over --max-sample-size, "
+                f"{self.num_impossible} have more symbols than frames"
             )
         return rows
 
@@ -171,7 +178,7 @@ class AudioDataset(BatchDataset):
 
     @property
     def num_skipped(self) -> int:
-        return self.num_too_short + self.num_too_long
+        return self.num_too_short + self.num_too_long + self.num_impossible
 
     def augmented(self, augmentation: Augmentation) -> AudioDataset:
         """Return the same clips with random changes in every batch; this one stays as it is."""

@@ -452,6 +452,7 @@ class Trainer:
             )  # fmt: skip
 
     def _load_weights(self, state: dict[str, Any]) -> None:
+        self.task.check_state(state.get("task") or {})
         try:
             self._parallel.load_weights(state["model"])
         except RuntimeError as e:
