@@ -164,7 +164,7 @@ class AudioPretrainingTask(Task):
             )
             more = f" and {len(rows) - 5} more" if len(rows) > 5 else ""
             logger.warning(
-                "left out %d clips with more symbols than frames, whose loss would be infinite: %s%s; is it their text?",
+                "left out %d clips with more symbols than frames, whose loss is infinite: %s%s; is it their text?",
                 len(rows), shown, more,
             )  # fmt: skip
         return found
@@ -282,6 +282,11 @@ class AudioPretrainingTask(Task):
             values["wer"] = 100 * sums["w_errors"] / max(sums["w_total"], 1)
             values["raw_wer"] = 100 * sums["wv_errors"] / max(sums["w_total"], 1)
         return values
+
+    def valid_value_names(self, criterion: Criterion) -> frozenset[str] | None:
+        names = super().valid_value_names(criterion)
+        has_labels = self.dictionary is not None
+        return names | {"uer", "wer", "raw_wer"} if names is not None and has_labels else names
 
     # ------------------------------------------------------------------------------------------ state
 

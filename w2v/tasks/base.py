@@ -68,6 +68,10 @@ class Task:
         """Turn totals of `valid_step` into logged values."""
         return criterion.summarize(sums)
 
+    def valid_value_names(self, criterion: Criterion) -> frozenset[str] | None:
+        """Return the names of the values of a validation, as far as they are known beforehand; None: unknown."""
+        return criterion.value_names()
+
     def digest(self) -> dict[str, str]:
         """Return what must be equal on all ranks, by name: a few characters that differ where the data do."""
         return {}
