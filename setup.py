@@ -20,33 +20,32 @@ REQUIRED = [
     "torch>=2.4",
     "numpy>=1.24",
     "soundfile>=0.12.1",
+    "soxr>=0.3.7",  # recordings of 44.1 kHz are everybody's
+    "safetensors>=0.4",
     "tqdm>=4.65",
     "pyyaml>=6.0",
-    # No wheel for Python 3.13 and later (0.8.1): there edit distances are counted by w2v/functional/edit_distance.py.
-    'editdistance>=0.8.1; python_version < "3.13"',
+    "rapidfuzz>=3.0",  # edit distances
     "sacrebleu>=2.3",
     "tensorboardX>=2.6",
 ]
 
 EXTRAS = {
-    "audio": ["soundfile>=0.12.1", "soxr>=0.3.7"],
+    # Required anyway; the extra exists because the message about a missing soundfile names it.
+    "audio": ["soundfile>=0.12.1"],
     # M4A, MP4, WebM, WMA: FFmpeg's libraries come inside the wheel.
-    "media": ["av>=14", "soxr>=0.3.7"],
+    "media": ["av>=14"],
     # Only the ONNX file of silero-vad is used; see w2v/data/silero.py.
     "vad": ["silero-vad>=6.2.3", "onnxruntime>=1.17"],
     # `w2v-featurize --format h5`, the original's layout.
     "h5": ["h5py>=3.8"],
-    # kenlm is published as source only: pip compiles it (1-2 minutes) and needs a C++ compiler, so it cannot be
-    # required of everybody. flashlight-text has wheels up to Python 3.12.
-    "kenlm": ["kenlm>=0.2.0", "flashlight-text>=0.0.7"],
-    # Files of other libraries: w2v-convert.
-    "safetensors": ["safetensors>=0.4"],
+    # KenLM's binaries, and a quicker search over single clips. These builds of kenlm and flashlight-text come as wheels
+    # for Python 3.10 to 3.14; the packages they are built from need a C++ compiler, or end at Python 3.12.
+    "kenlm": ["ufal-kenlm>=26.4", "ufal-flashlight-text>=0.0.7.1"],
     "onnx": ["onnx>=1.15"],
     # tensorboardX is required anyway; the extra exists because the message about --tensorboard-logdir names it.
     "tensorboard": ["tensorboardX>=2.6"],
     # espeak-ng is GPL-3: it is installed by who wants the demo, loaded as a library, and never part of this package.
-    "demo": ["espeakng-loader>=0.2.4", "soxr>=0.3.7"],
-    # kenlm is left out on purpose: `make test` tries it on its own, and the tests that need it say so and are skipped.
+    "demo": ["espeakng-loader>=0.2.4"],
     "test": [
         "pytest>=8",
         "pytest-timeout>=2.3",
@@ -56,15 +55,14 @@ EXTRAS = {
         "mypy>=1.14",
         "types-PyYAML",
         "types-tqdm",
-        "soxr>=0.3.7",
         "h5py>=3.8",
-        "safetensors>=0.4",
         # Other implementations that w2v-convert is held against.
         "transformers>=4.46",
         "onnx>=1.15",
         "onnxruntime>=1.17",
         "espeakng-loader>=0.2.4",
-        'flashlight-text>=0.0.7; python_version < "3.13"',
+        "ufal-kenlm>=26.4",
+        "ufal-flashlight-text>=0.0.7.1",
         "av>=14",
         "silero-vad>=6.2.3",
         # Independent readers of subtitles and TextGrids.
@@ -72,7 +70,7 @@ EXTRAS = {
         "webvtt-py>=0.5",
     ],
 }
-EXTRAS["dev"] = [*EXTRAS["test"], *EXTRAS["kenlm"]]
+EXTRAS["dev"] = EXTRAS["test"]
 EXTRAS["all"] = sorted({package for name in EXTRAS if name not in ("test", "dev") for package in EXTRAS[name]})
 
 # Each program is `main() -> int` of a module in w2v_cli; what it returns is the exit code.

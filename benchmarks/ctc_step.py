@@ -9,14 +9,13 @@ gradient and sums up what is logged; the peer draws masks inside, too, and neith
 
 from __future__ import annotations
 
-import argparse
 import sys
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parent))  # for the spawned processes, too
 
 from pretraining_step import CONVOLUTIONS, RATE, RESULTS
-from side_by_side import Step, take_turns, tell
+from side_by_side import Step, plain_step, step_parser, take_turns, tell
 
 LABELS = 150
 MASK_PROB, MASK_LENGTH = 0.65, 10
@@ -62,24 +61,12 @@ def peer(precision: str, clips: int, seconds: float) -> Step:
     source = torch.randn(clips, int(seconds * RATE))
     labels = torch.randint(5, len(LETTERS), (clips, LABELS))
 
-    def step() -> None:
-        with torch.autocast("cpu", torch.bfloat16, enabled=precision == "bf16"):
-            loss = network(source, labels=labels).loss
-        loss.backward()
-        optimizer.step()
-        optimizer.zero_grad()
-
-    return step
+    return plain_step(lambda: network(source, labels=labels).loss, optimizer, precision)
 
 
 def main() -> None:
     """Measure and print."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--precision", choices=("bf16", "fp32"), default="bf16")
-    parser.add_argument("--rounds", type=int, default=5)
-    parser.add_argument("--clips", type=int, default=4)
-    parser.add_argument("--seconds", type=float, default=10, help="length of each clip")
-    parser.add_argument("--record", action="store_true", help=f"write the figures to {RESULTS.name}")
+    parser = step_parser(__doc__, "bf16", 4, 10, RESULTS)
     arguments = parser.parse_args()
     given = (arguments.precision, arguments.clips, arguments.seconds)
     mine, theirs = take_turns([("w2v", ours, given), ("transformers", peer, given)], arguments.rounds)

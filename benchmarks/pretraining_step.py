@@ -10,14 +10,13 @@ attention and its fused AdamW, and neither clips nor logs.
 
 from __future__ import annotations
 
-import argparse
 import sys
 from pathlib import Path
 from typing import Any
 
 sys.path.insert(0, str(Path(__file__).resolve().parent))  # for the spawned processes, too
 
-from side_by_side import Step, take_turns, tell
+from side_by_side import Step, plain_step, step_parser, take_turns, tell
 
 RESULTS = Path(__file__).with_name("training_steps.json")
 CLIPS = {"base": 4, "large": 2}
@@ -82,26 +81,18 @@ def peer(model: str, precision: str, clips: int, seconds: float) -> Step:
     negatives = torch.from_numpy(_sample_negative_indices((clips, frames), NEGATIVES, mask))
     time_mask = torch.from_numpy(mask)
 
-    def step() -> None:
-        with torch.autocast("cpu", torch.bfloat16, enabled=precision == "bf16"):
-            loss = network(source, mask_time_indices=time_mask, sampled_negative_indices=negatives).loss
-        loss.backward()
-        optimizer.step()
-        optimizer.zero_grad()
-
-    return step
+    return plain_step(
+        lambda: network(source, mask_time_indices=time_mask, sampled_negative_indices=negatives).loss,
+        optimizer,
+        precision,
+    )
 
 
 def main() -> None:
     """Measure and print."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser = step_parser(__doc__, "bf16", None, SECONDS, RESULTS)
     parser.add_argument("--model", choices=("base", "large"), default="base")
-    parser.add_argument("--precision", choices=("bf16", "fp32"), default="bf16")
-    parser.add_argument("--rounds", type=int, default=5)
-    parser.add_argument("--clips", type=int, help="default: 4 for base, 2 for large")
-    parser.add_argument("--seconds", type=float, default=SECONDS, help="length of each clip")
     parser.add_argument("--checkpoint-activations", action="store_true", help="with our flag of that name")
-    parser.add_argument("--record", action="store_true", help=f"write the figures to {RESULTS.name}")
     arguments = parser.parse_args()
     clips = arguments.clips or CLIPS[arguments.model]
     given = (arguments.model, arguments.precision, clips, arguments.seconds)

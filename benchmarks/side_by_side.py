@@ -6,6 +6,7 @@ both see the same machine. Ratios are medians over rounds; absolute figures drif
 
 from __future__ import annotations
 
+import argparse
 import json
 import multiprocessing
 import os
@@ -18,6 +19,7 @@ from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, version
 from multiprocessing.connection import Connection
 from pathlib import Path
+from typing import Any
 
 Step = Callable[[], object]
 """Does the work of one round."""
@@ -92,6 +94,33 @@ def _serve(
         step()
         pipe.send(clock() - start)
     pipe.send(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024)
+
+
+def step_parser(
+    description: str, precision: str, clips: int | None, seconds: float, results: Path
+) -> argparse.ArgumentParser:
+    """Return a parser of the flags that all comparisons of training steps have."""
+    parser = argparse.ArgumentParser(description=description.splitlines()[0])
+    parser.add_argument("--precision", choices=("bf16", "fp32"), default=precision)
+    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--clips", type=int, default=clips, help="default: 4; 2 for large models")
+    parser.add_argument("--seconds", type=float, default=seconds, help="length of each clip")
+    parser.add_argument("--record", action="store_true", help=f"write the figures to {results.name}")
+    return parser
+
+
+def plain_step(loss_of: Callable[[], Any], optimizer: Any, precision: str) -> Step:
+    """Return a step as a training loop of one's own has it: forward under autocast, backward, update."""
+    import torch
+
+    def step() -> None:
+        with torch.autocast("cpu", torch.bfloat16, enabled=precision == "bf16"):
+            loss = loss_of()
+        loss.backward()
+        optimizer.step()
+        optimizer.zero_grad()
+
+    return step
 
 
 def ratio(ours: Side, peer: Side) -> float:

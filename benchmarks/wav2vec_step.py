@@ -10,14 +10,13 @@ gradient and sums up what is logged.
 
 from __future__ import annotations
 
-import argparse
 import sys
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parent))  # for the spawned processes, too
 
 from pretraining_step import RATE, RESULTS
-from side_by_side import Step, take_turns, tell
+from side_by_side import Step, plain_step, step_parser, take_turns, tell
 
 ENCODER = [(512, 10, 5), (512, 8, 4), (512, 4, 2), (512, 4, 2), (512, 4, 2), (512, 1, 1), (512, 1, 1)]
 AGGREGATOR = [(512, kernel, 1) for kernel in range(2, 14)]
@@ -127,25 +126,13 @@ def peer(quantizer: str, precision: str, clips: int, seconds: float) -> Step:
     optimizer = torch.optim.Adam(network.parameters(), lr=1e-5, fused=True)
     source = torch.randn(clips, int(seconds * RATE))
 
-    def step() -> None:
-        with torch.autocast("cpu", torch.bfloat16, enabled=precision == "bf16"):
-            loss = network(source)
-        loss.backward()
-        optimizer.step()
-        optimizer.zero_grad()
-
-    return step
+    return plain_step(lambda: network(source), optimizer, precision)
 
 
 def main() -> None:
     """Measure and print."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser = step_parser(__doc__, "fp32", 4, 9.375, RESULTS)
     parser.add_argument("--quantizer", choices=("none", "gumbel", "kmeans"), default="none")
-    parser.add_argument("--precision", choices=("bf16", "fp32"), default="fp32")
-    parser.add_argument("--rounds", type=int, default=5)
-    parser.add_argument("--clips", type=int, default=4)
-    parser.add_argument("--seconds", type=float, default=9.375, help="length of each clip: 150,000 samples")
-    parser.add_argument("--record", action="store_true", help=f"write the figures to {RESULTS.name}")
     arguments = parser.parse_args()
     given = (arguments.quantizer, arguments.precision, arguments.clips, arguments.seconds)
     mine, theirs = take_turns([("w2v", ours, given), ("plain PyTorch", peer, given)], arguments.rounds)

@@ -12,20 +12,16 @@ from __future__ import annotations
 import argparse
 import importlib.util
 import os
-import shlex
 import shutil
-import subprocess
 import sys
-import time
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
-from dataclasses import dataclass, field
 from pathlib import Path
 
-from w2v.errors import ConfigError, DataError, TrainingError, W2vError
-from w2v.functional.edit_distance import edit_distance
+from w2v.errors import ConfigError, DataError, W2vError
 
-REPOSITORY = Path(__file__).resolve().parents[2]
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+
+from stages import Run, counts, read_results, word_errors
+
 MARKER = ".w2v-demo"  # only a folder that holds this file is ever emptied
 EXTENSIONS = "flac,wav,ogg,mp3"
 
@@ -59,58 +55,6 @@ DATA = ("--max-tokens", "320000", "--max-sample-size", "320000", "--required-bat
 LOGGING = ("--log-format", "simple", "--log-interval", "100", "--no-epoch-checkpoints")
 
 
-@dataclass
-class Demo:
-    """The folder of one demonstration, and the time its stages took.
-
-    Attributes:
-        folder: where everything is written.
-        threads: of each program.
-        stages: name and seconds of each stage that has ended.
-    """
-
-    folder: Path
-    threads: int
-    stages: list[tuple[str, float]] = field(default_factory=list)
-
-    @contextmanager
-    def stage(self, name: str) -> Iterator[None]:
-        """Print a headline, and remember how long the block took."""
-        print(f"\n== {name}", flush=True)
-        start = time.monotonic()
-        yield
-        self.stages.append((name, time.monotonic() - start))
-
-    def call(self, program: str, *arguments: str | Path) -> None:
-        """Show and run a program: `w2v-train` is `python -m w2v_cli.train`, a script is run as it is.
-
-        Raises:
-            TrainingError: the program failed; it has said why.
-        """
-        words = [str(argument) for argument in arguments]
-        print(f"$ {_shown([program, *words])}", flush=True)
-        how = ["-m", f"w2v_cli.{program.removeprefix('w2v-')}"] if program.startswith("w2v-") else [program]
-        search = os.pathsep.join(filter(None, (str(REPOSITORY), os.environ.get("PYTHONPATH"))))
-        # Threads of tiny models wait for each other all the time. Where they spin while they wait, and something else
-        # runs on the machine, a second thread makes an update five times slower instead of faster.
-        threads = {"OMP_NUM_THREADS": str(self.threads), "OMP_WAIT_POLICY": "passive"}
-        environment = {**os.environ, **threads, "PYTHONPATH": search}
-        done = subprocess.run([sys.executable, *how, *words], env=environment, stdin=subprocess.DEVNULL, check=False)
-        if done.returncode:
-            raise TrainingError(f"the demo ends here: {program} left with exit code {done.returncode}")
-
-
-def _shown(words: Sequence[str]) -> str:
-    """Return a command line that can be pasted into a shell, a new line before a flag where it would grow too long."""
-    lines, line = [], ""
-    for word in map(shlex.quote, words):
-        if line and word.startswith("--") and len(line) > 90:
-            lines.append(f"{line} \\")
-            line = "   "
-        line += f" {word}" if line else word
-    return "\n".join([*lines, line])
-
-
 def main() -> int:
     """Run the demonstration and return the exit code."""
     parser = argparse.ArgumentParser(description="From speech to a word error rate.", allow_abbrev=False)
@@ -121,7 +65,7 @@ def main() -> int:
     parser.add_argument("--threads", type=int, default=min(2, os.cpu_count() or 1), help="default: 2")
     arguments = parser.parse_args()
     try:
-        demo = Demo(make_folder(arguments.folder), arguments.threads)
+        demo = Run(make_folder(arguments.folder), arguments.threads)
         train, test = prepare_speech(demo, arguments.data)
         manifests, labels = prepare_lists(demo, train, test)
         finetuned = train_models(demo, manifests, labels, arguments.pretrain_updates, arguments.finetune_updates)
@@ -149,7 +93,7 @@ def make_folder(folder: Path) -> Path:
     return folder
 
 
-def prepare_speech(demo: Demo, data: Path | None) -> tuple[Path, Path | None]:
+def prepare_speech(demo: Run, data: Path | None) -> tuple[Path, Path | None]:
     """Return the folder to train on, and the one to test on: None where a part of the first is to be held back.
 
     Raises:
@@ -170,22 +114,22 @@ def prepare_speech(demo: Demo, data: Path | None) -> tuple[Path, Path | None]:
                 f"the demo speaks its own data, which needs {package}: pip install 'w2v[demo]' "
                 "(or `make demo`), or give --data FOLDER with audio and a transcripts.tsv"
             )
-    with demo.stage("speech: random words from espeak-ng; the voices of the test are not trained on"):
+    with demo.stage("speech", "speech: random words from espeak-ng; the voices of the test are not trained on"):
         # In a process of its own: espeak-ng repeats itself only in a fresh one.
         demo.call(str(Path(__file__).with_name("speak.py")), demo.folder / "speech")
     return demo.folder / "speech" / "train", demo.folder / "speech" / "test"
 
 
-def prepare_lists(demo: Demo, train: Path, test: Path | None) -> tuple[Path, Path]:
+def prepare_lists(demo: Run, train: Path, test: Path | None) -> tuple[Path, Path]:
     """Write manifests and labels; return the folders for pretraining and for fine-tuning."""
     manifests, labels = demo.folder / "manifests", demo.folder / "labels"
     held_back = "0.02" if test else "0.1"
     common = ("--ext", EXTENSIONS, "--resample", "--sorted")
-    with demo.stage("manifests: what there is to hear"):
+    with demo.stage("manifests", "manifests: what there is to hear"):
         demo.call("w2v-manifest", train, "--dest", manifests, "--valid-percent", held_back, *common)
         if test is not None:
             demo.call("w2v-manifest", test, "--dest", demo.folder / "test", "--valid-percent", "0", *common)
-    with demo.stage("labels: what was said, letter by letter, for the clips that have a transcript"):
+    with demo.stage("labels", "labels: what was said, letter by letter, for the clips that have a transcript"):
         listed = ("--output-dir", labels, "--drop-missing", "--transcripts")
         texts = train / "transcripts.tsv"
         demo.call("w2v-labels", manifests / "train.tsv", "--output-name", "train", "--dict", *listed, texts)
@@ -196,82 +140,59 @@ def prepare_lists(demo: Demo, train: Path, test: Path | None) -> tuple[Path, Pat
     return manifests, labels
 
 
-def train_models(demo: Demo, manifests: Path, labels: Path, pretrain_updates: int, finetune_updates: int) -> Path:
+def train_models(demo: Run, manifests: Path, labels: Path, pretrain_updates: int, finetune_updates: int) -> Path:
     """Pretrain and fine-tune; return the fine-tuned checkpoint."""
     pretrained, finetuned = demo.folder / "pretrained", demo.folder / "finetuned"
     common = (*DATA, *LOGGING, "--resample", "--num-workers", "1")
-    with demo.stage("pretraining: which of 51 pieces of speech is behind the mask?"):
+    with demo.stage("pretraining", "pretraining: which of 51 pieces of speech is behind the mask?"):
         steps = {"--warmup-updates": pretrain_updates // 10, "--total-num-update": pretrain_updates}
-        schedule = _counts({"--max-update": pretrain_updates, **steps})
+        schedule = counts({"--max-update": pretrain_updates, **steps})
         # Validation draws masks too and decides nothing here, so it is left to the end.
         rarely = ("--validate-interval", "1000")
         demo.call("w2v-train", manifests, "--save-dir", pretrained, *PRETRAINING, *common, *rarely, *schedule)
     checkpoint = pretrained / "checkpoint_last.pt"
-    with demo.stage("fine-tuning: letters from speech"):
+    with demo.stage("fine-tuning", "fine-tuning: letters from speech"):
         warm, hold = finetune_updates // 10, finetune_updates * 2 // 5
         steps = {"--warmup-steps": warm, "--hold-steps": hold, "--decay-steps": finetune_updates - warm - hold}
-        schedule = _counts({"--max-update": finetune_updates, **steps})
+        schedule = counts({"--max-update": finetune_updates, **steps})
         start = ("--w2v-path", checkpoint, "--save-dir", finetuned)
         demo.call("w2v-train", labels, *start, *FINETUNING, *common, "--validate-interval", "4", *schedule)
     return finetuned / "checkpoint_last.pt"
 
 
-def _counts(flags: dict[str, int]) -> list[str]:
-    return [word for flag, number in flags.items() for word in (flag, str(number))]
-
-
-def transcribe(demo: Demo, checkpoint: Path, labels: Path) -> dict[str, Path]:
+def transcribe(demo: Run, checkpoint: Path, labels: Path) -> dict[str, Path]:
     """Transcribe the test clips; return the folder of results by the name of the decoder."""
     results = {"viterbi": demo.folder / "results-viterbi"}
     common = (labels, "--path", checkpoint, "--gen-subset", "valid", "--post-process", "letter", "--quiet")
-    with demo.stage("transcripts: the most likely letter of each frame"):
+    with demo.stage("transcripts", "transcripts: the most likely letter of each frame"):
         demo.call("w2v-infer", *common, "--results-path", results["viterbi"], "--w2l-decoder", "viterbi")
-    with demo.stage("transcripts with a language model: beam search over the words of the training texts"):
+    with demo.stage(
+        "language model", "transcripts with a language model: beam search over the words of the training texts"
+    ):
         model = demo.folder / "bigrams.arpa"
-        demo.call("w2v-lm", labels / "train.wrd", "--order", "2", "--arpa", model)
+        demo.call("w2v-lm", labels / "train.wrd", "--order", "2", "--arpa", model, "--quiet")
         results["kenlm"] = demo.folder / "results-kenlm"
         beam = ("--w2l-decoder", "kenlm", "--lm-model", model, "--lm-weight", "1", "--word-score", "0", "--beam", "50")
         demo.call("w2v-infer", *common, "--results-path", results["kenlm"], *beam)
     return results
 
 
-def show(demo: Demo, results: dict[str, Path], checkpoint: str, num_lines: int = 8) -> None:
+def show(demo: Run, results: dict[str, Path], checkpoint: str, num_lines: int = 8) -> None:
     """Print transcripts beside their references, error rates, and the time of each stage."""
     print()
     for decoder, folder in results.items():
-        readings = _read(folder / f"hypo.word-{checkpoint}-valid.txt")
-        references = _read(folder / f"ref.word-{checkpoint}-valid.txt")
+        hypotheses = read_results(folder / f"hypo.word-{checkpoint}-valid.txt")
+        references = read_results(folder / f"ref.word-{checkpoint}-valid.txt")
         ids = sorted(references)
         if decoder == "viterbi":
             for clip in ids[:: max(1, len(ids) // num_lines)][:num_lines]:
-                print(f"  said: {references[clip]}\n heard: {readings[clip]}\n")
-        errors = sum(edit_distance(references[clip].split(), readings[clip].split()) for clip in ids)
-        num_words = sum(len(references[clip].split()) for clip in ids)
-        rate = 100 * errors / max(num_words, 1)
-        print(f"WER with {decoder}: {rate:.1f} % ({errors} errors in {num_words} words of {len(ids)} clips)")
-    print()
-    for name, seconds in [*demo.stages, ("all", sum(seconds for _, seconds in demo.stages))]:
-        print(f"{seconds:7.1f} s  {name.split(':')[0]}")
-    print(f"\nEverything is in {demo.folder}. What to do next:")
-    for line in next_commands(demo.folder, checkpoint):
-        print(f"  {line}")
-
-
-def next_commands(folder: Path, checkpoint: str) -> list[str]:
-    """Return the three commands that a newcomer wants to type now, each with a word on what for."""
-    model = folder / "finetuned" / checkpoint
-    return [
-        f"w2v-infer {folder / 'labels'} --path {model} --gen-subset valid --results-path results   # transcribe again",
-        f"w2v-convert {model}   # what a model file holds",
-        "w2v-train --recipe help   # the published recipes; with your own recordings: docs/your_own_speech.md",
-    ]
-
-
-def _read(path: Path) -> dict[int, str]:
-    """Return text by clip from lines `text (None-ID)`."""
-    lines = path.read_text(encoding="utf-8").splitlines()
-    pairs = (line.rpartition(" (None-") for line in lines)
-    return {int(number.rstrip(")")): text for text, _, number in pairs}
+                print(f"   reference: {references[clip]}\n  hypothesis: {hypotheses[clip]}\n")
+        found = word_errors(hypotheses, references)
+        print(
+            f"WER with {decoder}: {found['wer']:.1f} % ({found['errors']} errors in {found['words']} words of "
+            f"{len(ids)} clips)"
+        )
+    demo.show_times()
 
 
 if __name__ == "__main__":

@@ -184,10 +184,8 @@ def plan(clips: Mapping[str, int], seed: int) -> dict[str, list[Utterance]]:
 
 def record(samples: Samples, sample_rate: int, utterance: Utterance, rng: np.random.Generator) -> Audio:
     """Bring a clip to 16 kHz and to its level, and add its noise."""
-    try:
-        import soxr
-    except ImportError as e:
-        raise MissingPackageError("soxr", "demo", "resampling the demo's speech") from e
+    import soxr
+
     audio = np.asarray(soxr.resample(samples.astype(np.float32), sample_rate, SAMPLE_RATE), dtype=np.float32)
     audio *= utterance.gain / max(float(np.sqrt(np.mean(np.square(audio)))), 1.0)
     noise = rng.standard_normal(len(audio), dtype=np.float32) * (utterance.gain * 10 ** (utterance.noise / 20))
@@ -205,7 +203,7 @@ def speak(folder: Path, clips: Mapping[str, int] = CLIPS, seed: int = 1) -> Iter
         seed: other seeds give other sentences, rates, pitches and noise.
 
     Raises:
-        MissingPackageError: espeakng-loader, soxr or soundfile is not installed.
+        MissingPackageError: espeakng-loader or soundfile is not installed.
         DataError: espeak-ng does not do what it is told.
     """
     try:

@@ -11,26 +11,19 @@ done again, and a training that was stopped resumes. Results go to `results.json
 from __future__ import annotations
 
 import argparse
-import importlib.util
 import json
-import math
 import os
 import random
-import resource
-import shlex
-import subprocess
 import sys
-import time
-from collections import Counter
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from w2v.errors import ConfigError, DataError, TrainingError, W2vError
-from w2v.functional.edit_distance import edit_distance
+from w2v.errors import ConfigError, DataError, W2vError
 
-REPOSITORY = Path(__file__).resolve().parents[2]
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+
+from stages import REPOSITORY, Run, counts, read_results, word_errors
+
 SAMPLE_RATE = 16000
 SPEAKERS = ("george", "jackson", "lucas", "nicolas")
 TRAIN, FEW, SEEN, UNSEEN = "digits_train", "digits_train_few", "digits_valid_seen", "digits_valid_unseen"
@@ -66,86 +59,6 @@ FINETUNING = (
     *("--valid-subset", f"{SEEN},{UNSEEN}", "--best-checkpoint-metric", "wer"),
 )
 LOGGING = ("--num-workers", "0", "--no-epoch-checkpoints", "--log-format", "json", "--log-interval", "25")
-
-
-class Run:
-    """The folder of one run, and what its finished stages took.
-
-    Args:
-        folder: where everything is written.
-        threads: of each program.
-    """
-
-    def __init__(self, folder: Path, threads: int) -> None:
-        self.folder = folder
-        self.threads = threads
-        folder.mkdir(parents=True, exist_ok=True)
-        self._file = folder / "stages.json"
-        self.stages: dict[str, dict[str, float]] = {}
-        if self._file.is_file():
-            self.stages = json.loads(self._file.read_text(encoding="utf-8"))
-
-    @contextmanager
-    def stage(self, name: str) -> Iterator[None]:
-        """Print a headline, and write down the wall and processor seconds of the block, if it ends well."""
-        print(f"\n== {name}", flush=True)
-        begin, used = time.monotonic(), _processor_seconds()
-        yield
-        self.stages[name] = {"wall": time.monotonic() - begin, "cpu": _processor_seconds() - used}
-        temporary = self._file.with_suffix(".tmp")
-        temporary.write_text(json.dumps(self.stages, indent=1), encoding="utf-8")
-        temporary.replace(self._file)
-
-    def is_done(self, name: str) -> bool:
-        """Whether an earlier run ended this stage."""
-        if name in self.stages:
-            print(f"\n== {name}: done before")
-        return name in self.stages
-
-    def call(self, program: str, *arguments: str | Path, log: Path | None = None) -> None:
-        """Show and run a program: `w2v-train` is `python -m w2v_cli.train`, a script is run as it is.
-
-        Args:
-            program: its name, or the path of a script.
-            arguments: its arguments.
-            log: file to append its output to, instead of showing it.
-
-        Raises:
-            TrainingError: the program failed.
-        """
-        words = [str(argument) for argument in arguments]
-        print(f"$ {_shown([program, *words])}" + (f"  # output in {log}" if log else ""), flush=True)
-        how = ["-m", f"w2v_cli.{program.removeprefix('w2v-')}"] if program.startswith("w2v-") else [program]
-        search = os.pathsep.join(filter(None, (str(REPOSITORY), os.environ.get("PYTHONPATH"))))
-        environment = {**os.environ, "OMP_NUM_THREADS": str(self.threads), "PYTHONPATH": search}
-        command = [sys.executable, *how, *words]
-        if log is None:
-            code = subprocess.run(command, env=environment, stdin=subprocess.DEVNULL, check=False).returncode
-        else:
-            with open(log, "ab") as file:
-                code = subprocess.run(
-                    command, env=environment, stdin=subprocess.DEVNULL, stdout=file, stderr=file, check=False
-                ).returncode
-        if code:
-            last = log.read_text(encoding="utf-8", errors="replace").strip().rpartition("\n")[2] if log else ""
-            raise TrainingError(f"{program} left with exit code {code}" + (f": {last}" if last else ""))
-
-
-def _processor_seconds() -> float:
-    """Return user and system time of all programs that were called and have ended."""
-    used = resource.getrusage(resource.RUSAGE_CHILDREN)
-    return used.ru_utime + used.ru_stime
-
-
-def _shown(words: Sequence[str]) -> str:
-    """Return a command line that can be pasted into a shell, a new line before a flag where it would grow too long."""
-    lines, line = [], ""
-    for word in map(shlex.quote, words):
-        if line and word.startswith("--") and len(line) > 90:
-            lines.append(f"{line} \\")
-            line = "   "
-        line += f" {word}" if line else word
-    return "\n".join([*lines, line])
 
 
 def main() -> int:
@@ -222,7 +135,8 @@ def prepare(run: Run, data: Path, minutes: float, few_minutes: float) -> None:
         few = manifests / "few.tsv"
         write_subset(labels / f"{TRAIN}.tsv", few, few_minutes * 60)
         _label(run, data, FEW, few)
-        write_bigrams((labels / f"{TRAIN}.wrd").read_text(encoding="utf-8").splitlines(), run.folder / "bigrams.arpa")
+        texts = labels / f"{TRAIN}.wrd"
+        run.call("w2v-lm", texts, "--order", "2", "--arpa", run.folder / "bigrams.arpa", "--quiet")
 
 
 def _label(run: Run, data: Path, name: str, manifest: Path, *flags: str) -> None:
@@ -248,38 +162,11 @@ def write_subset(manifest: Path, path: Path, seconds: float) -> None:
     path.write_text("\n".join([root, *lines[:taken], ""]), encoding="utf-8")
 
 
-def write_bigrams(sentences: Sequence[str], path: Path) -> None:
-    """Write a language model of pairs of words in ARPA form, each pair counted once more than it was seen.
-
-    Args:
-        sentences: space-separated words; few different ones, as the file holds all pairs.
-        path: file to write.
-    """
-    pairs: Counter[tuple[str, str]] = Counter()
-    for sentence in sentences:
-        words = sentence.split()
-        pairs.update(zip(["<s>", *words], [*words, "</s>"], strict=True))
-    singles: Counter[str] = Counter()
-    for (_, word), count in pairs.items():
-        singles[word] += count
-    total = sum(singles.values()) + 1  # one for the words that are not there
-    histories = ["<s>", *sorted(singles.keys() - {"</s>"})]
-    lines = ["\\data\\", f"ngram 1={len(singles) + 2}", f"ngram 2={len(histories) * len(singles)}", "", "\\1-grams:"]
-    lines += [f"{math.log10(1 / total):.6f}\t<unk>", "-99\t<s>\t0"]
-    for word, count in sorted(singles.items()):
-        lines.append(f"{math.log10(count / total):.6f}\t{word}" + ("" if word == "</s>" else "\t0"))
-    lines += ["", "\\2-grams:"]
-    for history in histories:
-        seen = sum(pairs[history, word] for word in singles) + len(singles)
-        lines += [f"{math.log10((pairs[history, word] + 1) / seen):.6f}\t{history} {word}" for word in sorted(singles)]
-    path.write_text("\n".join([*lines, "", "\\end\\", ""]), encoding="utf-8")
-
-
 def pretrain(run: Run, num_updates: int) -> None:
     """Pretrain on the unlabelled speech."""
     if run.is_done("pretrain"):
         return
-    schedule = _counts({"--max-update": num_updates, "--warmup-updates": max(1, num_updates * 2 // 25)})
+    schedule = counts({"--max-update": num_updates, "--warmup-updates": max(1, num_updates * 2 // 25)})
     with run.stage("pretrain"):
         places = (run.folder / "manifests", "--save-dir", run.folder / "pretrain")
         rarely = ("--validate-interval", "1000", "--validate-interval-updates", "250", "--save-interval-updates", "250")
@@ -295,7 +182,7 @@ def finetune(run: Run, name: str, subset: str, num_updates: int, *flags: str) ->
         return
     warm, hold = max(1, num_updates // 10), num_updates * 2 // 5
     steps = {"--warmup-steps": warm, "--hold-steps": hold, "--decay-steps": num_updates - warm - hold}
-    schedule = _counts({"--max-update": num_updates, **steps})
+    schedule = counts({"--max-update": num_updates, **steps})
     with run.stage(name):
         places = (run.folder / "labels", "--train-subset", subset, "--save-dir", run.folder / name)
         start = ("--w2v-path", run.folder / "pretrain" / "checkpoint_last.pt", *flags)
@@ -305,10 +192,6 @@ def finetune(run: Run, name: str, subset: str, num_updates: int, *flags: str) ->
         )
 
 
-def _counts(flags: dict[str, int]) -> list[str]:
-    return [word for flag, number in flags.items() for word in (flag, str(number))]
-
-
 def transcribe(run: Run, model: str) -> None:
     """Transcribe both test sets with both decoders, with the last checkpoint: none is chosen by its test score."""
     beam = ("--lm-model", run.folder / "bigrams.arpa")  # the lexicon is derived from its words
@@ -316,19 +199,12 @@ def transcribe(run: Run, model: str) -> None:
         name = f"{model}, {decoder}"
         if run.is_done(name):
             continue
-        if decoder == "kenlm" and (importlib.util.find_spec("kenlm") is None or _lacks_flashlight()):
-            print(f"\n== {name}: left out; it needs: pip install 'w2v[kenlm]'")
-            continue
         with run.stage(name):
             for subset in (SEEN, UNSEEN):
                 places = (run.folder / "labels", "--path", run.folder / model / "checkpoint_last.pt")
                 results = ("--gen-subset", subset, "--results-path", run.folder / "results" / f"{model}-{decoder}")
                 more = beam if decoder == "kenlm" else ()
                 run.call("w2v-infer", *places, *results, "--post-process", "letter", "--quiet", *flags, *more)
-
-
-def _lacks_flashlight() -> bool:
-    return importlib.util.find_spec("flashlight") is None
 
 
 def report(run: Run) -> None:
@@ -348,26 +224,13 @@ def report(run: Run) -> None:
             f"{row['model']:9} {row['decoder']:8} {row['set']:20} WER {row['wer']:6.2f} %"
             f"  ({row['errors']} errors in {row['words']} words)"
         )
-    print("\n   wall s    cpu s")
-    for name, seconds in content["seconds"].items():
-        print(f"{seconds['wall']:9.1f}{seconds['cpu']:9.1f}  {name}")
-    print(f"\nEverything is in {run.folder}.")
+    run.show_times()
 
 
-def score(folder: Path, subset: str) -> dict[str, Any]:
+def score(folder: Path, subset: str) -> dict[str, float]:
     """Return errors, words and word error rate of a folder of results."""
     name = f"checkpoint_last.pt-{subset}.txt"
-    readings, references = _read(folder / f"hypo.word-{name}"), _read(folder / f"ref.word-{name}")
-    errors = sum(edit_distance(text.split(), readings[clip].split()) for clip, text in references.items())
-    words = sum(len(text.split()) for text in references.values())
-    return {"errors": errors, "words": words, "wer": round(100 * errors / max(words, 1), 2)}
-
-
-def _read(path: Path) -> dict[int, str]:
-    """Return text by clip from lines `text (None-ID)`."""
-    lines = path.read_text(encoding="utf-8").splitlines()
-    pairs = (line.rpartition("(None-") for line in lines)
-    return {int(number.rstrip(")")): text.strip() for text, _, number in pairs}
+    return word_errors(read_results(folder / f"hypo.word-{name}"), read_results(folder / f"ref.word-{name}"))
 
 
 if __name__ == "__main__":

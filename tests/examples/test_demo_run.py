@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 import os
+import shlex
 import subprocess
 import sys
 from pathlib import Path
@@ -30,7 +31,7 @@ def _load(name: str) -> ModuleType:
     return module
 
 
-@pytest.fixture
+@pytest.fixture(scope="module")
 def run() -> ModuleType:
     return _load("run")
 
@@ -49,10 +50,10 @@ def test_a_folder_of_an_earlier_demo_is_emptied(run: ModuleType, tmp_path: Path)
 
 
 def test_a_shown_command_is_the_one_that_runs(run: ModuleType) -> None:
-    import shlex
+    stages = sys.modules[run.Run.__module__]
 
     words = ["w2v-train", "a folder", *(f"--flag-{i} ('{i}', 2)" for i in range(40))]
-    assert shlex.split(run._shown(words).replace("\\\n", " ")) == words
+    assert shlex.split(stages.shown(words).replace("\\\n", " ")) == words
 
 
 @pytest.fixture
@@ -72,20 +73,19 @@ def noise(tmp_path: Path) -> Path:
 
 def _demo(*arguments: str | Path) -> subprocess.CompletedProcess[str]:
     command = [sys.executable, FOLDER / "run.py", "--threads", "1", *arguments]
-    return subprocess.run(command, capture_output=True, text=True, env=ENVIRONMENT, timeout=280)
+    return subprocess.run(command, capture_output=True, text=True, env=ENVIRONMENT, timeout=800)
 
 
-@pytest.mark.timeout(300)
+@pytest.mark.timeout(900)
 def test_the_whole_line_on_a_folder_of_ones_own(noise: Path, tmp_path: Path) -> None:
     updates = ("--pretrain-updates", "2", "--finetune-updates", "2")
     done = _demo("--data", noise, "--folder", tmp_path / "run", *updates)
     assert done.returncode == 0, done.stderr
     assert "$ w2v-train" in done.stdout
-    assert "said: " in done.stdout
-    assert "heard: " in done.stdout
+    assert "reference: " in done.stdout
+    assert "hypothesis: " in done.stdout
     assert "WER with viterbi: " in done.stdout
-    assert "WER with kenlm: " in done.stdout
-    assert "What to do next:" in done.stdout
+    assert "WER with kenlm: " in done.stdout  # no compiler and no further package is needed for it
 
 
 def test_a_folder_without_transcripts_is_one_line(tmp_path: Path) -> None:

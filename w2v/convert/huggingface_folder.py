@@ -170,7 +170,6 @@ def write_huggingface(folder: Path, file: ModelFile, *, new_weight_norm: bool = 
 
     Raises:
         CheckpointError: the model has no counterpart there, or the folder cannot be written.
-        MissingPackageError: safetensors is not installed.
     """
     config, kind = to_their_config(file), kind_of(file)
     config["w2v"]["trainer"] = {"num_updates": file.num_updates}

@@ -37,7 +37,6 @@ def read_model_file(path: str | Path, *, dictionary: str | None = None, pretrain
 
     Raises:
         CheckpointError: it cannot be read, is of another kind, or is incomplete; the message says what is missing.
-        MissingPackageError: safetensors is not installed, and is needed.
     """
     file = _open(Path(path), dictionary, pretrained)
     check_sizes(file.path, file.config["model"], file.state)

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from w2v.convert.model_file import ModelFile
 from w2v.convert.symbols import find_symbols
-from w2v.errors import CheckpointError, MissingPackageError
+from w2v.errors import CheckpointError
 from w2v.files import atomic_path
 
 METADATA = "w2v"
@@ -23,12 +23,9 @@ def read_safetensors(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
 
     Raises:
         CheckpointError: there is no such file, or it is damaged.
-        MissingPackageError: safetensors is not installed.
     """
-    try:
-        from safetensors import SafetensorError, safe_open
-    except ImportError as e:
-        raise MissingPackageError("safetensors", "safetensors", f"reading {path}") from e
+    from safetensors import SafetensorError, safe_open
+
     if not path.is_file():
         raise CheckpointError(f"{path}: there is no such file")
     try:
@@ -43,12 +40,9 @@ def write_safetensors(path: Path, state: Mapping[str, Tensor], metadata: Mapping
 
     Raises:
         CheckpointError: the file cannot be written.
-        MissingPackageError: safetensors is not installed.
     """
-    try:
-        from safetensors.torch import save_file
-    except ImportError as e:
-        raise MissingPackageError("safetensors", "safetensors", f"writing {path}") from e
+    from safetensors.torch import save_file
+
     try:
         with atomic_path(path) as part:
             part.touch()

@@ -92,7 +92,6 @@ def read_audio(path: str, sample_rate: int, *, resample: bool = False) -> Sample
     Raises:
         DataError: the file is unreadable, of another rate or not mono, longer than `LONGEST`, or holds samples that
             are not finite or beyond `LOUDEST`.
-        MissingPackageError: soxr is needed and not installed.
     """
     with _open(path) as file:
         rate = file.sample_rate
@@ -111,7 +110,6 @@ def audio_blocks(path: str, sample_rate: int) -> Iterator[Samples]:
 
     Raises:
         DataError: the file is unreadable, or holds samples that are not finite or beyond `LOUDEST`.
-        MissingPackageError: soxr is needed and not installed.
     """
     with _open(path) as file:
         blocks = _mono_blocks(path, file, STREAM_BLOCK, math.inf)
@@ -324,12 +322,9 @@ def resampled(name: str, blocks: Iterable[Samples], rate: int, needed: int) -> I
 
     Raises:
         DataError: the rates are more than `LARGEST_RATIO` apart.
-        MissingPackageError: soxr is not installed.
     """
-    try:
-        import soxr
-    except ImportError as e:
-        raise MissingPackageError("soxr", "audio", f"resampling from {rate} to {needed} Hz") from e
+    import soxr
+
     if not rate / LARGEST_RATIO <= needed <= rate * LARGEST_RATIO:
         raise DataError(f"{name}: a sample rate of {rate} Hz cannot be brought to {needed} Hz")
     stream = soxr.ResampleStream(rate, needed, 1, dtype="float32", quality="HQ")

@@ -98,6 +98,7 @@ def build_search(options: SearchOptions, model: LanguageModel, space: SearchSpac
         options,
         model,
         space.silence,
+        len(units),
         tree=tree,
         entries=units if space.is_unit_lm else words,
         unknown=space.unknown,

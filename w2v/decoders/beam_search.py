@@ -1,22 +1,49 @@
 """Beam search over CTC outputs in numpy: all hypotheses of all clips of a batch advance at once, frame by frame.
 
-Same rules and scores as flashlight-text's decoders, which `flashlight_search.py` calls where they are installed. How a
-hypothesis may go on is `lexicon_search.py`'s and `free_search.py`'s; here are the choice of the best, the end of a clip
-and the way back. The language model is asked once per frame, for all hypotheses together.
+Same rules and scores as flashlight-text's decoders. `lexicon_search.py` and `free_search.py` say by which new symbols a
+hypothesis may be continued; here are blanks and held symbols, the choice of the best, the end of a clip and the
+backtrace. The language model is asked once per frame, for all hypotheses together.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass, fields
-from typing import TypeVar
+from collections.abc import Iterator
+from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
 from torch import Tensor
 
 from w2v.decoders.base import DecoderConfig
+from w2v.decoders.hypotheses import (
+    BASE,
+    CLIP,
+    HISTORY,
+    HOLD,
+    LM,
+    NO_WORD,
+    NUM_COLUMNS,
+    ODD,
+    SCORE,
+    SOURCE,
+    STATE,
+    STEM,
+    SYMBOL,
+    WORD,
+    Hypotheses,
+    floats,
+    hashes,
+)  # fmt: skip
 from w2v.lm.language_model import LanguageModel
-from w2v.types import BLANK, FloatArray, IntArray
+from w2v.types import BLANK, BoolArray, FloatArray, IntArray
+
+# Clips are searched together up to this number of hypotheses: enough for numpy, little memory for the backtrace.
+MOST_HYPOTHESES = 4096
+# Emissions are widened to float64 for this many numbers at once (8 MB).
+NUMBERS_AT_ONCE = 1 << 20
+# Below every score of a possible path, and above -inf, which stands for impossible ones.
+LOWEST = -1e300
+TABLE_SIZE = 1 << 16
 
 
 @dataclass(frozen=True)
@@ -36,13 +63,6 @@ class FoundPath:
     lm: float
     symbols: list[int]
     words: list[int]
-
-
-HashArray = npt.NDArray[np.uint64]
-Rows = TypeVar("Rows", "Beam", "Candidates")
-NO_WORD = -1
-# Clips are searched together up to this number of hypotheses: enough for numpy, little memory for the way back.
-MOST_HYPOTHESES = 4096
 
 
 @dataclass(frozen=True)
@@ -73,88 +93,32 @@ class SearchOptions:
 
 @dataclass(frozen=True)
 class Frame:
-    """Log-probabilities of a frame, with the score of silence.
+    """Log-probabilities of a frame, with the score of silence. V + 1 numbers per clip: the last one is -inf.
 
     Attributes:
-        emissions: (clips, V) all.
-        tried: (clips, V) those of the `beam_size_token` best symbols, else -inf.
+        emissions: (clips * (V + 1),) all.
+        tried: the same, but -inf for all symbols besides the `beam_size_token` best.
+        best: (clips,) largest of `tried` without the blank.
     """
 
     emissions: FloatArray
     tried: FloatArray
+    best: FloatArray
 
 
 @dataclass(frozen=True)
 class Beam:
-    """Hypotheses of all clips after one frame; those of a clip together, best first.
+    """Hypotheses of all clips after one frame.
 
     Attributes:
-        clip: (N,) which clip, rising.
-        score: (N,) total score.
-        emission: (N,) sum of the log-probabilities of the frames.
-        lm: (N,) sum of the language model's, what is given in advance for words begun included.
-        symbol: (N,) symbol of the last frame.
-        node: (N,) node of the lexicon.
-        state: (N,) state of the language model.
-        history: (N,) hash of the clip and all words or units so far. Paths that differ in an early word are never
-            merged, even where the language model has forgotten it; flashlight does the same.
+        rows: the hypotheses.
+        seconds: rows that have a better one of the same stem in the beam.
+        num_clips: clips that are not over yet.
     """
 
-    clip: IntArray
-    score: FloatArray
-    emission: FloatArray
-    lm: FloatArray
-    symbol: IntArray
-    node: IntArray
-    state: IntArray
-    history: HashArray
-
-    def wait(self, source: IntArray, symbol: IntArray, emissions: FloatArray) -> Candidates:
-        """Return continuations of the hypotheses `source` by a symbol that says nothing new."""
-        return Candidates(
-            source=source,
-            score=self.score[source] + emissions[self.clip[source], symbol],
-            lm=np.zeros(len(source)),
-            symbol=symbol,
-            node=self.node[source],
-            word=np.full(len(source), NO_WORD),
-            state=self.state[source],
-            history=self.history[source],
-        )
-
-
-@dataclass(frozen=True)
-class Candidates:
-    """Continuations of hypotheses by one frame.
-
-    Attributes:
-        source: (M,) row of the hypothesis that is continued.
-        score: (M,) total score.
-        lm: (M,) what the language model adds, not weighed.
-        symbol: (M,) symbol of the frame.
-        node: (M,) node after it.
-        word: (M,) word that is completed, -1 where there is none.
-        state: (M,) state of the language model after it.
-        history: (M,) hash of words after it.
-    """
-
-    source: IntArray
-    score: FloatArray
-    lm: FloatArray
-    symbol: IntArray
-    node: IntArray
-    word: IntArray
-    state: IntArray
-    history: HashArray
-
-
-@dataclass(frozen=True)
-class Step:
-    """What the way back needs of the hypotheses after a frame: (N,) each."""
-
-    parent: npt.NDArray[np.int32]
-    symbol: npt.NDArray[np.int32]
-    word: npt.NDArray[np.int32]
+    rows: Hypotheses
+    seconds: IntArray
+    num_clips: int
 
 
 class BeamSearch:
@@ -164,19 +128,29 @@ class BeamSearch:
         options: the numbers.
         model: the language model.
         silence: the symbol of silence.
+        num_symbols: V.
     """
 
-    def __init__(self, options: SearchOptions, model: LanguageModel, silence: int) -> None:
+    def __init__(self, options: SearchOptions, model: LanguageModel, silence: int, num_symbols: int) -> None:
         self.options = options
         self.model = model
         self.silence = silence
+        self.nothing = num_symbols  # its emission is -inf
+        self._held = np.arange(num_symbols)
+        self._held[BLANK] = self.nothing
+        self._table = np.zeros(TABLE_SIZE, dtype=np.int64)
 
-    def waiting(self, beam: Beam, frame: Frame) -> Candidates:
-        """Return the continuations by a blank or by more of the same."""
-        raise NotImplementedError
+    def held_symbols(self, rows: Hypotheses, seconds: IntArray) -> IntArray:
+        """Return (N,) the symbol by which a hypothesis goes on saying the same; `nothing` where it ends in a blank."""
+        held: IntArray = self._held.take(rows[:, SYMBOL])
+        return held
 
-    def growing(self, beam: Beam, frame: Frame, floor: FloatArray) -> Candidates:
-        """Return the continuations by new symbols.
+    def waiting_emissions(self, frame: Frame) -> FloatArray:
+        """Return the emissions that blanks and held symbols are scored by."""
+        return frame.emissions
+
+    def grow(self, beam: Beam, frame: Frame, floor: FloatArray) -> Hypotheses:
+        """Return the continuations by new symbols; SOURCE is set, CLIP and BASE are those of the source.
 
         Args:
             beam: the hypotheses.
@@ -185,7 +159,7 @@ class BeamSearch:
         """
         raise NotImplementedError
 
-    def may_end(self, beam: Beam) -> npt.NDArray[np.bool_]:
+    def may_end(self, rows: Hypotheses) -> BoolArray:
         """Return (N,) whether a clip may end in a hypothesis."""
         raise NotImplementedError
 
@@ -199,7 +173,7 @@ class BeamSearch:
         """
         found: list[list[FoundPath]] = [[] for _ in range(len(lengths))]
         sizes = lengths.numpy()
-        # Clips of like length go together, longest first: those that are done are then the last rows of a beam.
+        # Clips of like length go together, longest first: those that are over are then the last rows of a beam.
         order = np.argsort(-sizes, kind="stable")
         together = max(MOST_HYPOTHESES // self.options.beam_size, 1)
         for first in range(0, len(order), together):
@@ -211,63 +185,99 @@ class BeamSearch:
             self.model.forget()
         return found
 
-    def _find(self, frames: npt.NDArray[np.float32], lengths: IntArray, nbest: int) -> list[list[FoundPath]]:
+    def _find(self, log_probs: npt.NDArray[np.float32], lengths: IntArray, nbest: int) -> list[list[FoundPath]]:
+        alive = np.count_nonzero(lengths > np.arange(len(log_probs) + 1)[:, None], axis=1).tolist()
         beam = self._start(len(lengths))
-        steps: list[Step] = []
-        ended: list[tuple[Beam, IntArray]] = []
-        for t, log_probs in enumerate(frames):
-            num_clips = np.count_nonzero(lengths > t)
-            chosen = self._continue(beam, self._frame(log_probs[:num_clips]))
-            step, beam = _advance(beam, chosen, log_probs)
-            steps.append(step)
-            done = np.searchsorted(beam.clip, np.count_nonzero(lengths > t + 1))
-            if done < len(beam.clip):
-                rows = np.arange(done, len(beam.clip))
-                ended.append(self._end(take(beam, rows), rows, nbest))
-                beam = take(beam, np.arange(done))
-        return _trace(steps, ended, lengths, self.silence)
+        steps: list[npt.NDArray[np.int32]] = []
+        ended: list[Hypotheses] = []
+        for t, frame in enumerate(self._frames(log_probs)):
+            beam = self._advance(beam, frame)
+            steps.append(beam.rows[:, SOURCE : WORD + 1].astype(np.int32))
+            if alive[t + 1] < beam.num_clips:
+                done = int(np.searchsorted(beam.rows[:, CLIP], alive[t + 1]))
+                if done < len(beam.rows):
+                    ended.append(self._end(beam.rows[done:], done, nbest))
+                beam = Beam(beam.rows[:done], beam.seconds[beam.seconds < done], alive[t + 1])
+        return _trace(steps, ended, log_probs, lengths, self.silence)
+
+    def _frames(self, log_probs: npt.NDArray[np.float32]) -> Iterator[Frame]:
+        num_frames, num_clips, num_symbols = log_probs.shape
+        at_once = max(NUMBERS_AT_ONCE // (num_clips * (num_symbols + 1)), 1)
+        for first in range(0, num_frames, at_once):
+            block = log_probs[first : first + at_once]
+            emissions = np.full((len(block), num_clips, num_symbols + 1), -np.inf)
+            emissions[:, :, :-1] = block
+            emissions[:, :, self.silence] += self.options.sil_score
+            tried, number = emissions, self.options.beam_size_token
+            if number < num_symbols:
+                best = np.argpartition(-block, number - 1, axis=2)[:, :, :number]
+                tried = np.full_like(emissions, -np.inf)
+                np.put_along_axis(tried, best, np.take_along_axis(emissions, best, axis=2), axis=2)
+            most = tried[:, :, BLANK + 1 :].max(axis=2)
+            yield from map(Frame, emissions.reshape(len(block), -1), tried.reshape(len(block), -1), most)
 
     def _start(self, num_clips: int) -> Beam:
+        rows = np.zeros((num_clips, NUM_COLUMNS), dtype=np.int64)
         clips = np.arange(num_clips)
-        zeros = np.zeros(num_clips, dtype=np.int64)
-        return Beam(
-            clip=clips,
-            score=np.zeros(num_clips),
-            emission=np.zeros(num_clips),
-            lm=np.zeros(num_clips),
-            symbol=zeros + self.silence,
-            node=zeros,
-            state=zeros + self.model.start(),
-            history=mix(np.zeros(num_clips, dtype=np.uint64), clips),
-        )
+        rows[:, SYMBOL] = rows[:, HOLD] = self.silence
+        rows[:, WORD] = NO_WORD
+        rows[:, STATE] = self.model.start()
+        rows[:, HISTORY] = rows[:, STEM] = hashes(num_clips, seed=1)
+        rows[:, CLIP] = clips
+        rows[:, BASE] = clips * (self.nothing + 1)
+        none = clips[:0]
+        rows[:, HOLD] = self.held_symbols(rows, none)
+        return Beam(rows, none, num_clips)
 
-    def _frame(self, log_probs: npt.NDArray[np.float32]) -> Frame:
-        emissions = log_probs.astype(np.float64)
-        emissions[:, self.silence] += self.options.sil_score
-        num_tried = self.options.beam_size_token
-        if num_tried >= emissions.shape[1]:
-            return Frame(emissions, emissions)
-        best = np.argpartition(-log_probs, num_tried - 1, axis=1)[:, :num_tried]
-        tried = np.full_like(emissions, -np.inf)
-        np.put_along_axis(tried, best, np.take_along_axis(emissions, best, axis=1), axis=1)
-        return Frame(emissions, tried)
-
-    def _continue(self, beam: Beam, frame: Frame) -> Candidates:
+    def _advance(self, beam: Beam, frame: Frame) -> Beam:
         """Return the next beam.
 
-        What goes on as it is can be ranked without the language model, and already bounds what else can be chosen.
+        Blanks and held symbols can be ranked without the language model, and already bound what else can be chosen.
         """
-        num_clips = len(frame.emissions)
-        waiting = self._choose(beam, self.waiting(beam, frame), num_clips)
-        clip = beam.clip[waiting.source]
-        starts = np.searchsorted(clip, np.arange(num_clips))
-        ends = np.append(starts[1:], len(clip))
-        floor = np.full(num_clips, -np.inf)
-        some = np.flatnonzero(ends > starts)
-        floor[some] = waiting.score[starts[some]] - self.options.beam_threshold
-        full = np.flatnonzero(ends - starts == self.options.beam_size)
-        floor[full] = np.maximum(floor[full], waiting.score[ends[full] - 1])
-        return self._choose(beam, join([waiting, self.growing(beam, frame, floor)]), num_clips)
+        rows, emissions = beam.rows, self.waiting_emissions(frame)
+        score, base = floats(rows)[:, SCORE], rows[:, BASE]
+        blank = score + emissions.take(base)
+        # Of hypotheses of equal stem the best one gives the best blank. So no two of these candidates are the same.
+        blank[beam.seconds] = -np.inf
+        held = score + emissions.take(base + rows[:, HOLD])
+        floor = self._floor(beam, blank, held)
+        reach = floor if beam.num_clips == 1 else floor.take(rows[:, CLIP])
+        by_blank, by_hold = (blank >= reach).nonzero()[0], (held >= reach).nonzero()[0]
+        source = np.concatenate([by_blank, by_hold])
+        grown = self.grow(beam, frame, floor if self.options.lm_weight >= 0 else np.full_like(floor, LOWEST))
+        pool = np.empty((len(source) + len(grown), NUM_COLUMNS), dtype=np.int64)
+        waiting = pool[: len(source)]
+        rows.take(source, axis=0, out=waiting, mode="clip")
+        waiting[:, SOURCE] = source
+        waiting[:, WORD] = NO_WORD
+        waiting[: len(by_blank), SYMBOL] = BLANK
+        waiting[len(by_blank) :, SYMBOL] = waiting[len(by_blank) :, HOLD]
+        waiting_score = floats(waiting)[:, SCORE]
+        waiting_score[: len(by_blank)] = blank[by_blank]
+        waiting_score[len(by_blank) :] = held[by_hold]
+        pool[len(source) :] = grown
+        return self._choose(pool, beam.num_clips, distinct=not len(grown))
+
+    def _floor(self, beam: Beam, blank: FloatArray, held: FloatArray) -> FloatArray:
+        """Return (clips,) the score that a candidate must reach: the threshold below the best, or the last one kept."""
+        size, clips = self.options.beam_size, beam.num_clips
+        dense: FloatArray
+        if clips == 1:
+            # (1, 2 * size) at most: no scatter is needed
+            dense = np.concatenate([blank, held])[None]
+        else:
+            clip = beam.rows[:, CLIP]
+            starts = 2 * size * np.arange(clips) - clip.searchsorted(np.arange(clips))
+            place = np.arange(len(clip)) + starts.take(clip)
+            dense = np.full((clips, 2 * size), -np.inf)
+            dense.put(place, blank)
+            dense.put(place + size, held)
+        floor: FloatArray = dense.max(axis=1, initial=LOWEST) - self.options.beam_threshold
+        last = dense.shape[1] - size
+        if last > 0:
+            dense.partition(last, axis=1)
+            floor = np.maximum(floor, dense[:, last])
+        return np.maximum(floor, LOWEST)
 
     def ask(self, states: IntArray, words: IntArray) -> tuple[FloatArray, IntArray]:
         """Return the language model's log-probabilities of words after states, and the states that follow."""
@@ -275,144 +285,109 @@ class BeamSearch:
 
     def weigh(self, lm: FloatArray) -> FloatArray:
         """Return log-probabilities times their weight; what is impossible stays so, whatever the weight."""
+        if self.options.lm_weight > 0:
+            return self.options.lm_weight * lm
         return np.where(lm == -np.inf, -np.inf, self.options.lm_weight * lm)
 
-    def hopeful(self, beam: Beam, frame: Frame, floor: FloatArray, score: FloatArray) -> IntArray:
-        """Return the hypotheses that a new symbol may keep in the beam: few where a frame is clearly a blank.
-
-        Args:
-            beam: the hypotheses.
-            frame: what the acoustic model says.
-            floor: (clips,) score to reach.
-            score: (N,) scores without the new symbol, at best.
-        """
-        best = frame.tried[:, BLANK + 1 :].max(axis=1)
-        return np.flatnonzero(self.may_reach(score + best[beam.clip], floor[beam.clip]))
-
-    def may_reach(self, score: FloatArray, floor: FloatArray) -> npt.NDArray[np.bool_]:
-        """Return where a score can reach a floor once the language model, never positive, has been asked."""
-        return (score >= floor) & (score > -np.inf) if self.options.lm_weight >= 0 else score > -np.inf
-
-    def _choose(self, beam: Beam, candidates: Candidates, num_clips: int) -> Candidates:
+    def _choose(self, pool: Hypotheses, num_clips: int, *, distinct: bool) -> Beam:
         """Return the best candidates of each clip, best first.
 
         Of candidates that differ in nothing but their past the best is kept.
         """
-        key = mix(candidates.history, candidates.node * 0x10001 + candidates.symbol)
-        rows = _best_of_equal(key, candidates.score)
-        rows = rows[np.argsort(-candidates.score[rows], kind="stable")]
-        # 16-bit integers are sorted by radix, in linear time; the order within a clip stays.
-        clip = beam.clip[candidates.source]
-        rows = rows[np.argsort(clip[rows].astype(np.int16), kind="stable")]
-        clip, score = clip[rows], candidates.score[rows]
-        firsts = np.searchsorted(clip, np.arange(num_clips))[clip]
-        kept = np.arange(len(rows)) - firsts < self.options.beam_size
+        order = (-floats(pool)[:, SCORE]).argsort(kind="stable")
+        if num_clips > 1:
+            # 16-bit integers are sorted by radix, in linear time; the order within a clip stays.
+            order = order[pool[:, CLIP].take(order).astype(np.int16).argsort(kind="stable")]
+        rows = pool.take(order, axis=0)
+        if not distinct:
+            again = self._repeated(rows[:, STEM] + rows[:, SYMBOL] * ODD)
+            rows = rows[~again] if len(rows) else rows
+        score, size = floats(rows)[:, SCORE], self.options.beam_size
+        if num_clips == 1:
+            # Best first: what is kept are the first rows, and no copy is made.
+            rows = rows[: np.count_nonzero(score[:size] >= score[:1] - self.options.beam_threshold)]
+        else:
+            clip = rows[:, CLIP]
+            firsts = clip.searchsorted(np.arange(num_clips)).take(clip)
+            kept = np.arange(len(rows)) - firsts < size
+            kept &= score >= score.take(firsts) - self.options.beam_threshold
+            rows = rows[kept]
+        seconds = self._repeated(rows[:, STEM]).nonzero()[0]
+        rows[:, HOLD] = self.held_symbols(rows, seconds)
+        return Beam(rows, seconds, num_clips)
+
+    def _repeated(self, key: IntArray) -> BoolArray:
+        """Return (N,) whether an equal key stands further up.
+
+        A table instead of a sort: the first of equal keys is written last into their slot. Different keys of one slot
+        hide each other; these few are sorted.
+        """
+        place, slot = np.arange(len(key)), key & (TABLE_SIZE - 1)
+        self._table[slot[::-1]] = place[::-1]
+        first = self._table.take(slot)
+        differs = key.take(first) != key
+        again: BoolArray = first != place
+        if differs.any():
+            hidden = differs.nonzero()[0]
+            ranked = hidden[key[hidden].argsort(kind="stable")]
+            again[ranked[0]] = False
+            again[ranked[1:]] = key[ranked[1:]] == key[ranked[:-1]]
+        return again
+
+    def _end(self, rows: Hypotheses, first_row: int, nbest: int) -> Hypotheses:
+        """Return finished hypotheses, best first by clip; SOURCE is the row of the last beam that each comes from."""
+        rows = rows.copy()
+        rows[:, SOURCE] = np.arange(first_row, first_row + len(rows))
+        clip, may_end = rows[:, CLIP], self.may_end(rows)
+        rows = rows[may_end | ~np.isin(clip, clip[may_end])]
+        lm = self.model.finish(rows[:, STATE])
+        score = floats(rows)[:, SCORE]
+        score += self.weigh(lm)
+        floats(rows)[:, LM] += lm
+        rows = rows[np.lexsort((-score, rows[:, CLIP]))]
+        rows = rows[floats(rows)[:, SCORE] > -np.inf]
+        # Paths that end in silence and in a blank are the same hypothesis.
+        rows = rows[np.sort(np.unique(rows[:, STEM], return_index=True)[1])]
+        score, clip = floats(rows)[:, SCORE], rows[:, CLIP]
+        firsts = np.searchsorted(clip, clip)
+        kept = np.arange(len(rows)) - firsts < nbest
         kept &= score >= score[firsts] - self.options.beam_threshold
-        return take(candidates, rows[kept])
-
-    def _end(self, beam: Beam, rows: IntArray, nbest: int) -> tuple[Beam, IntArray]:
-        """Return finished hypotheses, best first by clip, and the row of the last beam that each comes from."""
-        may_end = self.may_end(beam)
-        open_rows = np.flatnonzero(may_end | ~np.isin(beam.clip, beam.clip[may_end]))
-        beam, rows = take(beam, open_rows), rows[open_rows]
-        lm = self.model.finish(beam.state)
-        score = beam.score + self.weigh(lm)
-        finished = Beam(**{**vars(beam), "score": score, "lm": beam.lm + lm})
-        order = np.lexsort((-score, beam.clip))
-        order = order[score[order] > -np.inf]
-        # Paths that end in silence and in a blank are the same reading.
-        key = mix(beam.history, beam.node)[order]
-        order = order[np.sort(np.unique(key, return_index=True)[1])]
-        firsts = np.searchsorted(beam.clip[order], beam.clip[order])
-        kept = np.arange(len(order)) - firsts < nbest
-        kept &= score[order] >= score[order[firsts]] - self.options.beam_threshold
-        order = order[kept]
-        return take(finished, order), rows[order]
-
-
-def take(rows: Rows, index: IntArray) -> Rows:
-    """Return the rows of a beam or of candidates that `index` names."""
-    return type(rows)(**{field.name: getattr(rows, field.name)[index] for field in fields(rows)})
-
-
-def join(parts: list[Candidates]) -> Candidates:
-    """Return the rows of several groups of candidates, one group after the other."""
-    return Candidates(
-        **{field.name: np.concatenate([getattr(part, field.name) for part in parts]) for field in fields(Candidates)}
-    )
-
-
-def mix(history: HashArray, value: IntArray) -> HashArray:
-    """Return a hash of 64 bits of a hash and an integer."""
-    mixed: HashArray = (history ^ (value + 1).astype(np.uint64)) * np.uint64(0x9E3779B97F4A7C15)
-    mixed ^= mixed >> np.uint64(29)
-    mixed *= np.uint64(0xBF58476D1CE4E5B9)
-    mixed ^= mixed >> np.uint64(32)
-    return mixed
-
-
-def _best_of_equal(key: HashArray, score: FloatArray) -> IntArray:
-    """Return the row of the largest score among rows of equal keys; rows of score -inf are left out."""
-    order = np.argsort(key)
-    order = order[score[order] > -np.inf]
-    if not len(order):
-        return order
-    key, ranked = key[order], score[order]
-    is_first = np.concatenate([[True], key[1:] != key[:-1]])
-    group = np.cumsum(is_first) - 1
-    winners = np.flatnonzero(ranked == np.maximum.reduceat(ranked, np.flatnonzero(is_first))[group])
-    group = group[winners]
-    chosen: IntArray = order[winners[np.concatenate([[True], group[1:] != group[:-1]])]]
-    return chosen
-
-
-def _advance(beam: Beam, chosen: Candidates, log_probs: npt.NDArray[np.float32]) -> tuple[Step, Beam]:
-    source = chosen.source
-    clip = beam.clip[source]
-    step = Step(source.astype(np.int32), chosen.symbol.astype(np.int32), chosen.word.astype(np.int32))
-    return step, Beam(
-        clip=clip,
-        score=chosen.score,
-        emission=beam.emission[source] + log_probs[clip, chosen.symbol],
-        lm=beam.lm[source] + chosen.lm,
-        symbol=chosen.symbol,
-        node=chosen.node,
-        state=chosen.state,
-        history=chosen.history,
-    )
+        return rows[kept]
 
 
 def _trace(
-    steps: list[Step], ended: list[tuple[Beam, IntArray]], lengths: IntArray, silence: int
+    steps: list[npt.NDArray[np.int32]],
+    ended: list[Hypotheses],
+    log_probs: npt.NDArray[np.float32],
+    lengths: IntArray,
+    silence: int,
 ) -> list[list[FoundPath]]:
     """Follow all finished hypotheses back to their first frames."""
     found: list[list[FoundPath]] = [[] for _ in lengths]
     if not ended:
         return found
     # Clips that end late come first, so that the paths under way are always the first rows.
-    beams, rows = [beam for beam, _ in reversed(ended)], np.concatenate([rows for _, rows in reversed(ended)])
-    clip = np.concatenate([beam.clip for beam in beams])
-    symbols = np.full((len(rows), len(steps) + 2), silence, dtype=np.int32)
-    words = np.full((len(rows), len(steps)), NO_WORD, dtype=np.int32)
+    finished = np.concatenate(ended[::-1])
+    clip, rows = finished[:, CLIP], finished[:, SOURCE]
+    under_way = np.count_nonzero(lengths[clip] > np.arange(len(steps))[:, None], axis=1).tolist()
+    path = np.empty((len(steps), 3, len(rows)), dtype=np.int32)  # source, symbol, word
     for t in reversed(range(len(steps))):
-        under_way = np.count_nonzero(lengths[clip] > t)
-        here = rows[:under_way]
-        symbols[:under_way, t + 1] = steps[t].symbol[here]
-        words[:under_way, t] = steps[t].word[here]
-        rows[:under_way] = steps[t].parent[here]
-    score, emission, lm = (
-        np.concatenate([getattr(beam, name) for beam in beams]).tolist() for name in ("score", "emission", "lm")
-    )
+        number = under_way[t]
+        said = steps[t].take(rows[:number], axis=0)
+        path[t, :, :number] = said.T
+        rows[:number] = said[:, 0]
     for row, number in enumerate(clip.tolist()):
         length = int(lengths[number])
-        said = words[row, :length]
+        symbols, words = path[:length, 1, row], path[:length, 2, row]
+        score, lm = floats(finished)[row, :2].tolist()
+        emission = log_probs[np.arange(length), number, symbols].sum(dtype=np.float64)
         found[number].append(
             FoundPath(
-                score=score[row],
-                emission=emission[row],
-                lm=lm[row],
-                symbols=symbols[row, : length + 2].tolist(),
-                words=said[said != NO_WORD].tolist(),
+                score=score,
+                emission=float(emission),
+                lm=lm,
+                symbols=[silence, *symbols.tolist(), silence],
+                words=words[words != NO_WORD].tolist(),
             )
         )
     return found

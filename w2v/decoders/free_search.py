@@ -6,11 +6,24 @@ The rules are those of flashlight-text's LexiconFreeDecoder for CTC.
 from __future__ import annotations
 
 import numpy as np
-import numpy.typing as npt
 
-from w2v.decoders.beam_search import NO_WORD, Beam, BeamSearch, Candidates, Frame, SearchOptions, mix
+from w2v.decoders.beam_search import Beam, BeamSearch, Frame, SearchOptions
+from w2v.decoders.hypotheses import (
+    CLIP,
+    HISTORY,
+    LM,
+    SCORE,
+    SOURCE,
+    STATE,
+    STEM,
+    SYMBOL,
+    Hypotheses,
+    floats,
+    hashes,
+    longer,
+)  # fmt: skip
 from w2v.lm.language_model import LanguageModel
-from w2v.types import BLANK, FloatArray, IntArray
+from w2v.types import BLANK, BoolArray, FloatArray, IntArray
 
 
 class FreeSearch(BeamSearch):
@@ -24,34 +37,32 @@ class FreeSearch(BeamSearch):
     """
 
     def __init__(self, options: SearchOptions, model: LanguageModel, silence: int, *, entries: IntArray) -> None:
-        super().__init__(options, model, silence)
+        super().__init__(options, model, silence, len(entries))
         self.entries = entries
+        self._said = hashes(len(entries), seed=2)
 
-    def may_end(self, beam: Beam) -> npt.NDArray[np.bool_]:
-        return np.ones(len(beam.clip), dtype=bool)
+    def may_end(self, rows: Hypotheses) -> BoolArray:
+        return np.ones(len(rows), dtype=bool)
 
-    def waiting(self, beam: Beam, frame: Frame) -> Candidates:
-        everyone = np.arange(len(beam.clip))
-        held = np.flatnonzero(beam.symbol != BLANK)
-        source = np.concatenate([everyone, held])
-        symbol = np.concatenate([np.full(len(everyone), BLANK), beam.symbol[held]])
-        return beam.wait(source, symbol, frame.tried)
+    def waiting_emissions(self, frame: Frame) -> FloatArray:
+        return frame.tried
 
-    def growing(self, beam: Beam, frame: Frame, floor: FloatArray) -> Candidates:
-        rows = self.hopeful(beam, frame, floor, beam.score)
-        score = beam.score[rows, None] + frame.tried[beam.clip[rows]]
-        score[:, BLANK] = -np.inf
-        score[np.arange(len(rows)), beam.symbol[rows]] = -np.inf
-        row, symbol = np.nonzero(self.may_reach(score, floor[beam.clip[rows], None]))
-        source = rows[row]
-        lm, state = self.ask(beam.state[source], self.entries[symbol])
-        return Candidates(
-            source=source,
-            score=score[row, symbol] + self.weigh(lm),
-            lm=lm,
-            symbol=symbol,
-            node=np.zeros(len(source), dtype=np.int64),
-            word=np.full(len(source), NO_WORD),
-            state=state,
-            history=mix(beam.history[source], symbol),
-        )
+    def grow(self, beam: Beam, frame: Frame, floor: FloatArray) -> Hypotheses:
+        rows = beam.rows
+        floor = floor[:1] if beam.num_clips == 1 else floor.take(rows[:, CLIP])
+        clip, score = rows[:, CLIP], floats(rows)[:, SCORE]
+        chosen = (score + frame.best.take(clip) >= floor).nonzero()[0]
+        before = rows.take(chosen, axis=0)
+        tried = frame.tried.reshape(-1, self.nothing + 1)
+        scores = floats(before)[:, SCORE, None] + tried[before[:, CLIP]]  # (N, V + 1)
+        scores[:, BLANK] = -np.inf
+        scores[np.arange(len(before)), before[:, SYMBOL]] = -np.inf
+        row, symbol = (scores >= (floor if len(floor) == 1 else floor.take(chosen)[:, None])).nonzero()
+        grown = before.take(row, axis=0)
+        lm, grown[:, STATE] = self.ask(grown[:, STATE], self.entries.take(symbol))
+        floats(grown)[:, SCORE] = scores[row, symbol] + self.weigh(lm)
+        floats(grown)[:, LM] += lm
+        grown[:, SOURCE] = chosen.take(row)
+        grown[:, SYMBOL] = symbol
+        grown[:, HISTORY] = grown[:, STEM] = longer(grown[:, HISTORY], self._said.take(symbol))
+        return grown

@@ -25,7 +25,7 @@ class KenlmDecoder(BeamDecoder):
     Raises:
         ConfigError: `--lm-model` or a file is missing; lexicon, language model and dictionary do not fit.
         DataError: a file is malformed.
-        MissingPackageError: the model is a KenLM binary, and neither flashlight-text nor kenlm is installed.
+        MissingPackageError: the model is a KenLM binary, and neither ufal-flashlight-text nor ufal-kenlm is installed.
     """
 
     def __init__(self, config: DecoderConfig, dictionary: Dictionary, symbol: str | None = "letter") -> None:

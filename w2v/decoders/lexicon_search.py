@@ -5,13 +5,41 @@ The rules are those of flashlight-text's LexiconDecoder for CTC, its treatment o
 
 from __future__ import annotations
 
-import numpy as np
-import numpy.typing as npt
+from typing import Any
 
-from w2v.decoders.beam_search import NO_WORD, Beam, BeamSearch, Candidates, Frame, SearchOptions, join, mix
-from w2v.decoders.lexicon_tree import ROOT, LexiconTree, expand
+import numpy as np
+
+from w2v.decoders.beam_search import Beam, BeamSearch, Frame, SearchOptions
+from w2v.decoders.hypotheses import (
+    BASE,
+    CLIP,
+    HISTORY,
+    LM,
+    NO_WORD,
+    NODE,
+    SCORE,
+    SOURCE,
+    STATE,
+    STEM,
+    SYMBOL,
+    WORD,
+    Hypotheses,
+    floats,
+    hashes,
+    longer,
+)  # fmt: skip
+from w2v.decoders.lexicon_tree import ROOT, LexiconTree
 from w2v.lm.language_model import LanguageModel
-from w2v.types import BLANK, FloatArray, IntArray
+from w2v.types import BoolArray, FloatArray, IntArray
+
+# Columns of an arc, 8 bytes each. The first two alone decide whether it is reached.
+ADDED = 0  # float: what it adds to a score, besides the emission and the language model
+HEARD = 1  # its symbol
+GAINED = 2  # float: what it adds to the language model's part in advance, not weighed
+REFUSED = 3  # last symbol of a hypothesis that it does not continue: that would be the same symbol, held
+LEADS_TO = 4  # node
+COMPLETES = 5  # word, or NO_WORD
+FREE = -1
 
 
 class LexiconSearch(BeamSearch):
@@ -32,131 +60,116 @@ class LexiconSearch(BeamSearch):
         options: SearchOptions,
         model: LanguageModel,
         silence: int,
+        num_symbols: int,
         *,
         tree: LexiconTree,
         entries: IntArray,
         unknown: int,
         is_unit_lm: bool,
     ) -> None:
-        super().__init__(options, model, silence)
-        self.tree = tree
+        super().__init__(options, model, silence, num_symbols)
         self.entries = entries
-        self.unknown = unknown
         self.is_unit_lm = is_unit_lm
+        self._said = hashes(max(len(entries), unknown + 1, num_symbols), seed=2)
+        self._node_hash = hashes(len(tree.best), seed=3)
+        self._node_hash[ROOT] = 0
+        self._build_arcs(tree, unknown)
 
-    def may_end(self, beam: Beam) -> npt.NDArray[np.bool_]:
-        between_words: npt.NDArray[np.bool_] = beam.node == ROOT
+    def _build_arcs(self, tree: LexiconTree, unknown: int) -> None:
+        """Put the steps inside words, the ends of words and those of unknown words into one table, sorted by node."""
+        options, nodes = self.options, np.arange(len(tree.best))
+        inside, at_end = (np.repeat(nodes, np.diff(starts)) for starts in (tree.branch_start, tree.ending_start))
+        groups: list[tuple[Any, ...]] = [
+            (inside, tree.branch_gain, 0.0, tree.branch_symbol, tree.branch_symbol, tree.branch_node, NO_WORD)
+        ]
+        # A word of one symbol that is held for several frames is said once.
+        held = np.where(at_end == ROOT, tree.ending_symbol, FREE)
+        groups += [(at_end, -tree.best[at_end], options.word_score, tree.ending_symbol, held, ROOT, tree.ending_word)]
+        if options.unk_score > -np.inf:
+            # Wherever words of the lexicon only begin.
+            some = ~tree.is_word[tree.branch_node]
+            owner, symbol = inside[some], tree.branch_symbol[some]
+            groups += [(owner, -tree.best[owner], options.unk_score, symbol, FREE, ROOT, unknown)]
+        parts = []
+        for owner, gained, bonus, symbol, refused, node, word in groups:
+            part = np.empty((len(owner), 6), dtype=np.int64)
+            gained = np.zeros(len(owner)) if self.is_unit_lm else gained
+            floats(part)[:, ADDED] = options.lm_weight * gained + bonus
+            floats(part)[:, GAINED] = gained
+            part[:, HEARD], part[:, REFUSED], part[:, LEADS_TO], part[:, COMPLETES] = symbol, refused, node, word
+            parts.append(part)
+        owners, arcs = np.concatenate([group[0] for group in groups]), np.concatenate(parts)
+        order = owners.argsort(kind="stable")
+        self._arcs = arcs[order]
+        self._tests = np.ascontiguousarray(self._arcs[:, [ADDED, HEARD]])
+        counts = np.bincount(owners, minlength=len(nodes))
+        # (N, 2) first arc of a node, and how many there are
+        self._arcs_of = np.stack([np.cumsum(counts) - counts, counts], axis=1)
+        self._most_added = np.full(len(nodes), -np.inf)
+        np.maximum.at(self._most_added, owners, floats(arcs)[:, ADDED])
+
+    def may_end(self, rows: Hypotheses) -> BoolArray:
+        between_words: BoolArray = rows[:, NODE] == ROOT
         return between_words
 
-    def waiting(self, beam: Beam, frame: Frame) -> Candidates:
-        # Between words silence is what is held, whatever the last word ended with.
-        between = self.may_end(beam)
-        held = np.flatnonzero(between | (beam.symbol != BLANK))
-        blank = np.full(len(beam.clip), BLANK)
-        source = np.concatenate([np.arange(len(beam.clip)), held])
-        symbol = np.concatenate([blank, np.where(between, self.silence, beam.symbol)[held]])
-        return beam.wait(source, symbol, frame.emissions)
+    def held_symbols(self, rows: Hypotheses, seconds: IntArray) -> IntArray:
+        node = rows[:, NODE]
+        held = self._held.take(rows[:, SYMBOL])
+        # Between words silence is what is held, whatever the last word ended with; once for equal stems.
+        held[node == ROOT] = self.silence
+        held[seconds[node.take(seconds) == ROOT]] = self.nothing
+        return held
 
-    def growing(self, beam: Beam, frame: Frame, floor: FloatArray) -> Candidates:
-        parts = [self._begun(beam, frame, floor), self._completed(beam, frame, floor)]
-        if self.options.unk_score > -np.inf:
-            parts.append(self._unknown(beam, frame, floor))
-        return join(parts)
+    def grow(self, beam: Beam, frame: Frame, floor: FloatArray) -> Hypotheses:
+        rows = beam.rows
+        source, place, score = self._reachable(beam, frame, floor)
+        arcs = self._arcs.take(place, axis=0)
+        grown: Hypotheses = rows.take(source, axis=0)
+        grown[:, SOURCE] = source
+        grown[:, SYMBOL] = arcs[:, HEARD]
+        grown[:, NODE] = arcs[:, LEADS_TO]
+        grown[:, WORD] = arcs[:, COMPLETES]
+        floats(grown)[:, SCORE] = score
+        floats(grown)[:, LM] += floats(arcs)[:, GAINED]
+        # The same symbol again is not new: it is held. Only now, because few arcs are left.
+        fresh = (arcs[:, REFUSED] != rows[:, SYMBOL].take(source)).nonzero()[0]
+        grown = grown.take(fresh, axis=0)
+        self._ask(grown)
+        np.bitwise_xor(grown[:, HISTORY], self._node_hash.take(grown[:, NODE]), out=grown[:, STEM])
+        return grown
 
-    def _begun(self, beam: Beam, frame: Frame, floor: FloatArray) -> Candidates:
-        """Return the steps inside words."""
-        rows = self.hopeful(beam, frame, floor, beam.score)
-        source, branch = expand(self.tree.branch_start, beam.node, rows)
-        symbol, clip = self.tree.branch_symbol[branch], beam.clip[source]
-        score = beam.score[source] + frame.tried[clip, symbol]
-        lm = self.tree.branch_gain[branch]
-        if not self.is_unit_lm:
-            score += self.options.lm_weight * lm
-        kept = np.flatnonzero(self.may_reach(score, floor[clip]) & (symbol != beam.symbol[source]))
-        source, symbol, node = source[kept], symbol[kept], self.tree.branch_node[branch[kept]]
-        no_word = np.full(len(source), NO_WORD)
-        if self.is_unit_lm:
-            return self._ask_units(beam, source, score[kept], symbol, node, no_word)
-        return Candidates(
-            source=source,
-            score=score[kept],
-            lm=lm[kept],
-            symbol=symbol,
-            node=node,
-            word=no_word,
-            state=beam.state[source],
-            history=beam.history[source],
-        )
+    def _reachable(self, beam: Beam, frame: Frame, floor: FloatArray) -> tuple[IntArray, IntArray, FloatArray]:
+        """Return hypotheses, arcs after them that reach the floor, and scores without the language model's part."""
+        rows = beam.rows
+        score, node = floats(rows)[:, SCORE], rows[:, NODE]
+        spare = floor - frame.best[: len(floor)]
+        base: IntArray | int = 0
+        if beam.num_clips > 1:
+            clip, base = rows[:, CLIP], rows[:, BASE]
+            floor, spare = floor.take(clip), spare.take(clip)
+        # Few hypotheses where a frame is clearly a blank: even the best other symbol leaves them below the floor.
+        hopeful = (score + self._most_added.take(node) >= spare).nonzero()[0]
+        first, counts = self._arcs_of.take(node.take(hopeful), axis=0).T
+        source = hopeful.repeat(counts)
+        # Rows of a node's arcs follow each other: 0, 1, 2, ... shifted per hypothesis to its first arc.
+        place = np.arange(len(source)) + (first - counts.cumsum() + counts).repeat(counts)
+        # Some ten times as many arcs are looked at as are kept, so only two of their columns are gathered.
+        tests = self._tests.take(place, axis=0)
+        heard = tests[:, HEARD] if isinstance(base, int) else tests[:, HEARD] + base.take(source)
+        reached = score.take(source) + floats(tests)[:, ADDED] + frame.tried.take(heard)
+        kept = (reached >= (floor if isinstance(base, int) else floor.take(source))).nonzero()[0]
+        return source.take(kept), place.take(kept), reached.take(kept)
 
-    def _completed(self, beam: Beam, frame: Frame, floor: FloatArray) -> Candidates:
-        """Return the steps to the ends of words."""
-        bonus = self.options.word_score
-        rows = self.hopeful(beam, frame, floor, self._without_advance(beam) + bonus)
-        source, ending = expand(self.tree.ending_start, beam.node, rows)
-        symbol = self.tree.ending_symbol[ending]
-        # A word of one symbol that is held for several frames is said once.
-        anew = (beam.node[source] != ROOT) | (beam.symbol[source] != symbol)
-        return self._end_words(
-            beam, frame, floor, source[anew], symbol[anew], self.tree.ending_word[ending[anew]], bonus
-        )
-
-    def _unknown(self, beam: Beam, frame: Frame, floor: FloatArray) -> Candidates:
-        """Return the ends of unknown words: wherever words of the lexicon only begin."""
-        bonus = self.options.unk_score
-        rows = self.hopeful(beam, frame, floor, self._without_advance(beam) + bonus)
-        source, branch = expand(self.tree.branch_start, beam.node, rows)
-        nameless = ~self.tree.is_word[self.tree.branch_node[branch]]
-        source, symbol = source[nameless], self.tree.branch_symbol[branch[nameless]]
-        return self._end_words(beam, frame, floor, source, symbol, np.full(len(source), self.unknown), bonus)
-
-    def _without_advance(self, beam: Beam) -> FloatArray:
-        """Return scores without what was given in advance for words begun."""
-        if self.is_unit_lm:
-            return beam.score
-        without: FloatArray = beam.score - self.options.lm_weight * self.tree.best[beam.node]
-        return without
-
-    def _end_words(
-        self,
-        beam: Beam,
-        frame: Frame,
-        floor: FloatArray,
-        source: IntArray,
-        symbol: IntArray,
-        word: IntArray,
-        bonus: float,
-    ) -> Candidates:
-        clip = beam.clip[source]
-        emission = frame.tried[clip, symbol] + bonus
-        kept = self.may_reach(self._without_advance(beam)[source] + emission, floor[clip])
-        source, symbol, word = source[kept], symbol[kept], word[kept]
-        score, root = beam.score[source] + emission[kept], np.full(len(source), ROOT)
-        if self.is_unit_lm:
-            return self._ask_units(beam, source, score, symbol, root, word)
-        log_probs, state = self.ask(beam.state[source], self.entries[word])
-        lm = log_probs - self.tree.best[beam.node[source]]
-        return Candidates(
-            source=source,
-            score=score + self.weigh(lm),
-            lm=lm,
-            symbol=symbol,
-            node=root,
-            word=word,
-            state=state,
-            history=mix(beam.history[source], word),
-        )
-
-    def _ask_units(
-        self, beam: Beam, source: IntArray, score: FloatArray, symbol: IntArray, node: IntArray, word: IntArray
-    ) -> Candidates:
-        lm, state = self.ask(beam.state[source], self.entries[symbol])
-        return Candidates(
-            source=source,
-            score=score + self.weigh(lm),
-            lm=lm,
-            symbol=symbol,
-            node=node,
-            word=word,
-            state=state,
-            history=mix(beam.history[source], symbol),
-        )
+    def _ask(self, grown: Hypotheses) -> None:
+        """Add the language model's part, in place: of each symbol, or of the words that are complete."""
+        said = grown[:, SYMBOL] if self.is_unit_lm else grown[:, WORD]
+        ends = (said != NO_WORD).nonzero()[0]
+        if not len(ends):
+            return
+        said, asking = said.take(ends), grown.take(ends, axis=0)
+        lm, asking[:, STATE] = self.ask(asking[:, STATE], self.entries.take(said))
+        numbers = floats(asking)
+        numbers[:, SCORE] += self.weigh(lm)
+        numbers[:, LM] += lm
+        asking[:, HISTORY] = longer(asking[:, HISTORY], self._said.take(said))
+        grown[ends] = asking

@@ -2,14 +2,15 @@
 
 One `.safetensors` file that any reader of that format opens: `log_probs` (frames of all clips, V) float32, `frames` and
 `samples` (N,) int64 per clip, `names` (bytes) uint8, the clips' paths with a newline after each. Its metadata are the
-fields of `EmissionInfo`. Frames are mapped from the disk, and the file appears whole or not at all.
+fields of `EmissionInfo`. Frames are mapped from the disk, and the file appears whole or not at all. It is read by the
+package of that name, and written here: that package writes tensors which are all in memory, and the emissions of a
+thousand hours take 23 GB.
 """
 
 from __future__ import annotations
 
 import contextlib
 import json
-import os
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
@@ -27,7 +28,6 @@ from w2v.files import atomic_path
 from w2v.types import Emissions
 
 FORMAT = "w2v-emissions"
-LONGEST_HEADER = 1 << 24
 ROOM = 10**17  # stands for numbers that are not known yet when the header gets its place
 DTYPES = {"F32": "<f4", "I64": "<i8", "U8": "u1"}
 
@@ -165,42 +165,41 @@ class EmissionFile:
     """
 
     def __init__(self, path: str | Path) -> None:
+        from safetensors import SafetensorError
+
         self.path = str(path)
         try:
             self._read()
         except OSError as e:
             raise DataError(f"cannot read the emissions {self.path}: {e.strerror or e}") from e
-        except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as e:
+        except (SafetensorError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as e:
             hint = ""
             if self.path.endswith(".npy"):
                 hint = "; the original's .npy files are pickled, which lets a file run code: write it anew"
             raise DataError(f"{self.path}: holds no emissions that w2v-infer --dump-emissions wrote{hint}") from e
 
     def _read(self) -> None:
-        with open(self.path, "rb") as file:
-            size = int.from_bytes(file.read(8), "little")
-            if not 2 <= size <= LONGEST_HEADER:
-                raise ValueError(size)
-            header = json.loads(file.read(size))
-        metadata = header["__metadata__"]
-        if metadata["format"] != FORMAT:
-            raise ValueError(metadata["format"])
-        self.info = _checked(
-            EmissionInfo(**{item.name: json.loads(metadata[item.name]) for item in fields(EmissionInfo)})
-        )
-        data: npt.NDArray[np.uint8] = np.zeros(0, dtype=np.uint8)
-        if os.path.getsize(self.path) > 8 + size:  # an empty part cannot be mapped
-            data = np.memmap(self.path, dtype=np.uint8, mode="r", offset=8 + size)
-        self._log_probs, frames, samples, names = (
-            _tensor(data, header[name], dtype)
-            for name, dtype in (("log_probs", "F32"), ("frames", "I64"), ("samples", "I64"), ("names", "U8"))
-        )
+        from safetensors import safe_open
+
+        with safe_open(self.path, framework="np") as file:
+            metadata = file.metadata() or {}
+            if metadata["format"] != FORMAT:
+                raise ValueError(metadata["format"])
+            self.info = _checked(
+                EmissionInfo(**{item.name: json.loads(metadata[item.name]) for item in fields(EmissionInfo)})
+            )
+            frames, samples, names = (file.get_tensor(name) for name in ("frames", "samples", "names"))
+            # Frames stay on the disk until a clip is asked for.
+            self._log_probs = file.get_slice("log_probs")
         self._samples: list[int] = samples.tolist()
-        self._starts = np.concatenate([[0], np.cumsum(frames)])
+        self._starts = np.concatenate([[0], np.cumsum(frames)]).tolist()
         self.names = names.tobytes().decode("utf-8", "surrogateescape").split("\n")[:-1]
-        is_whole = len(self.names) == len(frames) == len(samples) and self._starts[-1] == len(self._log_probs)
-        if not is_whole or (len(frames) and frames.min() < 0) or self._log_probs.shape[1:] != (len(self.info.symbols),):
+        is_whole = len(self.names) == len(frames) == len(samples)
+        wanted = [self._starts[-1], len(self.info.symbols)]
+        if not is_whole or (len(frames) and frames.min() < 0) or self._log_probs.get_shape() != wanted:
             raise ValueError("sizes do not agree")
+        if [self._log_probs.get_dtype(), frames.dtype, samples.dtype, names.dtype] != ["F32", "i8", "i8", "u1"]:
+            raise ValueError("other number formats")
         self._places = {name: place for place, name in enumerate(self.names)}
 
     def num_samples(self, name: str) -> int:
@@ -210,9 +209,10 @@ class EmissionFile:
     def log_probs(self, name: str) -> Tensor:
         """Return the (T, V) frames of a clip, copied from the disk."""
         place = self._places[name]
-        return torch.from_numpy(
-            np.array(self._log_probs[self._starts[place] : self._starts[place + 1]], dtype=np.float32)
-        )
+        start, stop = self._starts[place : place + 2]
+        if start == stop:  # safetensors cuts no empty slice
+            return torch.zeros(0, len(self.info.symbols))
+        return torch.from_numpy(self._log_probs[start:stop])
 
     def __contains__(self, name: str) -> bool:
         return name in self._places
@@ -254,14 +254,6 @@ def merge_emissions(parts: Sequence[Path], target: Path, names: Sequence[str]) -
             writer.add(name, where[name].num_samples(name), where[name].log_probs(name))
     for part in parts:
         part.unlink()
-
-
-def _tensor(data: npt.NDArray[np.uint8], entry: Any, dtype: str) -> npt.NDArray[Any]:
-    start, end = entry["data_offsets"]
-    if entry["dtype"] != dtype or not 0 <= start <= end <= len(data):
-        raise ValueError(entry)
-    array: npt.NDArray[Any] = data[start:end].view(DTYPES[dtype]).reshape(entry["shape"])
-    return array
 
 
 def _checked(info: EmissionInfo) -> EmissionInfo:

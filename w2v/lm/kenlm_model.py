@@ -25,7 +25,7 @@ class KenlmModel(LanguageModel):
     Raises:
         ConfigError: no such file.
         DataError: KenLM cannot read it.
-        MissingPackageError: kenlm is not installed.
+        MissingPackageError: ufal-kenlm is not installed.
     """
 
     log_base = 10.0
@@ -84,7 +84,7 @@ def _load(path: str) -> tuple[Any, Any]:
     try:
         import kenlm
     except ImportError as e:
-        raise MissingPackageError("kenlm", "kenlm", "a KenLM binary") from e
+        raise MissingPackageError("ufal-kenlm", "kenlm", "a KenLM binary") from e
     try:
         model = kenlm.Model(path)
     except (OSError, RuntimeError) as e:

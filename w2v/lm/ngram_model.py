@@ -20,6 +20,9 @@ from w2v.lm.ngram_table import SENTENCE_END, SENTENCE_START, UNKNOWN_SPELLINGS, 
 from w2v.lm.vocabulary import BINARY_MAGIC, SPECIAL_WORDS, is_binary
 from w2v.types import FloatArray, IntArray
 
+MEMO_SIZE = 1 << 16
+_ODD = 0x1E3779B97F4A7C15
+
 
 class NgramModel(LanguageModel):
     """An n-gram model with back-off.
@@ -50,6 +53,10 @@ class NgramModel(LanguageModel):
         self._build(model)
         self._start = int(self._histories[self._numbers[SENTENCE_START]])
         self._end = self._numbers[SENTENCE_END]
+        # What was asked last: a search asks for the same word after the same history in frame after frame.
+        self._asked = np.full(MEMO_SIZE, -1)
+        self._scores = np.zeros(MEMO_SIZE)
+        self._following = np.zeros(MEMO_SIZE, np.int64)
 
     def _build(self, model: BackoffModel) -> None:
         tables = model.tables
@@ -81,14 +88,13 @@ class NgramModel(LanguageModel):
 
     def _find(self, nodes: IntArray, words: IntArray) -> IntArray:
         """Return the nodes of n-grams, -1 where there is none."""
-        found = np.where(nodes == self._empty, words, -1)
-        inner = np.flatnonzero(nodes != self._empty)
-        if len(inner) and len(self._keys):
-            wanted = nodes[inner] * self._num_words + words[inner]
-            rows = np.searchsorted(self._keys, wanted)
-            rows[rows == len(self._keys)] = 0
-            found[inner] = np.where(self._keys[rows] == wanted, rows + self._num_words, -1)
-        return found
+        if not len(self._keys):
+            return np.where(nodes == self._empty, words, -1)
+        wanted = nodes * self._num_words + words
+        rows = self._keys.searchsorted(wanted)
+        found: IntArray = rows + self._num_words
+        found[self._keys.take(rows, mode="clip") != wanted] = -1
+        return np.where(nodes == self._empty, words, found)
 
     def _match(self, nodes: IntArray, words: IntArray) -> tuple[FloatArray, IntArray]:
         """Return the back-off weights met on the way to the longest n-grams, and their nodes."""
@@ -111,8 +117,20 @@ class NgramModel(LanguageModel):
         return self._start
 
     def score(self, states: IntArray, words: IntArray) -> tuple[FloatArray, IntArray]:
-        weights, found = self._match(states, words)
-        return weights + self._log_probs[found], self._histories[found]
+        asked = states * self._num_words + words
+        # One slot per hash, where the last question stays; its whole key is compared, so that no answer is another's.
+        slots = (asked * _ODD >> 40) & (MEMO_SIZE - 1)
+        new = (self._asked.take(slots) != asked).nonzero()[0]
+        scores, following = self._scores.take(slots), self._following.take(slots)
+        if len(new):
+            weights, found = self._match(states.take(new), words.take(new))
+            scores[new] = weights + self._log_probs.take(found)
+            following[new] = self._histories.take(found)
+            slots = slots.take(new)
+            self._asked[slots] = asked.take(new)
+            self._scores[slots] = scores.take(new)
+            self._following[slots] = following.take(new)
+        return scores, following
 
     def finish(self, states: IntArray) -> FloatArray:
         return self.score(states, np.full(len(states), self._end))[0]
@@ -138,7 +156,7 @@ def open_ngram_model(path: str, flag: str = "--lm") -> LanguageModel:
     Raises:
         ConfigError: no such file.
         DataError: the file is malformed.
-        MissingPackageError: a binary, and kenlm is not installed.
+        MissingPackageError: a binary, and ufal-kenlm is not installed.
     """
     if not Path(path).is_file():
         raise ConfigError(f"{flag}: no file {path}")

@@ -48,7 +48,7 @@ class AudioPretrainingConfig:
 
     data: str = arg(help="folder with manifests, and with labels and dictionary for fine-tuning", positional=True)
     sample_rate: int = arg(16000, help="samples per second; files of another rate are refused, or see --resample")
-    resample: bool = arg(False, help="convert files of another rate, and mix channels down (needs soxr)")
+    resample: bool = arg(False, help="convert files of another rate, and mix channels down")
     normalize: bool = arg(False, help="give every clip zero mean and unit variance; must be as in pretraining")
     max_sample_size: int | None = arg(None, help="crop clips to this many samples; with labels: leave longer ones out")
     min_sample_size: int | None = arg(None, help="leave out clips shorter than this many samples")
