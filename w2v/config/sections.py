@@ -219,7 +219,7 @@ class CheckpointConfig:
             raise ConfigError("--finetune-from-model and --restore-file exclude each other; give one of them")
         if self.maximize_best_checkpoint_metric and self.best_checkpoint_metric in SMALLER_IS_BETTER:
             raise ConfigError(
-                f"--maximize-best-checkpoint-metric: the smallest {self.best_checkpoint_metric} is the best; leave it out"
+                f"--maximize-best-checkpoint-metric: the smallest {self.best_checkpoint_metric} is the best; drop it"
             )
 
     @property

@@ -129,6 +129,9 @@ def parse_train_command(argv: Sequence[str]) -> ParsedCommand:
     own = translate(own, entries)
     _check_values(own, entries)
     file = own.over(fitting(translate(recipe, entries), {**ROOT_SECTIONS, **_configs(entries)}))
+    wants_print = "--print-config" in argv
+    if wants_print and "data" not in file.section("task"):  # a recipe can be looked at before there are data
+        file = file.put("task", "data", MISSING, "")
     parser = _full_parser(entries, file)
     _refuse_retired(argv, parser)
     if first.wants_help:
@@ -144,7 +147,6 @@ def parse_train_command(argv: Sequence[str]) -> ParsedCommand:
     for name, value in typed.items():
         if name in owners:
             sections.setdefault(owners[name], {})[name] = value
-    wants_print = bool(typed.get("print_config"))
     _check_missing({**missing_in_recipe, **missing}, sections, entries, may_lack=wants_print)
     config = _assembled(entries, sections, file, typed)
     if beginning is not None:
@@ -175,8 +177,6 @@ def _check_missing(
 ) -> None:
     """Check that what a file marks with `???` is given; where it `may_lack`, to be printed, the mark is put back."""
     options = {(section, option.name): option for section, option in _owned_options(entries)}
-    if may_lack:  # a recipe can be looked at before there are data
-        missing = {("task", "data"): "", **missing} if ("task", "data") in options else missing
     for (section, name), where in missing.items():
         option = options.get((section, name))
         if option is None or sections.get(section, {}).get(name) is not None:
