@@ -14,6 +14,7 @@ from w2v.config.recipes import recipe_path
 from w2v.config.yaml_file import ConfigFile, read_config_file
 from w2v.errors import ConfigError
 from w2v.registry import Entry
+from w2v.training.unsupported_flags import RETIRED
 
 MISSING = "???"
 """The original's mark of an option that must be given."""
@@ -86,6 +87,16 @@ def take_marks(file: ConfigFile) -> tuple[ConfigFile, dict[tuple[str, str], str]
     for section, name in marked:
         file = file.drop(section, name)
     return file, marked
+
+
+def without_unused(file: ConfigFile, configs: Mapping[str, type]) -> ConfigFile:
+    """Return a file without options that are not carried here and that it does not use: those of false, none or 0."""
+    for section, values in file.sections.items():
+        for name, value in values.items():
+            flag = f"--{name.replace('_', '-')}"
+            if not value and flag in RETIRED and section in configs and not _has_option(configs[section], name):
+                file = file.drop(section, name)
+    return file
 
 
 def fitting(file: ConfigFile, configs: Mapping[str, type]) -> ConfigFile:

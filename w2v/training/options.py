@@ -25,7 +25,7 @@ from w2v.plugins import import_installed, import_user_dir
 from w2v.registry import Entry, Registry
 from w2v.tasks import TASKS
 from w2v.training.beginning_model import beginning_model, is_run_of_ours
-from w2v.training.option_files import MISSING, fitting, read_layers, take_marks, translate
+from w2v.training.option_files import MISSING, fitting, read_layers, take_marks, translate, without_unused
 from w2v.training.unsupported_flags import RETIRED
 
 ROOT_SECTIONS: dict[str, type] = {
@@ -126,7 +126,7 @@ def parse_train_command(argv: Sequence[str]) -> ParsedCommand:
     if beginning is not None:
         recipe = recipe.over(beginning.layer())
     entries = _choose(first, own.over(recipe))
-    own = translate(own, entries)
+    own = without_unused(translate(own, entries), {**ROOT_SECTIONS, **_configs(entries)})
     _check_values(own, entries)
     file = own.over(fitting(translate(recipe, entries), {**ROOT_SECTIONS, **_configs(entries)}))
     wants_print = "--print-config" in argv
@@ -277,8 +277,6 @@ def _check_values(file: ConfigFile, entries: Mapping[str, Entry[Any]]) -> None:
                 continue
             if option is None:
                 flag = f"--{name.replace('_', '-')}"
-                if flag in RETIRED and not value:
-                    continue  # the original's way of saying that it is not used
                 if flag in RETIRED:
                     raise ConfigError(f"{where}: w2v-train has no {name}: {RETIRED[flag]}")
                 build_config(configs[section], {name: value}, f"{where}: section {section}")
