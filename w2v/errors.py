@@ -39,6 +39,10 @@ class CheckpointError(W2vError):
     """A checkpoint is missing, damaged, or does not fit what was asked of it."""
 
 
+class ArgumentError(W2vError, ValueError):
+    """An argument of a function of the library breaks a rule."""
+
+
 class MissingPackageError(W2vError):
     """An optional package is not installed."""
 
@@ -47,6 +51,6 @@ class MissingPackageError(W2vError):
 
 
 class TrainingError(W2vError):
-    """Training cannot go on (for instance: the loss scale fell below its minimum)."""
+    """Training cannot continue (for instance: the loss scale fell below its minimum)."""
 
     exit_code = 3

@@ -259,8 +259,8 @@ def _output_folder(config: LabelsConfig, *, writes_manifest: bool) -> Path:
     folder = Path(config.output_dir)
     if writes_manifest and _is_input(config, folder):
         raise DataError(
-            f"{folder / config.output_name}.tsv: is the manifest that is read, and would be overwritten by one with other "
-            "clips; give another --output-dir or --output-name"
+            f"{folder / config.output_name}.tsv: is the manifest that is read, and would be overwritten by another with "
+            "fewer clips; give another --output-dir or --output-name"
         )
     try:
         folder.mkdir(parents=True, exist_ok=True)

@@ -162,7 +162,7 @@ def test_a_packages_own_file_stands_for_it(tmp_path: Path) -> None:
 def test_names_that_python_cannot_import(tmp_path: Path, place: str) -> None:
     path = write_model(tmp_path / place, "never")
     given = path if path.name == "v1.2.py" else path.parent
-    with pytest.raises(ConfigError, match="is no name that Python can import; rename .* without the dot"):
+    with pytest.raises(ConfigError, match=r"is no name that Python can import; rename .* without the dot"):
         import_user_dir(str(given))
 
 

@@ -14,13 +14,13 @@ from dataclasses import dataclass, replace
 import numpy as np
 import numpy.typing as npt
 import torch
-import torch.nn.functional as F
 from torch.nn.utils.rnn import pad_sequence
 
 from w2v.data.dataset import AudioDataset
 from w2v.data.dictionary import Dictionary
 from w2v.data.iterator import iterate
 from w2v.data.manifest import Manifest
+from w2v.data.post_process import fitting_post_process
 from w2v.errors import CheckpointError, ConfigError, DataError
 from w2v.functional.conv_spec import receptive_field, total_stride
 from w2v.functional.windows import overlapping_windows
@@ -92,9 +92,9 @@ class ModelEmissions:
 
     def _forward(self, model: torch.nn.Module, batch: AudioBatch) -> CtcOutput:
         source = batch.source
-        # Convolutions refuse a batch of clips shorter than one frame. Padding, which changes no clip's output, helps.
-        if source.shape[1] < self.info.sample_rate // 10:
-            source = F.pad(source, (0, self.info.sample_rate - source.shape[1]))
+        if source.shape[1] < receptive_field(self.loaded.model.conv_layers):
+            # No clip has a frame. Models say so themselves; one from outside may refuse such a batch.
+            return CtcOutput(torch.zeros(len(source), 0, len(self.info.symbols)), torch.zeros_like(batch.lengths))
         is_padded = bool((batch.lengths < source.shape[1]).any())
         with torch.autocast(self.device.type, dtype=self.half, enabled=self.half is not None):
             output = model(source.to(self.device), batch.lengths if is_padded else None, batch.seed)
@@ -126,6 +126,7 @@ def emission_info(loaded: LoadedModel, name: str, dictionary: Dictionary, post_p
         post_process: how symbols become words.
     """
     task = loaded.task.config
+    post_process = fitting_post_process(post_process, dictionary.symbols)
     try:
         layers = conv_stack(loaded.model)
     except ConfigError:  # a model of somebody else: its frames are not known

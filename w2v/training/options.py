@@ -55,7 +55,7 @@ example:
   w2v-train manifests --save-dir run --arch wav2vec2 --criterion wav2vec --infonce --loss-weights '[0.1, 10]' \\
     --optimizer adam --lr 0.0005 --lr-scheduler polynomial_decay --warmup-updates 32000 \\
     --max-tokens 1400000 --max-sample-size 250000 --min-sample-size 32000 --max-update 400000
-The same command again goes on where the last one stopped. See docs/recipes.md for the published commands."""
+The same command again resumes where the last one stopped. See docs/recipes.md for the published commands."""
 
 
 @dataclass(frozen=True)

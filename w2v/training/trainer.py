@@ -92,7 +92,7 @@ class Trainer:
         self.config_plain = config_plain
         self.batches: Any = task.train_batches(dataset.train_subset, dataset)
         self.manager = CheckpointManager(checkpoint)
-        self.log = TrainingLog(self.criterion, common, optimization, self.device, self.model.codebook, sample_rate)
+        self.log = TrainingLog(self.criterion, common, optimization, self.device, self.model.codebook_size, sample_rate)
         self.num_updates = 0
         self.skips = SkipCounter()
         self._scaler = build_loss_scaler(common, optimization, distributed.world_size())
@@ -115,7 +115,7 @@ class Trainer:
         """Restore, train, validate and save until there is a reason to stop, which is returned.
 
         Raises:
-            TrainingError: training cannot go on; the last good checkpoint is left as it was.
+            TrainingError: training cannot continue; the last good checkpoint is left as it was.
             CheckpointError: a checkpoint cannot be read, or not be written.
             ConfigError: the ranks do not have the same data, flags or versions.
         """
