@@ -259,7 +259,7 @@ def _output_folder(config: LabelsConfig, *, writes_manifest: bool) -> Path:
     folder = Path(config.output_dir)
     if writes_manifest and _is_input(config, folder):
         raise DataError(
-            f"{folder / config.output_name}.tsv: is the manifest that is read, and would be overwritten by another with "
+            f"{folder / config.output_name}.tsv: is the manifest that is read, and would be overwritten by one with "
             "fewer clips; give another --output-dir or --output-name"
         )
     try:
