@@ -17,7 +17,7 @@ if VERSION is None:
 
 # `import w2v` needs torch and numpy; the others are imported by the function that uses them.
 REQUIRED = [
-    "torch>=2.4",
+    "torch>=2.6",
     "numpy>=1.24",
     "soundfile>=0.12.1",
     "soxr>=0.3.7",  # recordings of 44.1 kHz are everybody's
