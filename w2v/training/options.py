@@ -109,6 +109,7 @@ def parse_train_command(argv: Sequence[str]) -> ParsedCommand:
         RegistryError: an unknown task, model, criterion, optimizer or schedule.
         SystemExit: `--help` was asked for.
     """
+<<<<<<< HEAD
     hydra = split_hydra(argv, [*ROOT_SECTIONS, *REGISTRIES])
     argv = hydra.argv
     first = _first_pass(argv)
@@ -132,6 +133,23 @@ def parse_train_command(argv: Sequence[str]) -> ParsedCommand:
     wants_print = "--print-config" in argv
     if wants_print and "data" not in file.section("task"):  # a recipe can be looked at before there are data
         file = file.put("task", "data", MISSING, "")
+=======
+    # Two passes: the flags that there are depend on --task, --arch, --criterion, ..., and on plugins.
+    first = _first_pass(argv)
+    file = read_config_file(first.config, [*ROOT_SECTIONS, *REGISTRIES]) if first.config else ConfigFile()
+    user_dir = first.user_dir or file.section("common").get("user_dir")
+    # Plugins before any parser is built: they may bring the component that is asked for.
+    import_installed()
+    if user_dir:
+        try:
+            if not isinstance(user_dir, str):
+                raise ConfigError(f"--user-dir: must be text, got {user_dir!r}")
+            import_user_dir(user_dir)
+        except ConfigError as e:
+            raise ConfigError(str(e) if first.user_dir else f"{file.where('common', 'user_dir')}: {e}") from e
+    entries = _choose(first, file)
+    _check_values(file, entries)
+>>>>>>> main
     parser = _full_parser(entries, file)
     refuse_unsupported(argv, "w2v-train", parser.owners)
     if first.wants_help:
@@ -141,6 +159,7 @@ def parse_train_command(argv: Sequence[str]) -> ParsedCommand:
         if section not in entries:
             registry = REGISTRIES[section]
             raise ConfigError(f"{registry.flag} is required; known: {', '.join(registry.names())}")
+    # Only what was typed: defaults are the dataclasses', so that the file and the presets can come between.
     typed = parser.parse(argv)
     sections = {name: dict(values) for name, values in file.sections.items()}
     owners = {option.name: name for name, option in _owned_options(entries)}
@@ -214,23 +233,6 @@ def _configs(entries: Mapping[str, Entry[Any]]) -> dict[str, type]:
     return {section: entry.config for section, entry in entries.items()}
 
 
-def config_from_plain(plain: Mapping[str, Any], where: str, hint: str = "") -> TrainConfig:
-    """Build the configuration that `TrainConfig.to_plain` wrote.
-
-    Args:
-        plain: configuration by section.
-        where: what it comes from, for messages.
-        hint: text for the error of an unknown component, such as the `--user-dir` needed.
-    """
-    entries = {}
-    for section, registry in REGISTRIES.items():
-        try:
-            entries[section] = registry.get(plain[section]["_name"], hint)
-        except KeyError as e:
-            raise ConfigError(f"{where}: section {section!r} names no {registry.kind} (_name)") from e
-    return _assemble(entries, plain, where)
-
-
 # ---------------------------------------------------------------------------------------------- passes
 
 
@@ -242,6 +244,7 @@ def _first_pass(argv: Sequence[str]) -> argparse.Namespace:
     parser.add_argument("-h", "--help", action="store_true", dest="wants_help")
     for section, registry in REGISTRIES.items():
         parser.add_argument(registry.flag, *SHORT_FLAGS.get(section, ()), dest=section)
+    # Unknown flags belong to the second pass, which refuses those that nobody owns.
     namespace, _ = parser.parse_known_args(list(argv))
     return namespace
 
@@ -249,6 +252,7 @@ def _first_pass(argv: Sequence[str]) -> argparse.Namespace:
 def _choose(first: argparse.Namespace, file: ConfigFile) -> dict[str, Entry[Any]]:
     entries = {}
     for section, registry in REGISTRIES.items():
+        # Precedence: typed, then the file, then a default.
         named = getattr(first, section), file.section(section).get("_name"), DEFAULT_COMPONENTS.get(section)
         name = next(filter(None, named), None)
         if name is not None:
