@@ -54,7 +54,7 @@ def test_a_stretch_beyond_the_end(tmp_path):
     for name in ("a.wav", "f.wav"):
         with pytest.raises(DataError, match="ends 2000 samples before the stretch"):
             read_audio(str(tmp_path / name), RATE, start=6000, frames=4000)
-        with pytest.raises(DataError, match="holds 8000 samples, and none at 9000|ends 1000 samples before"):
+        with pytest.raises(DataError, match=r"holds 8000 samples, and none at 9000|ends 1000 samples before"):
             read_audio(str(tmp_path / name), RATE, start=9000, frames=1000)
 
 
@@ -113,7 +113,7 @@ def test_without_pyav_the_reason_is_given(tmp_path, monkeypatch):
 
     (tmp_path / "x.ogg").write_bytes(2 * encoded(noise(48_000), "ogg"))
     monkeypatch.setattr(media_file, "is_installed", lambda: False)
-    with pytest.raises(DataError, match="is joined of several files, .* libsndfile reads only a part of it"):
+    with pytest.raises(DataError, match=r"is joined of several files, .* libsndfile reads only a part of it"):
         audio_info(str(tmp_path / "x.ogg"))
 
 

@@ -11,10 +11,10 @@ from typing import Any
 
 from w2v.config import options_of
 from w2v.config.recipes import recipe_path
+from w2v.config.unsupported_flags import TRAIN
 from w2v.config.yaml_file import ConfigFile, read_config_file
 from w2v.errors import ConfigError
 from w2v.registry import Entry
-from w2v.training.unsupported_flags import RETIRED
 
 MISSING = "???"
 """The original's mark of an option that must be given."""
@@ -94,7 +94,7 @@ def without_unused(file: ConfigFile, configs: Mapping[str, type]) -> ConfigFile:
     for section, values in file.sections.items():
         for name, value in values.items():
             flag = f"--{name.replace('_', '-')}"
-            if not value and flag in RETIRED and section in configs and not _has_option(configs[section], name):
+            if not value and flag in TRAIN and section in configs and not _has_option(configs[section], name):
                 file = file.drop(section, name)
     return file
 

@@ -16,6 +16,7 @@ from typing import Any
 from w2v.config import ArgumentParser, build_config, options_of, to_plain
 from w2v.config.hydra import split_hydra
 from w2v.config.sections import CheckpointConfig, CommonConfig, DatasetConfig, DistributedConfig, OptimizationConfig
+from w2v.config.unsupported_flags import TRAIN, refuse_unsupported
 from w2v.config.yaml_file import ConfigFile
 from w2v.criterions import CRITERIONS
 from w2v.errors import ConfigError, RegistryError
@@ -26,7 +27,6 @@ from w2v.registry import Entry, Registry
 from w2v.tasks import TASKS
 from w2v.training.beginning_model import beginning_model, is_run_of_ours
 from w2v.training.option_files import MISSING, fitting, read_layers, take_marks, translate, without_unused
-from w2v.training.unsupported_flags import RETIRED
 
 ROOT_SECTIONS: dict[str, type] = {
     "common": CommonConfig,
@@ -105,7 +105,7 @@ def parse_train_command(argv: Sequence[str]) -> ParsedCommand:
     """Read the command line of `w2v-train`.
 
     Raises:
-        ConfigError: an unknown or retired flag, a value that breaks a rule, a bad YAML file.
+        ConfigError: an unknown or unsupported flag, a value that breaks a rule, a bad YAML file.
         RegistryError: an unknown task, model, criterion, optimizer or schedule.
         SystemExit: `--help` was asked for.
     """
@@ -133,7 +133,7 @@ def parse_train_command(argv: Sequence[str]) -> ParsedCommand:
     if wants_print and "data" not in file.section("task"):  # a recipe can be looked at before there are data
         file = file.put("task", "data", MISSING, "")
     parser = _full_parser(entries, file)
-    _refuse_retired(argv, parser)
+    refuse_unsupported(argv, "w2v-train", parser.owners)
     if first.wants_help:
         parser.print_help()
         raise SystemExit(0)
@@ -277,8 +277,8 @@ def _check_values(file: ConfigFile, entries: Mapping[str, Entry[Any]]) -> None:
                 continue
             if option is None:
                 flag = f"--{name.replace('_', '-')}"
-                if flag in RETIRED:
-                    raise ConfigError(f"{where}: w2v-train has no {name}: {RETIRED[flag]}")
+                if flag in TRAIN:
+                    raise ConfigError(f"{where}: w2v-train has no {name}: {TRAIN[flag]}")
                 build_config(configs[section], {name: value}, f"{where}: section {section}")
             else:
                 try:
@@ -336,13 +336,6 @@ def _owned_options(entries: Mapping[str, Entry[Any]]) -> Iterator[tuple[str, Any
     for section, config in [*((name, entry.config) for name, entry in entries.items()), *ROOT_SECTIONS.items()]:
         for option in options_of(config):
             yield section, option
-
-
-def _refuse_retired(argv: Sequence[str], parser: ArgumentParser) -> None:
-    for token in argv:
-        flag = token.split("=")[0]
-        if flag in RETIRED and flag not in parser.owners:
-            raise ConfigError(f"w2v-train has no {flag}: {RETIRED[flag]}")
 
 
 def _assemble(entries: Mapping[str, Entry[Any]], sections: Mapping[str, Any], where: str) -> TrainConfig:
