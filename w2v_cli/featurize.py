@@ -57,7 +57,7 @@ class FeaturizeConfig:
     max_size: int = arg(1_300_000, help="clips longer than this, in samples, are cut into windows; 0: never")
     context: int = arg(64_000, help="samples at both ends of a window that only serve as context")
     allow_outside_root: bool = arg(False, help="take clips that a manifest names by absolute paths or with `..`")
-    resample: bool = arg(False, help="convert other sample rates and mix channels down, instead of refusing them")
+    resample: bool = arg(True, help="convert other sample rates and mix channels down")
     overwrite: bool = arg(False, help="write files anew that are there already")
     num_workers: int = arg(2, help="files read at once")
     gpu: int = arg(0, help="number of the GPU, where there is one")

@@ -64,6 +64,8 @@ def infer(argv: Sequence[str]) -> int:
                     results.add(transcript)
         if results is not None:
             results.report(config.gen_subset, writer.speakers, config.seed)
+            if results.num_unreadable:
+                return 1  # all others are there; what is missing has been counted and named
     return 0
 
 

@@ -58,7 +58,7 @@ class TokenizeConfig:
     )
     no_dict: bool = arg(False, help="write no dict.txt")
     allow_outside_root: bool = arg(False, help="take clips that a manifest names by absolute paths or with `..`")
-    resample: bool = arg(False, help="convert other sample rates and mix channels down, instead of refusing them")
+    resample: bool = arg(True, help="convert other sample rates and mix channels down")
     num_workers: int = arg(2, help="files read at once")
     cpu: bool = arg(False, help="never use a GPU")
     data_parallel: bool = arg(False, help="accepted; one GPU is used, several take --shard each")

@@ -103,6 +103,7 @@ class AudioDataset(BatchDataset):
         pad: pad clips to the longest of a batch instead of cropping them to the shortest; always so with labels.
         normalize: bring each clip to zero mean and unit variance, before any crop.
         resample: convert other rates and mix channels down, instead of refusing the file.
+        channel: take this channel alone, from 1.
         replace_unreadable: replace a clip that cannot be read by the next one that can; otherwise raise.
         impossible: (lines of the manifest,) bool, clips whose labels do not fit into their frames: they are dropped.
 
@@ -129,6 +130,7 @@ class AudioDataset(BatchDataset):
         pad: bool = False,
         normalize: bool = False,
         resample: bool = False,
+        channel: int | None = None,
         replace_unreadable: bool = True,
         impossible: npt.NDArray[np.bool_] | None = None,
     ) -> None:
@@ -144,6 +146,7 @@ class AudioDataset(BatchDataset):
         self.pad = pad or labels is not None
         self.normalize = normalize
         self.resample = resample
+        self.channel = channel
         self.replace_unreadable = replace_unreadable
         self.num_too_short = self.num_too_long = self.num_impossible = 0
         self.rows = self._rows_kept(labelled=labels is not None, impossible=impossible)
@@ -212,7 +215,10 @@ class AudioDataset(BatchDataset):
         Raises:
             DataError: the file cannot be read, or is shorter than `min_sample_size` once decoded.
         """
-        samples = read_audio(self.path(index), self.sample_rate, resample=self.resample)
+        path, offset, frames = self.manifest.stretch(int(self.rows[index]))
+        samples = read_audio(
+            path, self.sample_rate, resample=self.resample, channel=self.channel, start=offset or 0, frames=frames
+        )
         shortest = max(self.min_sample_size, 1) if self.replace_unreadable else self.min_sample_size
         if len(samples) < shortest:
             raise DataError(f"{self.path(index)}: holds {len(samples)} samples, need at least {shortest}")
@@ -257,13 +263,13 @@ class AudioDataset(BatchDataset):
 
         It is the batch that `_as_found` makes, save that damage outside of its windows goes unseen.
         """
-        if self.resample or type(self).example is not AudioDataset.example:
+        if self.channel or type(self).example is not AudioDataset.example:
             return None
         sizes = self.sizes[indices].tolist()
         width, starts = self._windows(indices, sizes, seed)
         source = _rows(len(sizes), width)
         for row, index, size, start in zip(source.numpy(), indices.tolist(), sizes, starts, strict=True):
-            if not self._read_row(self.path(index), size, start, row):
+            if not self._read_row(index, size, start, row):
                 return None
         report.num_read = len(sizes)
         targets = [self._targets(index) for index in indices.tolist()]
@@ -287,15 +293,18 @@ class AudioDataset(BatchDataset):
         rng = numpy_generator(seed, "crop")
         return width, crop_starts(lengths, width, lambda high: int(rng.integers(high)))
 
-    def _read_row(self, path: str, size: int, start: int, row: Samples) -> bool:
+    def _read_row(self, index: int, size: int, start: int, row: Samples) -> bool:
+        path, offset, frames = self.manifest.stretch(int(self.rows[index]))
+        if frames is not None and frames != size:
+            return False
         if not self.normalize:
-            return read_window(path, self.sample_rate, size, start, row)
+            return read_window(path, self.sample_rate, size, start, row, offset)
         if size > LONG_CLIP:
             return False
         if len(self._clip) < size:
             self._clip = np.empty(size, dtype=np.float32)
         clip = self._clip[:size]
-        if not read_window(path, self.sample_rate, size, 0, clip):
+        if not read_window(path, self.sample_rate, size, 0, clip, offset):
             return False
         scale = centre(clip, clip)
         window = clip[start : start + len(row)]

@@ -80,8 +80,9 @@ class ModelEmissions:
         """
         task = self.loaded.task.config
         clips = AllClips(
-            manifest, sample_rate=task.sample_rate, pad=True, normalize=task.normalize, resample=task.resample
-        )
+            manifest, sample_rate=task.sample_rate, pad=True, normalize=task.normalize, resample=True,
+            channel=task.channel,
+        )  # fmt: skip
         model = self.loaded.model.to(self.device).eval()
         for batch in iterate(clips, batches, [0] * len(batches), num_workers=self.num_workers):
             is_long = 0 < self.longest < batch.source.shape[1] and self.info.stride > 0

@@ -101,7 +101,7 @@ class ClipEncoder:
                 for batch in [*batches, *[None] * BATCHES_AHEAD]:
                     if batch is not None:
                         rows_here = chosen[batch].tolist()
-                        waiting.append([(row, pool.submit(self._read, manifest.path(row))) for row in rows_here])
+                        waiting.append([(row, pool.submit(self._read, manifest, row)) for row in rows_here])
                     if waiting and (batch is None or len(waiting) > BATCHES_AHEAD):
                         yield from self._encode_batch(waiting.popleft())
             finally:
@@ -118,8 +118,9 @@ class ClipEncoder:
             raise DataError(f"{len(samples)} samples, one frame needs {shortest}")
         return self._encode_pieces(normalize(samples) if self.normalize else samples, self.cut(len(samples)))
 
-    def _read(self, path: str) -> Samples:
-        samples = read_audio(path, self.sample_rate, resample=self.resample)
+    def _read(self, manifest: Manifest, row: int) -> Samples:
+        path, offset, frames = manifest.stretch(row)
+        samples = read_audio(path, self.sample_rate, resample=self.resample, start=offset or 0, frames=frames)
         return normalize(samples) if self.normalize else samples
 
     def _encode_batch(self, batch: list[tuple[int, Future[Samples]]]) -> Iterator[Encoded]:

@@ -50,6 +50,7 @@ class AudioPretrainingConfig:
     data: str = arg(help="folder with manifests, and with labels and dictionary for fine-tuning", positional=True)
     sample_rate: int = arg(16000, help="samples per second; files of another rate are refused, or see --resample")
     resample: bool = arg(False, help="convert files of another rate, and mix channels down")
+    channel: int | None = arg(None, help="of files with several channels, take this one alone, from 1")
     normalize: bool = arg(False, help="give every clip zero mean and unit variance; must be as in pretraining")
     max_sample_size: int | None = arg(None, help="crop clips to this many samples; with labels: leave longer ones out")
     min_sample_size: int | None = arg(None, help="leave out clips shorter than this many samples")
@@ -68,7 +69,7 @@ class AudioPretrainingConfig:
     allow_outside_root: bool = arg(False, help="take clips that a manifest names by absolute paths or with `..`")
 
     def __post_init__(self) -> None:
-        check_range(self, 1, math.inf, "sample_rate", "max_sample_size", "min_sample_size")
+        check_range(self, 1, math.inf, "sample_rate", "max_sample_size", "min_sample_size", "channel")
         check_range(self, 0, math.inf, "augment_shift_ms", "augment_gain_db")
         if self.labels is not None and self.augmentation.is_on:
             raise ConfigError("--augment-snr-db, --augment-shift-ms and --augment-gain-db do not go with --labels")
@@ -140,6 +141,7 @@ class AudioPretrainingTask(Task):
             pad=config.enable_padding or labels is not None,
             normalize=config.normalize,
             resample=config.resample,
+            channel=config.channel,
             impossible=self._impossible(manifest, labels),
         )
         logger.info("%s: %d clips, %.2f hours", split, len(dataset), dataset.sizes.sum() / config.sample_rate / 3600)
