@@ -50,10 +50,6 @@ class PolynomialDecay(Schedule):
             return num_updates / config.warmup_updates * peak
         if num_updates >= self._end:
             return config.end_learning_rate
-<<<<<<< HEAD
+        # From 1 at the end of the warm-up to 0 where the decay ends.
         left = 1 - (num_updates - config.warmup_updates) / (self._end - config.warmup_updates)
-=======
-        # From 1 at the end of the warm-up to 0 at --total-num-update.
-        left = 1 - (num_updates - config.warmup_updates) / (config.total_num_update - config.warmup_updates)
->>>>>>> main
         return float((peak - config.end_learning_rate) * left**config.power + config.end_learning_rate)

@@ -55,21 +55,12 @@ class TriStage(Schedule):
         config, peak = self.config, self._peak
         if num_updates < self._warmup:
             first = config.init_lr_scale * peak
-<<<<<<< HEAD
             return first + (peak - first) * num_updates / self._warmup
+        # Negative while the rate is held.
         decayed = num_updates - self._warmup - self._hold
         if decayed < 0:
             return peak
         if self._decay > 0 and decayed <= self._decay:
-            return peak * math.exp(math.log(config.final_lr_scale) * decayed / self._decay)
-=======
-            return first + (peak - first) * num_updates / config.warmup_steps
-        # Negative while the rate is held.
-        decayed = num_updates - config.warmup_steps - config.hold_steps
-        if decayed < 0:
-            return peak
-        if config.decay_steps > 0 and decayed <= config.decay_steps:
             # A straight line in the logarithm, down to final_lr_scale * peak.
-            return peak * math.exp(math.log(config.final_lr_scale) * decayed / config.decay_steps)
->>>>>>> main
+            return peak * math.exp(math.log(config.final_lr_scale) * decayed / self._decay)
         return peak * config.final_lr_scale

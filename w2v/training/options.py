@@ -109,7 +109,7 @@ def parse_train_command(argv: Sequence[str]) -> ParsedCommand:
         RegistryError: an unknown task, model, criterion, optimizer or schedule.
         SystemExit: `--help` was asked for.
     """
-<<<<<<< HEAD
+    # Two passes: the flags that there are depend on --task, --arch, --criterion, ..., and on plugins.
     hydra = split_hydra(argv, [*ROOT_SECTIONS, *REGISTRIES])
     argv = hydra.argv
     first = _first_pass(argv)
@@ -133,23 +133,6 @@ def parse_train_command(argv: Sequence[str]) -> ParsedCommand:
     wants_print = "--print-config" in argv
     if wants_print and "data" not in file.section("task"):  # a recipe can be looked at before there are data
         file = file.put("task", "data", MISSING, "")
-=======
-    # Two passes: the flags that there are depend on --task, --arch, --criterion, ..., and on plugins.
-    first = _first_pass(argv)
-    file = read_config_file(first.config, [*ROOT_SECTIONS, *REGISTRIES]) if first.config else ConfigFile()
-    user_dir = first.user_dir or file.section("common").get("user_dir")
-    # Plugins before any parser is built: they may bring the component that is asked for.
-    import_installed()
-    if user_dir:
-        try:
-            if not isinstance(user_dir, str):
-                raise ConfigError(f"--user-dir: must be text, got {user_dir!r}")
-            import_user_dir(user_dir)
-        except ConfigError as e:
-            raise ConfigError(str(e) if first.user_dir else f"{file.where('common', 'user_dir')}: {e}") from e
-    entries = _choose(first, file)
-    _check_values(file, entries)
->>>>>>> main
     parser = _full_parser(entries, file)
     refuse_unsupported(argv, "w2v-train", parser.owners)
     if first.wants_help:
@@ -176,6 +159,7 @@ def parse_train_command(argv: Sequence[str]) -> ParsedCommand:
 
 
 def _import_plugins(first: argparse.Namespace, file: ConfigFile) -> None:
+    # Plugins before any parser is built: they may bring the component that is asked for.
     user_dir = first.user_dir or file.section("common").get("user_dir")
     import_installed()
     if user_dir:
