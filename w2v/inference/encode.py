@@ -76,6 +76,7 @@ class ClipEncoder:
         resample: convert other sample rates, and mix channels down, instead of refusing them.
         max_tokens: largest batch: clips x longest clip, in samples; 0: clip by clip.
         num_threads: files read at once.
+        channel: of files with several channels, this one alone, from 1.
     """
 
     encode: Encode
@@ -87,6 +88,7 @@ class ClipEncoder:
     resample: bool
     max_tokens: int
     num_threads: int
+    channel: int | None = None
 
     @property
     def frame_rate(self) -> float:
@@ -123,7 +125,7 @@ class ClipEncoder:
             try:
                 for batch in [*batches, *[None] * BATCHES_AHEAD]:
                     if batch is not None:
-                        waiting.append([(row, pool.submit(self._read, manifest.path(row))) for row in batch.tolist()])
+                        waiting.append([(row, pool.submit(self._read, manifest, row)) for row in batch.tolist()])
                     if waiting and (batch is None or len(waiting) > BATCHES_AHEAD):
                         yield self._encode_batch(waiting.popleft(), wanted)
             finally:
@@ -154,8 +156,11 @@ class ClipEncoder:
             raise DataError(found.reason)
         return found.frames
 
-    def _read(self, path: str) -> Samples:
-        samples = read_audio(path, self.sample_rate, resample=self.resample)
+    def _read(self, manifest: Manifest, row: int) -> Samples:
+        path, offset, frames = manifest.stretch(row)
+        samples = read_audio(
+            path, self.sample_rate, resample=self.resample, start=offset or 0, frames=frames, channel=self.channel
+        )
         return normalize(samples) if self.normalize else samples
 
     def _encode_batch(self, batch: list[tuple[int, Future[Samples]]], wanted: BoolArray | None) -> list[Encoded]:
