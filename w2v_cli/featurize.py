@@ -7,7 +7,6 @@ model, in batches, and goes on where a killed run stopped.
 from __future__ import annotations
 
 import argparse
-import hashlib
 import json
 import logging
 import math
@@ -23,6 +22,7 @@ import numpy as np
 import torch
 
 from w2v.config import ArgumentParser, arg, build_config, check_range, str_tuple
+from w2v.convert.locate import fingerprint
 from w2v.data.folder import list_folder
 from w2v.data.manifest import Manifest, read_manifest
 from w2v.errors import ConfigError, DataError
@@ -147,6 +147,7 @@ def build_encoder(config: FeaturizeConfig, loaded: LoadedModel) -> ClipEncoder:
         device=device,
         sample_rate=task.sample_rate,
         normalize=task.normalize,
+        normalize_epsilon=task.normalize_epsilon,
         resample=config.resample,
         max_tokens=config.max_tokens,
         num_threads=config.num_workers,
@@ -161,7 +162,7 @@ def check_settings(config: FeaturizeConfig) -> None:
         DataError: the folder cannot be written.
     """
     settings: dict[str, Any] = {
-        "model": fingerprint(Path(config.model)),
+        "model": fingerprint(config.model),
         "layer": "z" if config.use_feat else config.layer,
         "max_size": config.max_size,
         "context": config.context,
@@ -180,15 +181,6 @@ def check_settings(config: FeaturizeConfig) -> None:
                 )
     make_folder(path.parent)
     write_atomically(path, (json.dumps(settings, indent=1) + "\n").encode())
-
-
-def fingerprint(path: Path) -> str:
-    """Return a short digest of a file's content."""
-    digest = hashlib.blake2b(digest_size=8)
-    with open(path, "rb") as file:
-        while block := file.read(1 << 22):
-            digest.update(block)
-    return digest.hexdigest()
 
 
 def find_jobs(config: FeaturizeConfig, splits: Sequence[str], sample_rate: int) -> Iterator[Job]:

@@ -154,6 +154,7 @@ def build_encoder(config: TokenizeConfig, loaded: LoadedModel) -> ClipEncoder:
         device=device,
         sample_rate=task.sample_rate,
         normalize=task.normalize,
+        normalize_epsilon=task.normalize_epsilon,
         resample=config.resample,
         max_tokens=config.max_tokens,
         num_threads=config.num_workers,

@@ -77,7 +77,12 @@ class ModelEmissions:
         """
         task = self.loaded.task.config
         clips = AllClips(
-            manifest, sample_rate=task.sample_rate, pad=True, normalize=task.normalize, resample=task.resample
+            manifest,
+            sample_rate=task.sample_rate,
+            pad=True,
+            normalize=task.normalize,
+            normalize_epsilon=task.normalize_epsilon,
+            resample=task.resample,
         )
         model = self.loaded.model.to(self.device).eval()
         for batch in iterate(clips, batches, [0] * len(batches), num_workers=self.num_workers):

@@ -63,6 +63,7 @@ class ClipEncoder:
         device: where `encode` computes.
         sample_rate: rate of the model, in Hz.
         normalize: give each clip zero mean and unit variance, as in training.
+        normalize_epsilon: added to the variance.
         resample: convert other sample rates, and mix channels down, instead of refusing them.
         max_tokens: largest batch: clips x longest clip, in samples; 0: clip by clip.
         num_threads: files read at once.
@@ -74,6 +75,7 @@ class ClipEncoder:
     device: torch.device
     sample_rate: int
     normalize: bool
+    normalize_epsilon: float
     resample: bool
     max_tokens: int
     num_threads: int
@@ -109,7 +111,7 @@ class ClipEncoder:
 
     def _read(self, path: str) -> Samples:
         samples = read_audio(path, self.sample_rate, resample=self.resample)
-        return normalize(samples) if self.normalize else samples
+        return normalize(samples, self.normalize_epsilon) if self.normalize else samples
 
     def _encode_batch(self, batch: list[tuple[int, Future[Samples]]]) -> Iterator[Encoded]:
         together: list[tuple[int, Samples]] = []

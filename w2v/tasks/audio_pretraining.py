@@ -17,6 +17,7 @@ import torch
 from w2v.config import arg, build_config, check_range
 from w2v.config.sections import DatasetConfig
 from w2v.convert import read_model_file
+from w2v.convert.model_file import CTC, PRETRAINING
 from w2v.criterions.base import Criterion
 from w2v.data.augment import Augmentation, decibel_range
 from w2v.data.batch_sampler import plan_batches
@@ -29,6 +30,8 @@ from w2v.data.post_process import fitting_post_process
 from w2v.decoders import Decoder, build_decoder, wer_args_config
 from w2v.errors import ConfigError
 from w2v.models.base import MODELS, W2vModel
+from w2v.models.wav2vec2_config import Wav2Vec2EncoderConfig
+from w2v.models.wav2vec_ctc import ENCODER_PREFIX
 from w2v.registry import Entry
 from w2v.scoring.ctc_errors import count_errors
 from w2v.tasks.base import Task, register_task
@@ -46,6 +49,9 @@ class AudioPretrainingConfig:
     sample_rate: int = arg(16000, help="samples per second; files of another rate are refused, or see --resample")
     resample: bool = arg(False, help="convert files of another rate, and mix channels down")
     normalize: bool = arg(False, help="give every clip zero mean and unit variance; must be as in pretraining")
+    normalize_epsilon: float = arg(
+        1e-5, help="added to the variance by --normalize; 1e-7 for models that were trained with Hugging Face's classes"
+    )
     max_sample_size: int | None = arg(None, help="crop clips to this many samples; with labels: leave longer ones out")
     min_sample_size: int | None = arg(None, help="leave out clips shorter than this many samples")
     enable_padding: bool = arg(False, help="pad clips to the longest of the batch instead of cropping to the shortest")
@@ -64,7 +70,7 @@ class AudioPretrainingConfig:
 
     def __post_init__(self) -> None:
         check_range(self, 1, math.inf, "sample_rate", "max_sample_size", "min_sample_size")
-        check_range(self, 0, math.inf, "augment_shift_ms", "augment_gain_db")
+        check_range(self, 0, math.inf, "augment_shift_ms", "augment_gain_db", "normalize_epsilon")
         if self.labels is not None and self.augmentation.is_on:
             raise ConfigError("--augment-snr-db, --augment-shift-ms and --augment-gain-db do not go with --labels")
 
@@ -133,6 +139,7 @@ class AudioPretrainingTask(Task):
             min_sample_size=max(config.min_sample_size or 0, self._shortest_clip),
             pad=config.enable_padding or labels is not None,
             normalize=config.normalize,
+            normalize_epsilon=config.normalize_epsilon,
             resample=config.resample,
         )
         logger.info("%s: %d clips, %.2f hours", split, len(dataset), dataset.sizes.sum() / config.sample_rate / 3600)
@@ -207,9 +214,19 @@ class AudioPretrainingTask(Task):
                 f"--w2v-path {path} was pretrained {'with' if file.normalize else 'without'} --normalize; fine-tune it "
                 f"{'with' if file.normalize else 'without'} --normalize, too"
             )
-        entry = MODELS.get(file.name)
-        values = {**entry.overrides, **file.config["model"]}
-        return build_config(entry.config, values, f"--w2v-path {path}"), file.state
+        values, state = file.config["model"], file.state
+        if file.name == CTC:
+            # Fine-tuned before: its encoder is the beginning of this model, its output layer is not.
+            logger.info("--w2v-path %s was fine-tuned before: its encoder is taken, without the output layer", path)
+            values = values.get("w2v_args") or {}
+            state = {name.removeprefix(ENCODER_PREFIX): tensor for name, tensor in state.items()
+                     if name.startswith(ENCODER_PREFIX)}  # fmt: skip
+        name = str(values.get("_name", PRETRAINING))
+        entry = MODELS.get(name)
+        config: Any = build_config(entry.config, {**entry.overrides, **values}, f"--w2v-path {path}")
+        if not isinstance(config, Wav2Vec2EncoderConfig):
+            raise ConfigError(f"--w2v-path {path} holds a {name}; fine-tuning needs an encoder of wav2vec 2.0")
+        return config, state
 
     # ------------------------------------------------------------------------------------------ steps
 
