@@ -22,6 +22,7 @@ from w2v.convert.huggingface_symbols import find_vocabulary, read_json, read_voc
 from w2v.convert.model_file import CTC, ENCODER, ModelFile
 from w2v.convert.safetensors_file import read_safetensors, write_safetensors
 from w2v.convert.symbols import find_symbols
+from w2v.data.post_process import fitting_post_process
 from w2v.errors import CheckpointError
 from w2v.models.wav2vec_ctc import ENCODER_PREFIX
 
@@ -251,7 +252,8 @@ def write_huggingface(folder: Path, file: ModelFile, *, new_weight_norm: bool = 
     if kind == CTC:
         if file.symbols is None:
             raise CheckpointError(f"{file.path}: has no dictionary; name one with --dict")
-        files |= tokenizer_files(file.symbols, str(file.config.get("criterion", {}).get("post_process") or "none"))
+        symbol = str(file.config.get("criterion", {}).get("post_process", "letter") or "none")
+        files |= tokenizer_files(file.symbols, fitting_post_process(symbol, file.symbols))
     try:
         folder.mkdir(parents=True, exist_ok=True)
         if as_bin:
