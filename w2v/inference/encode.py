@@ -118,7 +118,9 @@ class ClipEncoder:
         shortest = receptive_field(self.layers)
         if len(samples) < shortest:
             raise DataError(f"{len(samples)} samples, one frame needs {shortest}")
-        return self._encode_pieces(normalize(samples) if self.normalize else samples, self.cut(len(samples)))
+        return self._encode_pieces(
+            normalize(samples, self.normalize_epsilon) if self.normalize else samples, self.cut(len(samples))
+        )
 
     def _read(self, path: str) -> Samples:
         samples = read_audio(path, self.sample_rate, resample=self.resample)
