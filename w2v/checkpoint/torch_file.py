@@ -19,6 +19,7 @@ import torch
 
 from w2v.checkpoint.unpickle import StorageKey, Unpickler, UnsafePickleError
 from w2v.errors import CheckpointError
+from w2v.files.pointer import refuse_pointer
 
 MAX_RECORDS = 100_000
 MAX_PICKLE = 64 << 20
@@ -48,6 +49,7 @@ def read_torch_file(path: Path, *, verify: bool = False) -> Any:
     """
     if not path.is_file():
         raise CheckpointError(f"{path}: there is no such checkpoint")
+    refuse_pointer(path, CheckpointError)
     try:
         with open(path, "rb") as file:
             size = file.seek(0, 2)

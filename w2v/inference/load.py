@@ -54,14 +54,18 @@ def load_model(
     overrides: Mapping[str, Any] | None = None,
     user_dir: str | None = None,
     dictionary: str | None = None,
+    data: str | None = None,
 ) -> LoadedModel:
     """Read a model with all that is needed to use it.
 
     Args:
-        path: checkpoint of `w2v-train` or of the original, `.safetensors` file, or folder of Hugging Face.
+        path: checkpoint of `w2v-train` or of the original, `.safetensors` file, or folder of Hugging Face; a name on
+            the Hugging Face hub (`facebook/wav2vec2-base-960h`, `NAME@REVISION`) or an address.
         overrides: options of the model or the task to change, by name.
         user_dir: the plugin it was trained with. It is never taken from the file: that would let a file run code.
-        dictionary: dictionary file of a model that comes without one (`dict.ltr.txt`, of a language model `dict.txt`).
+        dictionary: dictionary file of a model that comes without one (`dict.ltr.txt`, `vocab.json`, of a language
+            model `dict.txt`).
+        data: folder of the data, in which that file is looked for first.
 
     Raises:
         CheckpointError: the file cannot be read, or its tensors do not fit its configuration.
@@ -70,7 +74,7 @@ def load_model(
     overrides = dict(overrides or {})
     if user_dir:
         import_user_dir(user_dir)
-    file = read_model_file(path, dictionary=dictionary, pretrained=overrides.get("w2v_path"))
+    file = read_model_file(path, dictionary=dictionary, pretrained=overrides.get("w2v_path"), data=data)
     for note in file.notes:
         logger.info("%s: %s", path, note)
     if file.symbols_from not in ("", "the checkpoint"):
