@@ -239,8 +239,9 @@ def load(config: SourceConfig) -> tuple[LoadedModel, EmissionInfo]:
         ConfigError: `--normalize` contradicts the checkpoint.
     """
     path = str(config.path)
-    given = {"dictionary": config.dict} if config.dict else {}
-    loaded = load_model(path, overrides=config.model_overrides, user_dir=config.user_dir, **given)
+    loaded = load_model(
+        path, overrides=config.model_overrides, user_dir=config.user_dir, dictionary=config.dict or None
+    )
     if loaded.model.reads != "audio":
         raise CheckpointError(f"--path {path} is a language model; name it with --lm-model")
     dictionary = getattr(loaded.task, "dictionary", None)
