@@ -8,11 +8,13 @@ from typing import TYPE_CHECKING, Any
 from w2v.version import __version__
 
 if TYPE_CHECKING:
+    from w2v.inference.frame_times import frame_times as frame_times
     from w2v.inference.load import load_language_model as load_language_model
     from w2v.inference.load import load_model as load_model
 
 # Name -> the module that defines it, imported at first use: `import w2v` alone stays quick.
 _FACE = {
+    "frame_times": "w2v.inference.frame_times",
     "load_language_model": "w2v.inference.load",
     "load_model": "w2v.inference.load",
 }
