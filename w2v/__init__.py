@@ -8,15 +8,27 @@ from typing import TYPE_CHECKING, Any
 from w2v.version import __version__
 
 if TYPE_CHECKING:
+    from w2v.inference.align import align as align
     from w2v.inference.frame_times import frame_times as frame_times
     from w2v.inference.load import load_language_model as load_language_model
     from w2v.inference.load import load_model as load_model
+    from w2v.inference.recording import read_audio as read_audio
+    from w2v.inference.transcribe import features as features
+    from w2v.inference.transcribe import open_transcriber as open_transcriber
+    from w2v.inference.transcribe import transcribe as transcribe
+    from w2v.inference.transcribe import transcribe_segments as transcribe_segments
 
 # Name -> the module that defines it, imported at first use: `import w2v` alone stays quick.
 _FACE = {
+    "align": "w2v.inference.align",
     "frame_times": "w2v.inference.frame_times",
     "load_language_model": "w2v.inference.load",
     "load_model": "w2v.inference.load",
+    "read_audio": "w2v.inference.recording",
+    "features": "w2v.inference.transcribe",
+    "open_transcriber": "w2v.inference.transcribe",
+    "transcribe": "w2v.inference.transcribe",
+    "transcribe_segments": "w2v.inference.transcribe",
 }
 
 __all__ = ["__version__", *_FACE]

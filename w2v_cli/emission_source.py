@@ -22,9 +22,9 @@ from w2v.data.dictionary import Dictionary
 from w2v.data.labels import read_references
 from w2v.data.manifest import Manifest, read_manifest
 from w2v.data.post_process import fitting_post_process, post_process
-from w2v.errors import CheckpointError, ConfigError
+from w2v.errors import ConfigError
 from w2v.inference.emission_file import EmissionFile, EmissionInfo, EmissionWriter, merge_emissions
-from w2v.inference.emissions import ModelEmissions, emission_info
+from w2v.inference.emissions import ModelEmissions, ctc_info
 from w2v.inference.load import LoadedModel, load_model
 from w2v.inference.prepare import cast_weights, to_int8
 from w2v.types import Emissions, IntArray
@@ -242,17 +242,12 @@ def load(config: SourceConfig) -> tuple[LoadedModel, EmissionInfo]:
     loaded = load_model(
         path, overrides=config.model_overrides, user_dir=config.user_dir, dictionary=config.dict or None
     )
-    if loaded.model.reads != "audio":
-        raise CheckpointError(f"--path {path} is a language model; name it with --lm-model")
-    dictionary = getattr(loaded.task, "dictionary", None)
-    if not isinstance(dictionary, Dictionary):
-        raise CheckpointError(f"--path {path} has no labels to write: it was not fine-tuned with --labels")
+    info = ctc_info(loaded, config.post_process, flag="--path")
     trained = loaded.task.config.normalize
     if config.normalize is not None and config.normalize != trained:
         said = "--normalize" if config.normalize else "--no-normalize"
         raise ConfigError(f"{said}: {path} was trained {'with' if trained else 'without'} --normalize")
-    symbol = loaded.config.get("criterion", {}).get("post_process", "letter") or "none"
-    return loaded, emission_info(loaded, Path(path).name, dictionary, symbol)
+    return loaded, info
 
 
 def open_references(

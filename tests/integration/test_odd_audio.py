@@ -24,7 +24,7 @@ EXTENSIONS = "flac,wav,Flac,WAV,mp3,ogg,opus,aiff,au,caf,sph,voc,w64,m4a,mka,raw
 CONV = "[(16, 10, 10)] + [(16, 4, 4)]"
 COPIES = 150
 """How often a plain file is listed for training, so that the broken ones are less than one in a hundred."""
-UPDATES = 25  # more than an epoch
+UPDATES = 27  # more than an epoch
 FRAME, STRIDE = 40, 40  # of CONV, in samples
 
 

@@ -10,10 +10,12 @@ from __future__ import annotations
 import logging
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
+from pathlib import PurePath
 
 import numpy as np
 import numpy.typing as npt
 import torch
+from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 
 from w2v.data.dataset import AudioDataset
@@ -27,6 +29,7 @@ from w2v.functional.windows import overlapping_windows
 from w2v.inference.emission_file import EmissionInfo
 from w2v.inference.encode import conv_stack
 from w2v.inference.load import LoadedModel
+from w2v.models.base import W2vModel
 from w2v.types import AudioBatch, AudioExample, CtcOutput, Emissions
 
 logger = logging.getLogger(__name__)
@@ -90,19 +93,10 @@ class ModelEmissions:
                 lengths=output.lengths.cpu(),
             )
 
-    def _forward(self, model: torch.nn.Module, batch: AudioBatch) -> CtcOutput:
-        source = batch.source
-        if source.shape[1] < receptive_field(self.loaded.model.conv_layers):
-            # No clip has a frame. Models say so themselves; one from outside may refuse such a batch.
-            return CtcOutput(torch.zeros(len(source), 0, len(self.info.symbols)), torch.zeros_like(batch.lengths))
-        is_padded = bool((batch.lengths < source.shape[1]).any())
-        with torch.autocast(self.device.type, dtype=self.half, enabled=self.half is not None):
-            output = model(source.to(self.device), batch.lengths if is_padded else None, batch.seed)
-        if not isinstance(output, CtcOutput):
-            raise CheckpointError(f"{self.info.model}: {type(model).__name__} is no CTC model")
-        return output
+    def _forward(self, model: W2vModel, batch: AudioBatch) -> CtcOutput:
+        return ctc_output(model, batch.source, batch.lengths, self.device, self.half, self.info)
 
-    def _in_windows(self, model: torch.nn.Module, batch: AudioBatch) -> CtcOutput:
+    def _in_windows(self, model: W2vModel, batch: AudioBatch) -> CtcOutput:
         """Compute clip by clip, window by window."""
         layers = conv_stack(self.loaded.model)
         clips = []
@@ -114,6 +108,76 @@ class ModelEmissions:
                 parts.append(self._forward(model, part).logits[0, piece.skip : piece.skip + piece.keep].cpu())
             clips.append(torch.cat(parts) if parts else torch.zeros(0, len(self.info.symbols)))
         return CtcOutput(pad_sequence(clips, batch_first=True), torch.tensor([len(clip) for clip in clips]))
+
+
+def ctc_output(
+    model: W2vModel,
+    source: Tensor,
+    lengths: Tensor,
+    device: torch.device,
+    half: torch.dtype | None,
+    info: EmissionInfo,
+) -> CtcOutput:
+    """Run a CTC model over padded clips.
+
+    Args:
+        model: on `device`.
+        source: (B, S) samples, zero where padded; moved to `device`.
+        lengths: (B,) true samples per clip, on the CPU.
+        device: where it computes.
+        half: number format of autocast; None: float32.
+        info: of the model.
+
+    Raises:
+        CheckpointError: the model is no CTC model.
+    """
+    if source.shape[1] < receptive_field(model.conv_layers):
+        # No clip has a frame. Models say so themselves; one from outside may refuse such a batch.
+        return CtcOutput(torch.zeros(len(source), 0, len(info.symbols)), torch.zeros_like(lengths))
+    is_padded = bool((lengths < source.shape[1]).any())
+    with torch.autocast(device.type, dtype=half, enabled=half is not None):
+        output = model(source.to(device), lengths if is_padded else None, 0)
+    if not isinstance(output, CtcOutput):
+        raise CheckpointError(f"{info.model}: {type(model).__name__} is no CTC model")
+    return output
+
+
+@torch.inference_mode()
+def clip_log_probs(
+    model: W2vModel,
+    clips: Sequence[npt.NDArray[np.float32]],
+    device: torch.device,
+    half: torch.dtype | None,
+    info: EmissionInfo,
+) -> list[npt.NDArray[np.float32]]:
+    """Return the log-probabilities (T, V) of clips (S,), computed together; the arguments are those of `ctc_output`."""
+    lengths = torch.tensor([len(clip) for clip in clips])
+    source = pad_sequence([torch.from_numpy(clip) for clip in clips], batch_first=True)
+    output = ctc_output(model, source, lengths, device, half, info)
+    log_probs = output.logits.float().log_softmax(dim=-1).cpu().numpy()
+    return [part[:length] for part, length in zip(log_probs, output.lengths.tolist(), strict=True)]
+
+
+def ctc_info(loaded: LoadedModel, post_process: str | None = None, *, flag: str = "the model") -> EmissionInfo:
+    """Return what is common to all emissions of a model, as its checkpoint says it.
+
+    Args:
+        loaded: the model.
+        post_process: how symbols become words; None: as in training.
+        flag: what named it, for messages.
+
+    Raises:
+        CheckpointError: the model writes no labels.
+    """
+    where = f"{flag} {loaded.path}"
+    if loaded.model.reads != "audio":
+        raise CheckpointError(f"{where} is a language model; name it with --lm-model")
+    dictionary = getattr(loaded.task, "dictionary", None)
+    if not isinstance(dictionary, Dictionary):
+        raise CheckpointError(f"{where} has no labels to write: it was not fine-tuned with --labels")
+    trained = loaded.config.get("criterion", {}).get("post_process", "letter") or "none"
+    symbol = post_process or fitting_post_process(trained, dictionary.symbols)
+    return emission_info(loaded, PurePath(loaded.path).name, dictionary, symbol)
 
 
 def emission_info(loaded: LoadedModel, name: str, dictionary: Dictionary, post_process: str) -> EmissionInfo:

@@ -107,6 +107,17 @@ class ClipEncoder:
             finally:
                 pool.shutdown(wait=False, cancel_futures=True)
 
+    def frames_of(self, samples: Samples) -> Array:
+        """Return the frames of one clip (S,).
+
+        Raises:
+            DataError: it is shorter than a frame.
+        """
+        shortest = receptive_field(self.layers)
+        if len(samples) < shortest:
+            raise DataError(f"{len(samples)} samples, one frame needs {shortest}")
+        return self._encode_pieces(normalize(samples) if self.normalize else samples, self.cut(len(samples)))
+
     def _read(self, path: str) -> Samples:
         samples = read_audio(path, self.sample_rate, resample=self.resample)
         return normalize(samples) if self.normalize else samples

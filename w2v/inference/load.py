@@ -38,12 +38,14 @@ class LoadedModel:
         task: knows the dictionary (`task.dictionary`) and how input is read (`task.config`).
         config: the configuration it was trained with, plain data by section.
         num_updates: how long it was trained.
+        path: where it was read from.
     """
 
     model: W2vModel
     task: Task
     config: dict[str, Any]
     num_updates: int
+    path: str = ""
 
 
 def load_model(
@@ -147,7 +149,7 @@ def build_model(file: ModelFile, overrides: Mapping[str, Any] | None = None, *, 
         task.load_state_dict({"dictionary": file.symbols})
     model = _build_around(task, plain, file, hint, copy=not mmap)
     model.set_num_updates(file.num_updates)
-    return LoadedModel(model.eval(), task, plain, file.num_updates)
+    return LoadedModel(model.eval(), task, plain, file.num_updates, str(file.path))
 
 
 def _build_task(plain: Mapping[str, Mapping[str, Any]], where: str, hint: str) -> Task:

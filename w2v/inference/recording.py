@@ -158,6 +158,29 @@ class PipeRecording:
             yield data
 
 
+def read_recording(recording: Recording, sample_rate: int) -> Samples:
+    """Return a whole recording (S,) at a sample rate, the mean of its channels.
+
+    Raises:
+        DataError: it cannot be read.
+    """
+    parts = list(recording.blocks(sample_rate))
+    return np.concatenate(parts) if parts else np.zeros(0, np.float32)
+
+
+def read_audio(path: str | os.PathLike[str], sample_rate: int = 16000) -> Samples:
+    """Return an audio file of any format, rate and number of channels as samples (S,) in [-1, 1].
+
+    Args:
+        path: whatever libsndfile reads, and M4A, MP4, WebM and their kin with the extra `media`.
+        sample_rate: to which it is resampled, in Hz.
+
+    Raises:
+        DataError: the file cannot be read.
+    """
+    return read_recording(FileRecording(os.fspath(path)), sample_rate)
+
+
 def _finite(blocks: Iterable[Samples], name: str) -> Iterator[Samples]:
     for block in blocks:
         if not np.isfinite(block).all():

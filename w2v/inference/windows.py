@@ -50,28 +50,32 @@ class WindowGrid:
 
     Attributes:
         layers: the convolutions that make frames of samples.
-        size: samples of a window, a multiple of their stride; 0: a stretch is never cut.
-        context: samples at either end of a window that only serve as context, a multiple of their stride.
+        size: samples of a window; 0: a stretch is never cut.
+        left: samples at its beginning that only serve as context.
+        right: samples at its end that only serve as context. All three are multiples of the layers' stride.
     """
 
     layers: tuple[ConvLayer, ...]
     size: int
-    context: int
+    left: int
+    right: int
 
     def __post_init__(self) -> None:
         stride = total_stride(self.layers)
-        if self.size and (self.size % stride or self.context % stride):
-            raise ValueError(f"window {self.size} and context {self.context} must be multiples of the stride {stride}")
+        if not self.size:
+            return
+        if self.size % stride or self.left % stride or self.right % stride:
+            raise ValueError(f"windows of {self.size}, {self.left}, {self.right} samples are no multiples of {stride}")
         # The last frame before a seam needs the samples of its own field beyond it.
-        if self.size and self.context < receptive_field(self.layers) - stride:
+        if self.right < receptive_field(self.layers) - stride:
             raise ConfigError(f"--context must be at least {receptive_field(self.layers) - stride} samples")
-        if self.size and self.size <= 2 * self.context:
-            raise ConfigError(f"--window must exceed twice --context, got {self.size} and {self.context} samples")
+        if self.size <= self.left + self.right:
+            raise ConfigError(f"--window must exceed twice --context, got {self.size} and {self.right} samples")
 
     def windows(self, blocks: Iterable[Samples], offset: int = 0) -> Iterator[Window]:
         """Cut a stretch that begins at sample `offset` of its recording."""
         stride = total_stride(self.layers)
-        margin, advance = self.context // stride, self.size - 2 * self.context
+        margin, end = self.left // stride, (self.size - self.right) // stride
         held = _Buffer()
         is_first = True
         for block in blocks:
@@ -79,8 +83,8 @@ class WindowGrid:
             # With more samples than a window has, it is not the last.
             while self.size and len(held) > self.size:
                 skip = 0 if is_first else margin
-                yield Window(held.first(self.size), offset, skip, self.size // stride - margin - skip, False)
-                held.drop(advance)
+                yield Window(held.first(self.size), offset, skip, end - skip, False)
+                held.drop(self.size - self.left - self.right)
                 is_first = False
         skip = 0 if is_first else margin
         rest = held.first(len(held))
@@ -91,7 +95,7 @@ def window_grid(layers: tuple[ConvLayer, ...], sample_rate: int, window: float, 
     """Return the grid for a window and a context in seconds, both rounded to frames."""
     stride = total_stride(layers)
     size, margin = (round(seconds * sample_rate / stride) * stride for seconds in (window, context))
-    return WindowGrid(layers, size, margin)
+    return WindowGrid(layers, size, margin, margin)
 
 
 def speech_stretches(

@@ -14,6 +14,7 @@ from typing import Any
 
 from w2v.config import ArgumentParser, build_config, options_of, to_plain
 from w2v.config.sections import CheckpointConfig, CommonConfig, DatasetConfig, DistributedConfig, OptimizationConfig
+from w2v.config.unsupported_flags import refuse_unsupported
 from w2v.config.yaml_file import ConfigFile, read_config_file
 from w2v.criterions import CRITERIONS
 from w2v.errors import ConfigError, RegistryError
@@ -22,7 +23,6 @@ from w2v.optim import LR_SCHEDULERS, OPTIMIZERS
 from w2v.plugins import import_installed, import_user_dir
 from w2v.registry import Entry, Registry
 from w2v.tasks import TASKS
-from w2v.training.unsupported_flags import RETIRED
 
 ROOT_SECTIONS: dict[str, type] = {
     "common": CommonConfig,
@@ -51,7 +51,7 @@ example:
   w2v-train manifests --save-dir run --arch wav2vec2 --criterion wav2vec --infonce --loss-weights '[0.1, 10]' \\
     --optimizer adam --lr 0.0005 --lr-scheduler polynomial_decay --warmup-updates 32000 \\
     --max-tokens 1400000 --max-sample-size 250000 --min-sample-size 32000 --max-update 400000
-The same command again goes on where the last one stopped. See docs/recipes.md for the published commands."""
+The same command again resumes where the last one stopped. See docs/recipes.md for the published commands."""
 
 
 @dataclass(frozen=True)
@@ -101,13 +101,15 @@ def parse_train_command(argv: Sequence[str]) -> ParsedCommand:
     """Read the command line of `w2v-train`.
 
     Raises:
-        ConfigError: an unknown or retired flag, a value that breaks a rule, a bad YAML file.
+        ConfigError: an unknown or unsupported flag, a value that breaks a rule, a bad YAML file.
         RegistryError: an unknown task, model, criterion, optimizer or schedule.
         SystemExit: `--help` was asked for.
     """
+    # Two passes: the flags that there are depend on --task, --arch, --criterion, ..., and on plugins.
     first = _first_pass(argv)
     file = read_config_file(first.config, [*ROOT_SECTIONS, *REGISTRIES]) if first.config else ConfigFile()
     user_dir = first.user_dir or file.section("common").get("user_dir")
+    # Plugins before any parser is built: they may bring the component that is asked for.
     import_installed()
     if user_dir:
         try:
@@ -119,7 +121,7 @@ def parse_train_command(argv: Sequence[str]) -> ParsedCommand:
     entries = _choose(first, file)
     _check_values(file, entries)
     parser = _full_parser(entries, file)
-    _refuse_retired(argv, parser)
+    refuse_unsupported(argv, "w2v-train", parser.owners)
     if first.wants_help:
         parser.print_help()
         raise SystemExit(0)
@@ -127,6 +129,7 @@ def parse_train_command(argv: Sequence[str]) -> ParsedCommand:
         if section not in entries:
             registry = REGISTRIES[section]
             raise ConfigError(f"{registry.flag} is required; known: {', '.join(registry.names())}")
+    # Only what was typed: defaults are the dataclasses', so that the file and the presets can come between.
     typed = parser.parse(argv)
     sections = {name: dict(values) for name, values in file.sections.items()}
     owners = {option.name: name for name, option in _owned_options(entries)}
@@ -148,23 +151,6 @@ def parse_train_command(argv: Sequence[str]) -> ParsedCommand:
     return ParsedCommand(config, bool(typed.get("print_config")))
 
 
-def config_from_plain(plain: Mapping[str, Any], where: str, hint: str = "") -> TrainConfig:
-    """Build the configuration that `TrainConfig.to_plain` wrote.
-
-    Args:
-        plain: configuration by section.
-        where: what it comes from, for messages.
-        hint: text for the error of an unknown component, such as the `--user-dir` needed.
-    """
-    entries = {}
-    for section, registry in REGISTRIES.items():
-        try:
-            entries[section] = registry.get(plain[section]["_name"], hint)
-        except KeyError as e:
-            raise ConfigError(f"{where}: section {section!r} names no {registry.kind} (_name)") from e
-    return _assemble(entries, plain, where)
-
-
 # ---------------------------------------------------------------------------------------------- passes
 
 
@@ -176,6 +162,7 @@ def _first_pass(argv: Sequence[str]) -> argparse.Namespace:
     parser.add_argument("-h", "--help", action="store_true", dest="wants_help")
     for section, registry in REGISTRIES.items():
         parser.add_argument(registry.flag, *SHORT_FLAGS.get(section, ()), dest=section)
+    # Unknown flags belong to the second pass, which refuses those that nobody owns.
     namespace, _ = parser.parse_known_args(list(argv))
     return namespace
 
@@ -183,6 +170,7 @@ def _first_pass(argv: Sequence[str]) -> argparse.Namespace:
 def _choose(first: argparse.Namespace, file: ConfigFile) -> dict[str, Entry[Any]]:
     entries = {}
     for section, registry in REGISTRIES.items():
+        # Precedence: typed, then the file, then a default.
         named = getattr(first, section), file.section(section).get("_name"), DEFAULT_COMPONENTS.get(section)
         name = next(filter(None, named), None)
         if name is not None:
@@ -263,13 +251,6 @@ def _owned_options(entries: Mapping[str, Entry[Any]]) -> Iterator[tuple[str, Any
     for section, config in [*((name, entry.config) for name, entry in entries.items()), *ROOT_SECTIONS.items()]:
         for option in options_of(config):
             yield section, option
-
-
-def _refuse_retired(argv: Sequence[str], parser: ArgumentParser) -> None:
-    for token in argv:
-        flag = token.split("=")[0]
-        if flag in RETIRED and flag not in parser.owners:
-            raise ConfigError(f"w2v-train has no {flag}: {RETIRED[flag]}")
 
 
 def _assemble(entries: Mapping[str, Entry[Any]], sections: Mapping[str, Any], where: str) -> TrainConfig:

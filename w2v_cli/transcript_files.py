@@ -1,0 +1,77 @@
+"""The files in which transcripts are left: one per recording and format, whole or not at all, kept by the next run."""
+
+from __future__ import annotations
+
+import os
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from w2v.errors import ConfigError, DataError
+from w2v.files import write_atomically
+from w2v.inference.result import ENDINGS, Transcript, render
+from w2v.inference.subtitles import SubtitleStyle
+
+
+@dataclass(frozen=True)
+class TranscriptFiles:
+    """Where transcripts go.
+
+    Attributes:
+        folder: their folder.
+        formats: of `result.FORMATS`.
+        style: of subtitles.
+        overwrite: write files anew that are there.
+        with_chars: whether TextGrids have a tier of characters.
+    """
+
+    folder: Path
+    formats: Sequence[str]
+    style: SubtitleStyle = field(default_factory=SubtitleStyle)
+    overwrite: bool = False
+    with_chars: bool = False
+
+    def is_done(self, stem: str) -> bool:
+        """Whether all files of a recording are there, and are to be kept."""
+        return not self.overwrite and all(self._path(stem, name).is_file() for name in self.formats)
+
+    def write(self, stem: str, transcript: Transcript) -> None:
+        """Write the files of a recording.
+
+        Raises:
+            DataError: one cannot be written.
+        """
+        for name in self.formats:
+            path = self._path(stem, name)
+            try:
+                path.parent.mkdir(parents=True, exist_ok=True)
+            except OSError as e:
+                raise DataError(f"cannot make the folder {path.parent}: {e.strerror or e}") from e
+            if name == "textgrid":
+                text = transcript.textgrid(with_chars=self.with_chars)
+            else:
+                text = render(transcript, name, self.style)
+            write_atomically(path, text.encode("utf-8", "surrogateescape"))
+
+    def _path(self, stem: str, name: str) -> Path:
+        return self.folder / f"{stem}.{ENDINGS[name]}"
+
+
+def stems_of(names: Sequence[str]) -> list[str]:
+    """Return what the files of each recording are called: its relative name without its ending, where that is enough.
+
+    Raises:
+        ConfigError: two recordings have the same name.
+    """
+    twice = [name for name, count in Counter(names).items() if count > 1]
+    if twice:
+        raise ConfigError(f"{twice[0]} is given twice: its results would overwrite each other")
+    bare = [os.path.splitext(name)[0] for name in names]
+    counts = Counter(bare)
+    # `talk.wav` beside `talk.mp3`: their endings tell them apart, unless something else is called so.
+    stems = [stem if counts[stem] == 1 else name for stem, name in zip(bare, names, strict=True)]
+    clashes = [stem for stem, count in Counter(stems).items() if count > 1]
+    if clashes:
+        raise ConfigError(f"the results of two recordings would both be called {clashes[0]}; rename one")
+    return stems
