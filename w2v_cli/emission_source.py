@@ -251,8 +251,13 @@ def load(config: SourceConfig) -> tuple[LoadedModel, EmissionInfo]:
         ConfigError: `--normalize` contradicts the checkpoint.
     """
     path = str(config.path)
-    given = {"dictionary": config.dict} if config.dict else {"data": config.data}
-    loaded = load_model(path, overrides=config.model_overrides, user_dir=config.user_dir, **given)
+    loaded = load_model(
+        path,
+        overrides=config.model_overrides,
+        user_dir=config.user_dir,
+        dictionary=config.dict or None,
+        data=None if config.dict else config.data,
+    )
     info = ctc_info(loaded, config.post_process, flag="--path")
     trained = loaded.task.config.normalize
     if config.normalize is not None and config.normalize != trained:

@@ -121,7 +121,7 @@ def _read_weights(folder: Path) -> dict[str, Tensor]:
 def _read_part(path: Path) -> dict[str, Tensor]:
     if path.suffix == ".safetensors":
         return read_safetensors(path)[0]
-    state = read_torch_file(path)
+    state = read_torch_file(path, mapped=True)
     if not isinstance(state, dict) or not all(isinstance(tensor, Tensor) for tensor in state.values()):
         raise CheckpointError(f"{path}: must hold tensors and nothing else")
     return state

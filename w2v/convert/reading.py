@@ -52,7 +52,8 @@ def _open(place: Path, dictionary: str | None, pretrained: str | None, data: str
         return read_huggingface(place if place.is_dir() else place.parent, dictionary)
     if place.suffix == ".safetensors":
         return read_safetensors_model(place, dictionary)
-    content = read_torch_file(place)
+    # Mapped, so that an optimizer's state is not read; whoever builds the model copies its tensors.
+    content = read_torch_file(place, mapped=True)
     if not isinstance(content, dict):
         raise CheckpointError(f"{place}: is no checkpoint: it holds a {type(content).__name__}")
     try:

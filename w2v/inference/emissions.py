@@ -116,7 +116,8 @@ def ctc_encoder(
     layers = layers_of(model)
     cut = partial(overlapping_windows, layers=layers, max_size=longest, context=CONTEXT) if layers else in_one
     return ClipEncoder(
-        encode=log_probs, layers=layers, cut=cut, device=device, sample_rate=info.sample_rate, normalize=False, normalize_epsilon=0.0,
+        encode=log_probs, layers=layers, cut=cut, device=device, sample_rate=info.sample_rate,
+        normalize=False, normalize_epsilon=0.0,
         resample=False, max_tokens=longest, num_threads=1,
     )  # fmt: skip
 
