@@ -39,6 +39,10 @@ class CheckpointError(W2vError):
     """A checkpoint is missing, damaged, or does not fit what was asked of it."""
 
 
+class ArgumentError(W2vError, ValueError):
+    """An argument of a function of the library breaks a rule."""
+
+
 class MissingPackageError(W2vError):
     """An optional package is not installed."""
 

@@ -1,4 +1,4 @@
-"""`w2v-train`: pretrain or fine-tune. The same command again goes on where the last one stopped."""
+"""`w2v-train`: pretrain or fine-tune. The same command again resumes where the last one stopped."""
 
 from __future__ import annotations
 
@@ -35,29 +35,37 @@ def train(argv: list[str]) -> int:
     if command.print_config:
         print(_as_yaml(command.config.to_plain()), end="")
         return 0
-    return launch(train_rank, argv, _place(command.config))
+    place = _place(command.config)
+    if place.spawn:
+        return launch(train_spawned, argv, place)
+    return train_rank(command.config, place)
 
 
-def train_rank(argv: list[str]) -> int:
-    """Do the work of one process; spawned processes begin here."""
-    from w2v import distributed
+def train_spawned(argv: list[str]) -> int:
+    """Read the flags again in a process that `launch` has started, and do its part of the work."""
+    from w2v.training.options import parse_train_command
+
+    config = parse_train_command(argv).config
+    return train_rank(config, _place(config))
+
+
+def train_rank(config: TrainConfig, place: RankInfo) -> int:
+    """Do the work of one process."""
     from w2v.distributed.process_group import process_group
     from w2v.training.build import build_trainer
-    from w2v.training.options import parse_train_command
     from w2v_cli.cpu import speed_on
     from w2v_cli.progress import set_up_logging
 
-    config = parse_train_command(argv).config
     options, common = config.distributed_training, config.common
+    # Before the other ranks are there: what is waited for is said as well.
+    set_up_logging(is_master=place.rank == 0)
     timeout, backend = options.heartbeat_timeout, options.distributed_backend
-    with process_group(_place(config), cpu=common.cpu, backend=backend, timeout=timeout) as device:
-        set_up_logging(is_master=distributed.is_master())
-        with speed_on(device):
-            trainer = build_trainer(config, device)
-            if common.dry_run:
-                _rehearse(trainer, config)
-            else:
-                trainer.train()
+    with process_group(place, cpu=common.cpu, backend=backend, timeout=timeout) as device, speed_on(device):
+        trainer = build_trainer(config, device)
+        if common.dry_run:
+            _rehearse(trainer, config)
+        else:
+            trainer.train()
     return 0
 
 

@@ -141,7 +141,7 @@ def meet(server: socket.socket, world_size: int, others: list[int]) -> dict[int,
     def come(rank: int) -> None:
         try:
             if rank == 0:
-                got[rank] = accept_all(server, world_size, "secret", "zero")
+                got[rank] = accept_all(server, world_size, "secret", "zero", "WORLD_SIZE=5")
             else:
                 got[rank] = connect("127.0.0.1", port, rank, "secret", f"number {rank}")
         except ConfigError as e:
@@ -173,12 +173,63 @@ def test_strangers_are_turned_away() -> None:
 def test_missing_ranks_are_named_to_all(monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture) -> None:
     """First in a line while they are waited for, then in the error."""
     monkeypatch.setattr(heartbeat, "RENDEZVOUS_TIMEOUT", 0.5)
-    monkeypatch.setattr(heartbeat, "REMINDER", 0.3)
+    monkeypatch.setattr(heartbeat, "FIRST_REMINDER", 0.3)
     with listen() as server:
         got = meet(server, 5, [1, 3])
     expected = "ranks [2, 4] of 5 did not come within 0.5 s; their own output may say why"
     assert {rank: str(error) for rank, error in got.items()} == dict.fromkeys((0, 1, 3), expected)
-    assert [record.getMessage() for record in caplog.records] == ["still waiting for ranks [2, 4] of 5"]
+    assert [record.getMessage() for record in caplog.records] == ["still waiting for ranks [2, 4] of 5: WORLD_SIZE=5"]
+
+
+@pytest.mark.parametrize(("others", "fault"), [([1, 1], "rank 1 has come twice: number 1, and number 1"),
+                                               ([1, 7], "number 7 has come as rank 7, of 3 ranks")])  # fmt: skip
+def test_ranks_that_come_twice_or_are_too_many_are_refused(others: list[int], fault: str) -> None:
+    """By rank 0, and so by all that have come."""
+    with listen() as server:
+        got = meet(server, 3, others)
+    assert all(str(error).startswith(fault) for error in got.values()), got
+    assert set(got) == {0, *others}
+
+
+def test_a_wait_is_told_of_until_it_is_over(monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture) -> None:
+    monkeypatch.setattr(heartbeat, "FIRST_REMINDER", 0.1)
+    monkeypatch.setattr(heartbeat, "REMINDER", 0.1)
+    with heartbeat.reminding("rank 1 is still waiting for rank 0"):
+        time.sleep(0.5)
+    said = len(caplog.records)
+    time.sleep(0.3)
+    assert 2 <= said == len(caplog.records)
+
+
+class Dog:
+    """Stands for the watchdog of a process."""
+
+    def __init__(self, *, asked: bool, stuck: bool) -> None:
+        self.asked, self.stuck = asked, stuck
+
+    def ask(self) -> None:
+        self.asked = True
+
+
+def test_rank_0_ends_all_when_all_wait_after_a_signal(star: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Not while one of them does not: it may be writing a checkpoint."""
+    dog = Dog(asked=False, stuck=False)
+    monkeypatch.setattr(heartbeat.watchdog, "current", dog)
+    ranks = star(60.0)
+    ranks.watch(0)
+    ends = [ranks.ends[rank][1] for rank in (1, 2)]
+    ends[0].sendall(b'{"state": "stuck"}\n')
+    time.sleep(2.5)
+    assert dog.asked  # told by the other rank
+    dog.stuck = True
+    time.sleep(2.5)
+    with pytest.raises(Empty):
+        ranks.heard[0].get_nowait()
+    ends[1].sendall(b'{"state": "stuck"}\n')
+    message, code = ranks.news(0)
+    assert "a signal asked this run to end" in message
+    assert code == 3
+    assert b"a signal asked" in ends[1].recv(10_000)
 
 
 def test_a_rank_0_that_is_gone_or_cannot_be_reached() -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import signal
 import time
 from typing import Any
@@ -12,7 +13,7 @@ import torch
 
 from w2v.distributed import any_rank, gather_objects, sum_dicts_across_ranks
 from w2v.distributed.launcher import RankError, launch
-from w2v.distributed.ranks import RankInfo, find_rank, first_host
+from w2v.distributed.ranks import SPAWNED, RankInfo, find_rank, first_host
 from w2v.errors import ConfigError, DataError
 
 TORCHRUN = {"RANK": "3", "WORLD_SIZE": "8", "LOCAL_RANK": "1", "MASTER_ADDR": "h", "MASTER_PORT": "1"}
@@ -35,12 +36,60 @@ def test_one_process_is_the_default() -> None:
     assert place(cpu=True) == RankInfo()
 
 
-def test_torchrun_wins_over_everything() -> None:
-    assert place({**SLURM, **TORCHRUN}, world_size=2, cpu=True) == RankInfo(8, 3, 1, "env://")
+def test_torchrun_wins_over_slurm() -> None:
+    assert place({**SLURM, **TORCHRUN}, cpu=True) == RankInfo(8, 3, 1, "env://")
+    assert place(TORCHRUN, cpu=True, world_size=8, rank=3) == RankInfo(8, 3, 1, "env://")
+
+
+@pytest.mark.parametrize(
+    ("environ", "flags", "both"),
+    [
+        ({"RANK": "0", "WORLD_SIZE": "1"}, {"world_size": 2}, "--distributed-world-size 2, but WORLD_SIZE=1"),
+        (TORCHRUN, {"world_size": 64}, "--distributed-world-size 64, but WORLD_SIZE=8"),
+        (TORCHRUN, {"world_size": 8, "rank": 2}, "--distributed-rank 2, but RANK=3"),
+        (TORCHRUN, {"init_method": "tcp://other:1"}, "--distributed-init-method tcp://other:1, but MASTER_ADDR=h"),
+        (SLURM, {"world_size": 2}, "--distributed-world-size 2, but SLURM_NTASKS=16"),
+        ({**SLURM, "SLURM_STEP_NUM_TASKS": "16"}, {"world_size": 1}, "--distributed-world-size 1, but SLURM_NTASKS=16"),
+    ],
+)
+def test_flags_against_the_environment_are_refused_with_both_values(
+    environ: dict[str, str], flags: dict[str, Any], both: str
+) -> None:
+    with pytest.raises(ConfigError, match=re.escape(both)):
+        place(environ, cpu=True, **flags)
+
+
+def test_what_our_launcher_has_compared_is_not_compared_again() -> None:
+    environ = {**TORCHRUN, SPAWNED: "1"}
+    assert place(environ, cpu=True, world_size=8, rank=2, init_method="tcp://h:1").rank == 3
+
+
+def test_a_batch_script_without_srun_may_say_that_it_is_alone() -> None:
+    assert place({**SLURM, "SLURM_PROCID": "0"}, cpu=True, world_size=1) == RankInfo()
+
+
+@pytest.mark.parametrize(
+    "names", [("RANK", "WORLD_SIZE"), ("RANK",), ("LOCAL_RANK",), ("SLURM_PROCID", "SLURM_NTASKS")]
+)
+def test_empty_variables_are_as_none(names: tuple[str, ...]) -> None:
+    assert place(dict.fromkeys(names, " "), cpu=True) == RankInfo()
+
+
+@pytest.mark.parametrize("name", ["RANK", "WORLD_SIZE", "LOCAL_RANK"])
+def test_variables_that_are_no_numbers_are_named(name: str) -> None:
+    with pytest.raises(ConfigError, match=f"the environment's {name} must be a whole number, got 'one'"):
+        place({**TORCHRUN, name: "one"}, cpu=True)
+
+
+def test_what_makes_the_number_of_ranks_is_told_with_the_remedy() -> None:
+    assert "SLURM_NTASKS=16" in place(SLURM, cpu=True).source
+    assert "srun" in place(SLURM, cpu=True).source
+    assert "env -u RANK -u WORLD_SIZE" in place(TORCHRUN, cpu=True).source
+    assert "--distributed-rank" in place(cpu=True, world_size=2, init_method="tcp://h:1").source
 
 
 def test_slurm() -> None:
-    assert place(SLURM, cpu=True, world_size=2) == RankInfo(16, 5, 1, "tcp://gpu003:24711")
+    assert place(SLURM, cpu=True, world_size=16) == RankInfo(16, 5, 1, "tcp://gpu003:24711")
     assert place(SLURM, cpu=True, port=29500) == RankInfo(16, 5, 1, "tcp://gpu003:29500")
     alone = {**SLURM, "SLURM_NTASKS": "1", "SLURM_NNODES": "1", "SLURM_PROCID": "0"}
     assert place(alone, cpu=True, port=29500) == RankInfo()

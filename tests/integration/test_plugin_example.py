@@ -26,9 +26,9 @@ from w2v.models import MODELS
 from w2v.plugins import import_user_dir
 from w2v.tasks import TASKS
 from w2v.types import AudioExample, ContrastiveOutput
-from w2v_cli import train
+from w2v_cli import convert, featurize, infer, tokenize, train
 
-pytest.importorskip("soundfile")
+soundfile = pytest.importorskip("soundfile")
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 EXAMPLE = REPOSITORY / "examples" / "plugin"
@@ -181,6 +181,112 @@ def test_a_checkpoint_is_read_with_the_plugin(data: Path, tmp_path: Path) -> Non
     assert type(loaded.model).__name__ == "ShallowModel"
     assert loaded.num_updates == 4
     assert loaded.model.extract_features(torch.randn(1, 4000), None).features.shape[2] == 32
+
+
+# ------------------------------------------------------------------------------------- programs over clips
+
+
+@pytest.mark.usefixtures("_clean")
+@pytest.mark.parametrize("layer", ["c", "z"])
+def test_featurize(data: Path, tmp_path: Path, layer: str) -> None:
+    run, audio = tmp_path / "run", tmp_path / "audio"
+    assert call(train.main, arguments(data, run, "--num-workers", 0)).code == 0
+    audio.mkdir()
+    rng = np.random.default_rng(1)
+    for name, length in (("a", 9000), ("b", 5000), ("long", 40000)):
+        soundfile.write(audio / f"{name}.wav", rng.normal(size=length).astype(np.float32) * 0.1, 16000, subtype="FLOAT")
+    command = ["-i", audio, "-o", tmp_path / "out", "--model", run / "checkpoint_last.pt", "--user-dir", PLUGIN,
+               "--format", "npy", "--layer", layer, "--cpu", "--quiet"]  # fmt: skip
+    outcome = call(featurize.main, command)
+    assert outcome.code == 0, outcome.err
+    model = load_model(run / "checkpoint_last.pt", user_dir=str(PLUGIN)).model
+    for name in ("a", "b", "long"):
+        wave = torch.from_numpy(soundfile.read(audio / f"{name}.wav", dtype="float32")[0])
+        with torch.no_grad():
+            expected = model.extract_features(wave[None], layer=layer).features[0].numpy()
+        np.testing.assert_allclose(np.load(tmp_path / "out" / f"{name}.npy"), expected, rtol=1e-4, atol=1e-5)
+    command[command.index("--layer") + 1] = "1"
+    refused = call(featurize.main, [*command, "--overwrite"])
+    assert refused.code == 2
+    assert "--layer must be z or c for this model, got '1'" in refused.err
+
+
+@pytest.mark.usefixtures("_clean")
+def test_programs_for_other_models_say_so(data: Path, tmp_path: Path) -> None:
+    assert call(train.main, arguments(data, tmp_path, "--num-workers", 0)).code == 0
+    checkpoint = tmp_path / "checkpoint_last.pt"
+    inspected = call(convert.main, ["--inspect", checkpoint, "--user-dir", PLUGIN])
+    assert inspected.code == 0, inspected.err
+    assert "model: wav2vec2_shallow" in inspected.out
+    command = ["--data-dir", data, "--output-dir", tmp_path / "t", "--checkpoint", checkpoint, "--splits", "valid"]
+    refused = call(tokenize.main, [*command, "--user-dir", PLUGIN])
+    assert refused.code == 2
+    assert "the model has no quantizer" in refused.err
+    command = [data, "--path", checkpoint, "--gen-subset", "valid", "--results-path", tmp_path / "i", "--labels", "ltr"]
+    refused = call(infer.main, [*command, "--w2l-decoder", "viterbi", "--user-dir", PLUGIN, "--cpu"])
+    assert refused.code == 2
+    assert "Traceback" not in refused.err
+
+
+TALKATIVE = """
+import torch
+from torch import nn
+from my_speech.shallow import ShallowConfig, ShallowModel
+from w2v.models import W2vModel, register_model
+from w2v.types import CtcOutput
+
+@register_model("talkative", ShallowConfig)
+class Talkative(ShallowModel):
+    'Symbols and codes of the shallow frames.'
+
+    def __init__(self, config, num_classes):
+        super().__init__(config)
+        self.codebook_size = (2, 4)
+        self.proj = nn.Linear(config.context_dim, num_classes)
+
+    def forward(self, source, lengths=None, seed=None):
+        found = self.extract_features(source, lengths)
+        full = torch.full((len(source),), found.features.shape[1])
+        return CtcOutput(self.proj(found.features), full if found.lengths is None else found.lengths)
+
+    def codes_of(self, source, lengths):
+        found, frames = self.layer_frames(source, lengths, {"c"})
+        return found["c"][..., :8].unflatten(-1, (2, 4)).argmax(-1), frames
+"""
+
+
+@pytest.mark.usefixtures("_clean")
+def test_a_model_with_symbols_and_codes_runs_in_all(data: Path, tmp_path: Path) -> None:
+    shutil.copytree(PLUGIN, tmp_path / "my_speech", ignore=shutil.ignore_patterns("__pycache__"))
+    (tmp_path / "my_speech" / "talkative.py").write_text(TALKATIVE)
+    plugin = ["--user-dir", tmp_path / "my_speech"]
+    with (tmp_path / "my_speech" / "__init__.py").open("a") as file:
+        file.write("\nfrom my_speech import talkative  # noqa\n")
+    run = tmp_path / "run"
+    trained = call(train.main, [
+        data, "--save-dir", run, "--arch", "talkative", "--criterion", "ctc", "--labels", "ltr", "--zero-infinity",
+        "--context-dim", 16, "--conv-feature-layers", "[(16, 10, 5)] + [(16, 4, 4)] * 3", "--num-workers", 0,
+        *SMALL, *plugin,
+    ])  # fmt: skip
+    assert trained.code == 0, trained.err
+    checkpoint = run / "checkpoint_last.pt"
+    assert "model: talkative" in call(convert.main, ["--inspect", checkpoint, *plugin]).out
+    model = load_model(checkpoint, user_dir=str(tmp_path / "my_speech")).model
+
+    command = [data, "--path", checkpoint, "--gen-subset", "valid", "--results-path", tmp_path / "i", "--labels", "ltr"]
+    inferred = call(infer.main, [*command, "--w2l-decoder", "viterbi", "--cpu", *plugin])
+    assert inferred.code == 0, inferred.err
+    manifest = (data / "valid.tsv").read_text().splitlines()
+    names = [line.split("\t")[0] for line in manifest[1:]]
+    written = (tmp_path / "i" / "hypo.units-checkpoint_last.pt-valid.txt").read_text().splitlines()
+    assert len(written) == len(names)
+
+    command = ["--data-dir", data, "--output-dir", tmp_path / "t", "--checkpoint", checkpoint, "--splits", "valid"]
+    assert call(tokenize.main, [*command, *plugin]).code == 0
+    lines = (tmp_path / "t" / "valid.src").read_text().splitlines()
+    wave = torch.from_numpy(soundfile.read(Path(manifest[0]) / names[0], dtype="float32")[0])
+    codes, _ = model.extract_codes(wave[None])
+    assert lines[0].split() == ["-".join(map(str, frame)) for frame in codes[0].tolist()]
 
 
 # ------------------------------------------------------------------------------------- the parts themselves

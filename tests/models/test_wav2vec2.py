@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 import torch
+from tiny_models import MODES, tiny_wav2vec2
 
 from w2v.config import ArgumentParser, build_config, to_plain
 from w2v.criterions.wav2vec_criterion import Wav2VecCriterion, Wav2VecCriterionConfig
@@ -19,19 +20,8 @@ from w2v.types import AudioBatch
 
 SHAPES = Path(__file__).parent.parent / "assets" / "shapes"
 PRETRAINING = ("w2v2_base_recipe", "w2v2_large_recipe_default_extractor", "w2v2_large_lv60_style")
-MODES = {"default": {}, "layer_norm": dict(extractor_mode="layer_norm", layer_norm_first=True, conv_bias=True)}
-TINY: dict[str, Any] = dict(
-    encoder_layers=2,
-    encoder_embed_dim=24,
-    encoder_ffn_embed_dim=32,
-    encoder_attention_heads=2,
-    conv_feature_layers="[(16, 10, 5)] + [(16, 3, 2)] * 4 + [(16, 2, 2)] * 2",
-    conv_pos=8,
-    conv_pos_groups=4,
-    final_dim=12,
-    latent_vars=6,
+CHANGES: dict[str, Any] = dict(
     latent_groups=2,
-    quantize_targets=True,
     num_negatives=5,
     mask_length=3,
     dropout=0.0,
@@ -40,10 +30,7 @@ TINY: dict[str, Any] = dict(
 
 
 def make(**changes: Any) -> Wav2Vec2Model:
-    torch.manual_seed(0)
-    model = Wav2Vec2Model.build(build_config(Wav2Vec2Config, {**TINY, **changes}, "test"))
-    assert isinstance(model, Wav2Vec2Model)
-    return model
+    return tiny_wav2vec2(**{**CHANGES, **changes})
 
 
 def padded(lengths: list[int]) -> tuple[torch.Tensor, torch.Tensor]:

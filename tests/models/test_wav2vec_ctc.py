@@ -7,37 +7,21 @@ from typing import Any
 
 import pytest
 import torch
+from tiny_models import MODES, tiny_wav2vec2
 
 from w2v.config import build_config, to_plain
 from w2v.criterions.ctc import CtcCriterion, CtcCriterionConfig
 from w2v.errors import CheckpointError, ConfigError
-from w2v.models.wav2vec2 import Wav2Vec2Config, Wav2Vec2Model
+from w2v.models.wav2vec2 import Wav2Vec2Model
 from w2v.models.wav2vec_ctc import Wav2VecCtc, Wav2VecCtcConfig
 from w2v.types import AudioBatch
 
 NUM_CLASSES = 9
-MODES = {"default": {}, "layer_norm": dict(extractor_mode="layer_norm", layer_norm_first=True, conv_bias=True)}
-TINY: dict[str, Any] = dict(
-    encoder_layers=2,
-    encoder_embed_dim=24,
-    encoder_ffn_embed_dim=32,
-    encoder_attention_heads=2,
-    conv_feature_layers="[(16, 10, 5)] + [(16, 3, 2)] * 4 + [(16, 2, 2)] * 2",
-    conv_pos=8,
-    conv_pos_groups=4,
-    final_dim=12,
-    latent_vars=6,
-    quantize_targets=True,
-    encoder_layerdrop=0.3,
-    dropout=0.2,
-)
+CHANGES: dict[str, Any] = dict(encoder_layerdrop=0.3, dropout=0.2)
 
 
 def pretrained(**changes: Any) -> Wav2Vec2Model:
-    torch.manual_seed(0)
-    model = Wav2Vec2Model.build(build_config(Wav2Vec2Config, {**TINY, **changes}, "test"))
-    assert isinstance(model, Wav2Vec2Model)
-    return model
+    return tiny_wav2vec2(**{**CHANGES, **changes})
 
 
 def make(mode: str = "default", **options: Any) -> Wav2VecCtc:

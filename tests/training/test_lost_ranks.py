@@ -6,14 +6,13 @@ import os
 import signal
 import time
 from collections.abc import Callable
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
 import pytest
 from child import assert_same, at_call, final_state, free_port, train_in_children
 
-from w2v import distributed
-from w2v.distributed import heartbeat
 from w2v.distributed.process_group import process_group
 from w2v.distributed.ranks import RankInfo
 from w2v.errors import ConfigError, DataError
@@ -88,7 +87,7 @@ def test_a_fault_of_ours_keeps_its_traceback(tmp_path: Path) -> None:
 
 def test_a_rank_that_lives_but_does_not_come(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Its heart beats, so only the limit on sums over ranks (half an hour) can tell."""
-    monkeypatch.setattr(distributed, "TIMEOUT", distributed.timedelta(seconds=3))
+    monkeypatch.setattr("w2v.distributed.process_group.TIMEOUT", timedelta(seconds=3))
     first, last = train_in_children(tmp_path, OPTIONS, at_update(3, lambda: time.sleep(600)), ranks=2, timeout=2.0)
     assert (first.code, last.code) == (3, 3)
     assert ") has lost the others: " in first.log
@@ -100,8 +99,8 @@ def test_a_rank_that_lives_but_does_not_come(tmp_path: Path, monkeypatch: pytest
 def test_ranks_that_never_come(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Those that have come give up together, and name the others."""
     method = f"tcp://127.0.0.1:{free_port()}"
-    for module in (distributed, heartbeat):
-        monkeypatch.setattr(module, "RENDEZVOUS_TIMEOUT", 1.5)
+    for module in ("process_group", "heartbeat"):
+        monkeypatch.setattr(f"w2v.distributed.{module}.RENDEZVOUS_TIMEOUT", 1.5)
     ended = train_in_children(tmp_path, OPTIONS, find_rank=lambda rank: RankInfo(4, rank, rank, method))
     for one in ended:
         assert one.code == 2, one.log

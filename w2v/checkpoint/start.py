@@ -21,7 +21,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from w2v.checkpoint.file import load_checkpoint
+from w2v.checkpoint.file import copy_checkpoint, load_checkpoint
 from w2v.checkpoint.torch_file import read_torch_file
 from w2v.config.sections import CheckpointConfig
 from w2v.errors import CheckpointError
@@ -177,6 +177,9 @@ class StartFinder:
         run = mark.run if mark.run and from_here and "reset_optimizer" not in asked else _word()
         keeps = from_here and "reset_optimizer" not in asked
         self._move_away(number, mark if keeps else None, asked)
+        if keeps and not (self._config.no_save or self._config.no_last_checkpoints or (self._folder / LAST).exists()):
+            # If this start is killed before it saves, a plain command must not find an empty folder.
+            copy_checkpoint(path, self._folder / LAST)
         return Start(number, run, asked, path, resets=True, state=state)
 
     def _move_away(self, number: int, mark: Mark | None, asked: dict[str, Any]) -> None:
@@ -217,6 +220,9 @@ class StartFinder:
         except CheckpointError as e:
             logger.warning("%s", e)
             found, error, self.last_is_damaged = None, e, True
+            for path in checkpoints(self._folder):
+                if path.samefile(last):
+                    self._set_aside(path)
         for path in self._later_than(found):
             try:
                 state = load_checkpoint(path)

@@ -95,6 +95,9 @@ def ctc_loss(
         target_lengths: (B,) int64, CPU.
         zero_infinity: impossible alignments count 0, and so do their gradients.
     """
+    if logits.shape[1] == 0:
+        # Every clip is too short for a frame; torch's loss wants one. None is counted, and zero gradients flow.
+        logits = F.pad(logits, (0, 0, 0, 1))
     # (B, T, V) -> (T, B, V)
     log_probs = F.log_softmax(logits, dim=-1, dtype=torch.float32).transpose(0, 1)
     # cuDNN's kernel refuses zero lengths and long targets.

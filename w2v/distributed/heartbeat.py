@@ -16,7 +16,7 @@ import selectors
 import socket
 import threading
 import time
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 from w2v.distributed import watchdog
@@ -26,7 +26,8 @@ logger = logging.getLogger(__name__)
 
 BEAT = b"\n"
 RENDEZVOUS_TIMEOUT = 600.0  # seconds that ranks may come later than others; as torchrun has it
-REMINDER = 60.0  # seconds between two lines about ranks that are waited for
+FIRST_REMINDER = 10.0  # seconds until it is said which ranks are waited for
+REMINDER = 60.0  # seconds between two such lines
 FAREWELL = 2.0  # seconds that the news may take to be read
 LOST = 3  # exit code, that of a TrainingError
 LONGEST_LINE = 100_000
@@ -42,25 +43,36 @@ def listen() -> socket.socket:
 
 
 def accept_all(
-    server: socket.socket, world_size: int, token: str, name: str
+    server: socket.socket, world_size: int, token: str, name: str, source: str = ""
 ) -> tuple[dict[int, socket.socket], list[str]]:
-    """Wait for the connections of all ranks but 0; whoever does not know `token` is turned away.
+    """Wait for the connections of all ranks but 0; one that does not know `token` is turned away.
+
+    Args:
+        server: listens for them.
+        world_size: number of ranks.
+        token: what they got from the store.
+        name: of rank 0.
+        source: what says how many ranks there are, and what to do if they do not come.
 
     Returns:
-        the connections by rank, and the names that the ranks have given; `name` is that of rank 0.
+        the connections by rank, and the names that the ranks have given.
 
     Raises:
-        ConfigError: some did not come; those that have are told so.
+        ConfigError: some did not come, or one came twice; those that have come are told so.
     """
     links: dict[int, socket.socket] = {}
-    names, deadline = {0: name}, time.monotonic() + RENDEZVOUS_TIMEOUT
+    names, begin = {0: name}, time.monotonic()
+    deadline, reminder = begin + RENDEZVOUS_TIMEOUT, begin + FIRST_REMINDER
     while missing := sorted(set(range(world_size)) - set(names)):
-        server.settimeout(max(min(deadline - time.monotonic(), REMINDER), 0.01))
+        server.settimeout(max(min(deadline, reminder) - time.monotonic(), 0.01))
         try:
             link, _ = server.accept()
         except TimeoutError as e:
-            if time.monotonic() < deadline:
-                logger.warning("still waiting for ranks %s of %d", missing, world_size)
+            now = time.monotonic()
+            if now < deadline:
+                if now >= reminder:
+                    reminder = now + REMINDER
+                    logger.warning("still waiting for ranks %s of %d%s", missing, world_size, source and f": {source}")
                 continue
             message = (
                 f"ranks {missing} of {world_size} did not come within {RENDEZVOUS_TIMEOUT:g} s; "
@@ -73,12 +85,47 @@ def accept_all(
             hello = json.loads(link.makefile("rb").readline(1000))
             if hello["token"] != token:
                 raise ValueError("a stranger")
-            links[int(hello["rank"])], names[int(hello["rank"])] = link, str(hello["name"])
+            rank, theirs = int(hello["rank"]), str(hello["name"])
         except (OSError, ValueError, KeyError, TypeError):
             link.close()
+            continue
+        fault = _fault(rank, theirs, names, world_size)
+        if fault:
+            _tell_all([*links.values(), link], {"message": fault})
+            raise ConfigError(fault)
+        links[rank], names[rank] = link, theirs
     in_order = [names[rank] for rank in range(world_size)]
     _tell_all(links.values(), {"names": in_order})
     return links, in_order
+
+
+def _fault(rank: int, name: str, names: Mapping[int, str], world_size: int) -> str:
+    if rank in names:
+        return (
+            f"rank {rank} has come twice: {names[rank]}, and {name}; each process needs a RANK (or --distributed-rank) "
+            "of its own"
+        )
+    if not 0 < rank < world_size:
+        return f"{name} has come as rank {rank}, of {world_size} ranks"
+    return ""
+
+
+@contextlib.contextmanager
+def reminding(text: str) -> Iterator[None]:
+    """Log `text` after some seconds, and then every minute, for as long as the block takes."""
+    done = threading.Event()
+
+    def remind() -> None:
+        pause = FIRST_REMINDER
+        while not done.wait(pause):
+            logger.warning("%s", text)
+            pause = REMINDER
+
+    threading.Thread(target=remind, daemon=True, name="reminder").start()
+    try:
+        yield
+    finally:
+        done.set()
 
 
 def _tell_all(links: Iterable[socket.socket], message: dict[str, Any]) -> None:

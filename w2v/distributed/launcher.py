@@ -15,7 +15,7 @@ from typing import Any
 import torch
 
 from w2v.distributed.child import end_with_parent, leave, report_to
-from w2v.distributed.ranks import RankInfo
+from w2v.distributed.ranks import SPAWNED, RankInfo
 from w2v.errors import W2vError
 
 Entry = Callable[[list[str]], int]
@@ -73,6 +73,7 @@ def _child_variables(place: RankInfo, local: int) -> dict[str, str]:
         "LOCAL_RANK": str(local),
         "MASTER_ADDR": host,
         "MASTER_PORT": port,
+        SPAWNED: "1",
     }
     if "OMP_NUM_THREADS" not in os.environ:
         variables["OMP_NUM_THREADS"] = str(max(1, (os.cpu_count() or 1) // place.spawn))
@@ -82,7 +83,8 @@ def _child_variables(place: RankInfo, local: int) -> dict[str, str]:
 def _forwarded() -> Iterable[signal.Signals]:
     if threading.current_thread() is not threading.main_thread():
         return ()
-    return (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1)
+    asked = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1, signal.SIGHUP)
+    return [number for number in asked if signal.getsignal(number) is not signal.SIG_IGN]
 
 
 def _forward(children: list[Any]) -> Callable[[int, Any], None]:

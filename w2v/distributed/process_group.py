@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 import torch.distributed as dist
 
-from w2v.distributed.heartbeat import RENDEZVOUS_TIMEOUT, Heartbeat, accept_all, connect, listen
+from w2v.distributed.heartbeat import RENDEZVOUS_TIMEOUT, Heartbeat, accept_all, connect, listen, reminding
 from w2v.distributed.rendezvous import interface_towards, rendezvous_host, rendezvous_store
 from w2v.errors import ConfigError, TrainingError, W2vError
 
@@ -91,22 +91,34 @@ def _rendezvous(place: RankInfo, timeout: float) -> tuple[Store, Heartbeat, str]
     """Wait until all processes have come; return their store, what watches over them, and what this one is called."""
     method = place.init_method or ""
     us = f"process {os.getpid()} on {socket.gethostname()}"
+    waiting = f"rank {place.rank} is still waiting for rank 0 of {place.world_size} at {_address(method)}"
     try:
-        store = rendezvous_store(method, place.rank, place.world_size, timedelta(seconds=RENDEZVOUS_TIMEOUT))
+        with contextlib.nullcontext() if place.rank == 0 else reminding(f"{waiting}: {place.source}"):
+            store = rendezvous_store(method, place.rank, place.world_size, timedelta(seconds=RENDEZVOUS_TIMEOUT))
         if place.rank == 0:
             with listen() as server:
                 token = secrets.token_hex(16)
                 store.set("w2v/door", f"{server.getsockname()[1]} {token}")
-                links, cards = accept_all(server, place.world_size, token, us)
+                links, cards = accept_all(server, place.world_size, token, us, place.source)
         else:
-            port, token = store.get("w2v/door").decode().split()
+            with reminding(f"{waiting}: {place.source}"):
+                port, token = store.get("w2v/door").decode().split()
             links, cards = connect(rendezvous_host(method), int(port), place.rank, token, us)
     except (RuntimeError, ValueError, OSError) as e:
-        where = f"open the meeting at {method}" if place.rank == 0 else f"meet rank 0 at {method}"
-        raise ConfigError(f"rank {place.rank} cannot {where}: {str(e).partition(chr(10))[0]}") from e
+        where = "open the rendezvous" if place.rank == 0 else "meet rank 0"
+        taken = "; another rank 0 or another program has this port" if "EADDRINUSE" in str(e) else ""
+        why = str(e).partition(chr(10))[0]
+        raise ConfigError(f"rank {place.rank} cannot {where} at {_address(method)}: {why}{taken}") from e
     store.set_timeout(TIMEOUT)
     names = [f"rank {number} ({card})" for number, card in enumerate(cards)]
     return store, Heartbeat(links, names, timeout, leave), names[place.rank]
+
+
+def _address(method: str) -> str:
+    """Return where rank 0 is looked for."""
+    if not method.startswith("env:"):
+        return method
+    return f"MASTER_ADDR={os.environ.get('MASTER_ADDR', '')} MASTER_PORT={os.environ.get('MASTER_PORT', '')}"
 
 
 def _device(place: RankInfo, cpu: bool) -> torch.device:

@@ -15,6 +15,7 @@ from torch import Tensor
 
 from w2v.functional.autocast import without_autocast
 from w2v.functional.dropout import draw_signs, kept_share
+from w2v.functional.eager import is_eager
 
 _WEIGHTS_AT_ONCE = 2**20
 
@@ -41,8 +42,8 @@ def attend(
     Returns:
         (B, H, T, D).
     """
-    # What is compiled is left to the compiler.
-    if dropout == 0 or query.device.type != "cpu" or is_causal or torch.compiler.is_compiling():
+    # Without dropout torch's fused kernel is the fastest; a compiler and `torch.func` need an operation of torch.
+    if dropout == 0 or query.device.type != "cpu" or is_causal or not is_eager():
         return F.scaled_dot_product_attention(
             query, key, value, attn_mask=attend_to, dropout_p=dropout, is_causal=is_causal
         )

@@ -6,6 +6,7 @@ from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
 import torch
+from torch import Tensor
 
 
 def without_autocast(device: torch.device) -> AbstractContextManager[Any]:
@@ -13,3 +14,11 @@ def without_autocast(device: torch.device) -> AbstractContextManager[Any]:
     if torch.amp.is_autocast_available(device.type):
         return torch.autocast(device.type, enabled=False)
     return nullcontext()
+
+
+def at_least_float32(x: Tensor) -> Tensor:
+    """Return `x` in float32 if it is in half precision, and as it is otherwise: float64 keeps its digits, too.
+
+    Statistics of norms need it: sums over thousands of frames lose all their digits in 8 or 11 bits.
+    """
+    return x if x.dtype in (torch.float32, torch.float64) else x.float()

@@ -10,6 +10,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from w2v.functional.autocast import at_least_float32
+from w2v.functional.eager import is_eager
+
 
 def gumbel_noise(shape: tuple[int, ...], *, generator: torch.Generator) -> Tensor:
     """Draw float32 samples of the standard Gumbel distribution on the generator's device."""
@@ -20,8 +23,8 @@ def gumbel_noise(shape: tuple[int, ...], *, generator: torch.Generator) -> Tenso
 
 
 def gumbel_probabilities(logits: Tensor, noise: Tensor, temperature: float) -> Tensor:
-    """Return softmax((logits + noise) / temperature) over the last dimension, in float32."""
-    return torch.softmax((logits.float() + noise) / temperature, dim=-1)
+    """Return softmax((logits + noise) / temperature) over the last dimension, in float32 at least."""
+    return torch.softmax((at_least_float32(logits) + noise) / temperature, dim=-1)
 
 
 def perplexity(probabilities: Tensor) -> Tensor:
@@ -37,7 +40,7 @@ def prob_perplexity(logits: Tensor) -> Tensor:
         logits: (N, G, V).
     """
     # Not mean(): without frames it is nan, and so would be the loss.
-    return perplexity(torch.softmax(logits.float(), dim=-1).sum(dim=0) / max(logits.shape[0], 1))
+    return perplexity(torch.softmax(at_least_float32(logits), dim=-1).sum(dim=0) / max(logits.shape[0], 1))
 
 
 def code_perplexity(codes: Tensor, num_vars: int) -> Tensor:
@@ -130,4 +133,8 @@ def straight_through_lookup(soft: Tensor, codes: Tensor, entries: Tensor) -> Ten
         codes: (N, G) int64, normally the argmax of `soft`.
         entries: (G, V, D) codebook.
     """
+    if not is_eager():
+        # The bracket is zero, and carries the gradient of the soft choice: (N, G, V) x (G, V, D) -> (N, G, D)
+        soft_entries = torch.einsum("ngv,gvd->ngd", soft - soft.detach(), entries.detach().to(soft.dtype))
+        return look_up(codes, entries) + soft_entries.to(entries.dtype)
     return StraightThroughLookup.apply(soft, codes, entries)  # type: ignore[no-any-return,no-untyped-call]

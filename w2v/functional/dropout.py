@@ -13,6 +13,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from w2v.functional.eager import is_eager
+
 _LEVELS = 2**15
 _LOW_BITS = 0x7FFF_7FFF_7FFF_7FFF
 """All but the first of each 16 bits."""
@@ -25,7 +27,7 @@ def dropout(x: Tensor, p: float, training: bool) -> Tensor:
     """
     if not training or p == 0:
         return x
-    if x.device.type != "cpu" or p >= 1 or torch.compiler.is_compiling():  # a compiler has its own
+    if x.device.type != "cpu" or p >= 1 or not is_eager():  # a compiler has its own
         return F.dropout(x, p)
     return _Dropout.apply(x, p)  # type: ignore[no-any-return,no-untyped-call]
 

@@ -10,6 +10,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from w2v.functional.autocast import at_least_float32
+
 
 def is_padded(lengths: Tensor | None, size: int) -> bool:
     """Say whether any clip of (B,) CPU `lengths` is shorter than `size`."""
@@ -32,7 +34,7 @@ def group_norm(
     Differs from the original, whose group norms count padding, so that a clip's features depend on its batch.
 
     Args:
-        x: (B, C, T).
+        x: (B, C, T), in float32 or float64.
         lengths: (B,) int64 valid frames per clip, CPU; None where all T frames of all clips are valid.
         num_groups: groups of channels; C of them: each channel by itself.
         weight: (C,) gains, or None.
@@ -43,6 +45,8 @@ def group_norm(
         (B, C, T), zero in padded frames.
     """
     size = x.shape[2]
+    # Gains and offsets of a model in half precision: torch's CPU kernel wants those of one dtype with `x`.
+    weight, bias = (None if part is None else part.to(x.dtype) for part in (weight, bias))
     if lengths is None or not is_padded(lengths, size):
         return torch.group_norm(x, num_groups, weight, bias, eps)
     clips = []
@@ -57,13 +61,13 @@ def group_norm(
 
 
 def mean_square(x: Tensor, lengths: Tensor | None) -> Tensor:
-    """Return the mean of x squared over valid frames, in float32.
+    """Return the mean of x squared over valid frames, in float32 (float64 of float64).
 
     Args:
         x: (B, T, C).
         lengths: (B,) int64 valid frames per clip, CPU; None where all are valid.
     """
-    x = x.float()
+    x = at_least_float32(x)
     if lengths is None or not is_padded(lengths, x.shape[1]):
         return x.square().mean()
     valid = x.masked_fill(padding_mask(lengths, x.shape[1], x.device)[:, :, None], 0.0)

@@ -13,6 +13,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from w2v.functional.eager import is_eager
+
 _FEW_COLUMNS = 64
 """Windows of at most so many numbers are copied out: a product with so few columns is bound by memory anyway."""
 
@@ -24,8 +26,8 @@ def prefers_products(x: Tensor) -> bool:
     `highest`. By default float32 runs the kernels that the recorded numbers were made with: the gradient of CTC
     turns a difference of 1e-6 in its scores into one of 1e-4.
     """
-    if x.device.type != "cpu":
-        return False  # not measured there
+    if x.device.type != "cpu" or x.dtype == torch.float64 or not is_eager():
+        return False  # GPUs were not measured; float64 is asked for by those who count digits
     return torch.is_autocast_enabled("cpu") or torch.get_float32_matmul_precision() != "highest"
 
 

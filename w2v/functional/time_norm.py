@@ -23,8 +23,8 @@ def norm_over_time(
     Args:
         x: (B, T, C).
         lengths: (B,) int64 valid frames per clip, CPU; None where all are valid.
-        weight: (C,) float32 gains, or None.
-        bias: (C,) float32 offsets, or None.
+        weight: (C,) gains, or None.
+        bias: (C,) offsets, or None.
         eps: added to the variance.
 
     Returns:
@@ -32,8 +32,9 @@ def norm_over_time(
     """
     valid = [x.shape[1]] * len(x) if lengths is None else lengths.tolist()
     channels = x.shape[2]
-    weight = torch.ones(channels, device=x.device) if weight is None else weight
-    bias = torch.zeros(channels, device=x.device) if bias is None else bias
+    # In float32 like the statistics, whatever the model is in; autograd casts their gradients back.
+    weight = torch.ones(channels, device=x.device) if weight is None else weight.float()
+    bias = torch.zeros(channels, device=x.device) if bias is None else bias.float()
     return _TimeNorm.apply(x, weight, bias, valid, eps)  # type: ignore[no-any-return,no-untyped-call]
 
 

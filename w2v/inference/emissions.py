@@ -15,7 +15,6 @@ from pathlib import PurePath
 import numpy as np
 import numpy.typing as npt
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 
@@ -29,6 +28,7 @@ from w2v.functional.windows import overlapping_windows
 from w2v.inference.emission_file import EmissionInfo
 from w2v.inference.encode import conv_stack
 from w2v.inference.load import LoadedModel
+from w2v.models.base import W2vModel
 from w2v.types import AudioBatch, AudioExample, CtcOutput, Emissions
 
 logger = logging.getLogger(__name__)
@@ -92,10 +92,10 @@ class ModelEmissions:
                 lengths=output.lengths.cpu(),
             )
 
-    def _forward(self, model: torch.nn.Module, batch: AudioBatch) -> CtcOutput:
+    def _forward(self, model: W2vModel, batch: AudioBatch) -> CtcOutput:
         return ctc_output(model, batch.source, batch.lengths, self.device, self.half, self.info)
 
-    def _in_windows(self, model: torch.nn.Module, batch: AudioBatch) -> CtcOutput:
+    def _in_windows(self, model: W2vModel, batch: AudioBatch) -> CtcOutput:
         """Compute clip by clip, window by window."""
         layers = conv_stack(self.loaded.model)
         clips = []
@@ -110,7 +110,7 @@ class ModelEmissions:
 
 
 def ctc_output(
-    model: torch.nn.Module,
+    model: W2vModel,
     source: Tensor,
     lengths: Tensor,
     device: torch.device,
@@ -130,9 +130,9 @@ def ctc_output(
     Raises:
         CheckpointError: the model is no CTC model.
     """
-    # Convolutions refuse a batch of clips shorter than one frame. Padding, which changes no clip's output, helps.
-    if source.shape[1] < info.sample_rate // 10:
-        source = F.pad(source, (0, info.sample_rate - source.shape[1]))
+    if source.shape[1] < receptive_field(model.conv_layers):
+        # No clip has a frame. Models say so themselves; one from outside may refuse such a batch.
+        return CtcOutput(torch.zeros(len(source), 0, len(info.symbols)), torch.zeros_like(lengths))
     is_padded = bool((lengths < source.shape[1]).any())
     with torch.autocast(device.type, dtype=half, enabled=half is not None):
         output = model(source.to(device), lengths if is_padded else None, 0)
@@ -143,7 +143,7 @@ def ctc_output(
 
 @torch.inference_mode()
 def clip_log_probs(
-    model: torch.nn.Module,
+    model: W2vModel,
     clips: Sequence[npt.NDArray[np.float32]],
     device: torch.device,
     half: torch.dtype | None,

@@ -24,10 +24,7 @@ from w2v.data.manifest import Manifest
 from w2v.errors import ConfigError, DataError
 from w2v.functional.conv_spec import ConvLayer, receptive_field, total_stride
 from w2v.functional.windows import Piece
-from w2v.models.base import W2vModel
-from w2v.models.wav2vec import Wav2VecModel
-from w2v.models.wav2vec2 import Wav2Vec2Model
-from w2v.models.wav2vec2_encoder import Masks, Wav2Vec2Encoder
+from w2v.models.base import CONTEXT, W2vModel, layer_choice
 
 Array = npt.NDArray[Any]
 Encode = Callable[[Tensor, Tensor | None], tuple[Tensor, Tensor | None]]
@@ -176,45 +173,29 @@ def conv_stack(model: W2vModel) -> tuple[ConvLayer, ...]:
     """Return the convolutions that turn samples into the model's frames.
 
     Raises:
-        ConfigError: the model has none.
+        ConfigError: the model does not say.
     """
-    if isinstance(model, Wav2VecModel):
-        return model.config.conv_feature_layers
-    return _wav2vec2_encoder(model).encoder_config.conv_feature_layers
+    if not model.conv_layers:
+        raise ConfigError(f"{type(model).__name__} does not say by which convolutions its frames are made: conv_layers")
+    return model.conv_layers
 
 
 def feature_function(model: W2vModel, layer: str) -> Encode:
-    """Return what computes the frames of a layer.
-
-    Args:
-        model: a trained model.
-        layer: `c`: the context, the model's last frames; `z`: the frames of the convolutions; `q`: their quantised
-            form (vq-wav2vec); a number from 1: what that transformer block returns (wav2vec 2.0).
+    """Return what computes the frames of a layer, one of `model.layers`.
 
     Raises:
         ConfigError: the model has no such layer.
     """
-    if layer == "c":
-        return _features(model)
-    if isinstance(model, Wav2VecModel):
-        return _wav2vec_layer(model, layer)
-    encoder = _wav2vec2_encoder(model)
-    if layer == "z":
+    if layer != CONTEXT and layer not in model.layers:
+        raise ConfigError(f"--layer must be {layer_choice(model)} for this model, got {layer!r}")
 
-        def latent(source: Tensor, lengths: Tensor | None) -> tuple[Tensor, Tensor | None]:
-            return encoder.feature_extractor(source, lengths), encoder.frames(source, lengths).lengths
+    def frames(source: Tensor, lengths: Tensor | None) -> tuple[Tensor, Tensor | None]:
+        # A model from outside may know no other layer, and no such argument.
+        chosen: dict[str, Any] = {} if layer == CONTEXT else {"layer": layer}
+        features = model.extract_features(source, lengths, **chosen)
+        return features.features, features.lengths
 
-        return latent
-    num_layers = encoder.encoder_config.encoder_layers
-    if not layer.isdecimal() or not 1 <= int(layer) <= num_layers:
-        raise ConfigError(f"--layer must be z, c or a number from 1 to {num_layers} for this model, got {layer!r}")
-
-    def block(source: Tensor, lengths: Tensor | None) -> tuple[Tensor, Tensor | None]:
-        frames = encoder.frames(source, lengths)
-        encoded = encoder.encode(source, lengths, frames, Masks(), seed=0, with_layers=True)
-        return encoded.layers[int(layer) - 1], frames.lengths
-
-    return block
+    return frames
 
 
 def code_function(model: W2vModel) -> Encode:
@@ -223,17 +204,8 @@ def code_function(model: W2vModel) -> Encode:
     Raises:
         ConfigError: the model has no quantizer.
     """
-    if isinstance(model, Wav2VecModel) and model.vector_quantizer is not None:
-        return model.extract_codes
-    if isinstance(model, Wav2Vec2Model) and model.quantizer is not None:
-        quantizer = model.quantizer
-
-        def codes(source: Tensor, lengths: Tensor | None) -> tuple[Tensor, Tensor | None]:
-            latent = model.layer_norm(model.feature_extractor(source, lengths))
-            return quantizer(latent).codes, model.frames(source, lengths).lengths
-
-        return codes
-    raise ConfigError(NO_QUANTIZER)
+    codebook_size(model)
+    return model.extract_codes
 
 
 def codebook_size(model: W2vModel) -> tuple[int, int]:
@@ -242,36 +214,6 @@ def codebook_size(model: W2vModel) -> tuple[int, int]:
     Raises:
         ConfigError: the model has no quantizer.
     """
-    if isinstance(model, Wav2VecModel) and model.vector_quantizer is not None:
-        return model.config.vq_groups, model.config.vq_vars
-    if isinstance(model, Wav2Vec2Model) and model.quantizer is not None:
-        return model.config.latent_groups, model.config.latent_vars
-    raise ConfigError(NO_QUANTIZER)
-
-
-def _features(model: W2vModel) -> Encode:
-    def context(source: Tensor, lengths: Tensor | None) -> tuple[Tensor, Tensor | None]:
-        features = model.extract_features(source, lengths)
-        return features.features, features.lengths
-
-    return context
-
-
-def _wav2vec_layer(model: Wav2VecModel, layer: str) -> Encode:
-    if layer not in ("z", "q") or (layer == "q" and model.vector_quantizer is None):
-        has = "z or c" if model.vector_quantizer is None else "z, q or c"
-        raise ConfigError(f"--layer must be {has} for this model, got {layer!r}")
-
-    def frames(source: Tensor, lengths: Tensor | None) -> tuple[Tensor, Tensor | None]:
-        features = model.latent_features(source, lengths) if layer == "z" else model.quantized_features(source, lengths)
-        return features.features, features.lengths
-
-    return frames
-
-
-def _wav2vec2_encoder(model: W2vModel) -> Wav2Vec2Encoder:
-    """Return the encoder of wav2vec 2.0 inside a pretrained or fine-tuned model."""
-    for module in model.modules():
-        if isinstance(module, Wav2Vec2Encoder):
-            return module
-    raise ConfigError(f"{type(model).__name__} has no layer but c")
+    if model.codebook_size == (0, 0):
+        raise ConfigError(NO_QUANTIZER)
+    return model.codebook_size

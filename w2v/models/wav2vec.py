@@ -22,13 +22,13 @@ from w2v.errors import ConfigError
 from w2v.functional.conv_spec import ConvLayer, conv_layers, frame_lengths, receptive_field, total_stride
 from w2v.functional.dropout import Dropout
 from w2v.functional.future_prediction import sample_future_negatives
-from w2v.models.base import W2vModel, register_model, register_model_architecture
+from w2v.models.base import CONTEXT, MODELS, W2vModel, draw_seed, register_model, register_model_architecture
 from w2v.modules.autograd import with_zero_grads
 from w2v.modules.chunking import chunked
 from w2v.modules.conv_aggregator import ConvAggregator, GruAggregator
 from w2v.modules.conv_encoder import ConvEncoder
 from w2v.modules.future_predictor import FuturePredictor
-from w2v.modules.kmeans_vector_quantizer import KmeansVectorQuantizer
+from w2v.modules.kmeans_vector_quantizer import KmeansQuantized, KmeansVectorQuantizer
 from w2v.modules.latent_gumbel_quantizer import LatentGumbelQuantizer
 from w2v.modules.norms import ACTIVATIONS
 from w2v.rng import torch_generator
@@ -177,8 +177,10 @@ class Wav2VecModel(W2vModel):
             activation=config.activation,
         )
         self.vector_quantizer = _quantizer(config)
+        self.layers = ("z", CONTEXT)
         if self.vector_quantizer is not None:
-            self.codebook = (config.vq_groups, config.vq_vars)
+            self.codebook_size = (config.vq_groups, config.vq_vars)
+            self.layers = ("z", "q", CONTEXT)
         self.feature_aggregator = _aggregator(config)
         self.wav2vec_predictions = FuturePredictor(
             config.context_dim, config.target_dim, config.prediction_steps, config.offset_frames, config.dropout
@@ -195,12 +197,18 @@ class Wav2VecModel(W2vModel):
     def build_model(cls, args: Namespace | Mapping[str, Any], task: Any = None) -> Wav2VecModel:
         """Build the model from the options in an original checkpoint: `cp["args"]`, or `cp["cfg"]["model"]`.
 
+        As in the original it is in training mode; call `eval()` before taking features.
+
         Args:
             args: options; those of other components are ignored, missing ones take their defaults.
             task: not used; it stands here so that the original's calls work unchanged.
+
+        Raises:
+            ConfigError: these are the options of another kind of model.
         """
         values = args if isinstance(args, Mapping) else vars(args)
         names = [item.name for item in dataclasses.fields(Wav2VecConfig)]
+        _refuse_another_kind(values)
         known = {name: values[name] for name in names if values.get(name) is not None}
         return cls(build_config(Wav2VecConfig, known, "model options"))
 
@@ -212,8 +220,8 @@ class Wav2VecModel(W2vModel):
     def forward(
         self,
         source: Tensor,
-        lengths: Tensor | None,
-        seed: int,
+        lengths: Tensor | None = None,
+        seed: int | None = None,
         *,
         negative_indices: Tensor | None = None,
         gumbel_noise: Tensor | None = None,
@@ -223,7 +231,7 @@ class Wav2VecModel(W2vModel):
         Args:
             source: (B, S) samples.
             lengths: (B,) int64 true samples per clip, on the CPU; None where no clip is padded.
-            seed: what negatives and Gumbel noise follow from.
+            seed: what negatives and Gumbel noise follow from; None: see `W2vModel`.
             negative_indices: (B, T, K) flat positions `clip * T + frame` to use instead of drawing.
             gumbel_noise: (N * G, V) samples for the N true frames, to use instead of drawing.
 
@@ -231,7 +239,9 @@ class Wav2VecModel(W2vModel):
             One row of logits per (clip, target frame, step). Penalties: `diversity`, the sum over groups of V minus
             the perplexity (not divided by G x V, other than in wav2vec 2.0), or `kmeans_loss`.
         """
-        latent = chunked(self.feature_extractor, source, lengths)
+        source, lengths = self.check_clips(source, lengths)
+        seed = draw_seed(seed, training=self.training)
+        latent = chunked(self.feature_extractor, source, lengths)  # (B, C, T)
         frames = self._frames(source, lengths)
         penalties: dict[str, Tensor] = {}
         stats: dict[str, Tensor | float] = {}
@@ -260,45 +270,44 @@ class Wav2VecModel(W2vModel):
             logits = with_zero_grads(logits, self.parameters())
         return ContrastiveOutput(logits, penalties, stats, self._negative_weight())
 
-    def latent_features(self, source: Tensor, lengths: Tensor | None) -> Features:
-        """Return the frames z of the encoder, before any quantizer, (B, T, C)."""
-        latent = self.feature_extractor(source, lengths)
-        return Features(latent.transpose(1, 2), None if lengths is None else self._frames(source, lengths))
+    def layer_frames(
+        self, source: Tensor, lengths: Tensor | None, names: set[str]
+    ) -> tuple[dict[str, Tensor], Tensor | None]:
+        """Compute `z`: frames of the encoder; `q`: their quantised form; `c`: the context, of `q` where there is one.
 
-    def quantized_features(self, source: Tensor, lengths: Tensor | None) -> Features:
-        """Return the frames that the aggregator reads, (B, T, C): quantised where the model has a quantizer."""
-        latent, frames = self._quantized(source, lengths)
-        return Features(latent.transpose(1, 2), None if lengths is None else frames)
-
-    def extract_features(self, source: Tensor, lengths: Tensor | None) -> Features:
-        """Return the context c, (B, T, C): of quantised frames where the model has a quantizer."""
-        latent, frames = self._quantized(source, lengths)
-        context = self.feature_aggregator(latent, frames)
-        return Features(context.transpose(1, 2), None if lengths is None else frames)
-
-    def extract_codes(self, source: Tensor, lengths: Tensor | None) -> tuple[Tensor, Tensor]:
-        """Return codes (B, T, G) and the true frames per clip (B,), on the CPU.
-
-        Raises:
-            ConfigError: the model has no quantizer.
+        Frames are quantised without noise, with the gradient of training (straight-through).
         """
-        latent = self.feature_extractor(source, lengths)
-        frames = self._frames(source, lengths)
-        if isinstance(self.vector_quantizer, KmeansVectorQuantizer):
-            return self.vector_quantizer(latent, frames).codes, frames
-        if self.vector_quantizer is None:
-            raise ConfigError("the model has no quantizer: it was trained with --vq-type none")
-        return self.vector_quantizer.forward_idx(latent)[1], frames
+        frames = None if lengths is None else self._frames(source, lengths)
+        latent = self.feature_extractor(source, lengths)  # (B, C, T)
+        found = {"z": latent}
+        if names & {"q", CONTEXT}:
+            found["q"] = latent = self._quantized(latent, frames)[0]
+        if CONTEXT in names:
+            found[CONTEXT] = self.feature_aggregator(latent, frames)
+        # (B, C, T) -> (B, T, C)
+        return {name: part.transpose(1, 2) for name, part in found.items()}, frames
 
-    def _quantized(self, source: Tensor, lengths: Tensor | None) -> tuple[Tensor, Tensor]:
-        """Return (B, C, T) frames, quantised without noise, and the true frames per clip."""
-        latent = self.feature_extractor(source, lengths)
-        frames = self._frames(source, lengths)
+    def latent_features(self, source: Tensor, lengths: Tensor | None = None) -> Features:
+        """Return the frames z of the encoder, before any quantizer: `extract_features(..., layer="z")`."""
+        return self.extract_features(source, lengths, layer="z")
+
+    def quantized_features(self, source: Tensor, lengths: Tensor | None = None) -> Features:
+        """Return the frames that the aggregator reads: layer `q`, or `z` without a quantizer."""
+        return self.extract_features(source, lengths, layer="q" if "q" in self.layers else "z")
+
+    def codes_of(self, source: Tensor, lengths: Tensor | None) -> tuple[Tensor, Tensor | None]:
+        """Compute the codes of the latent frames."""
+        frames = None if lengths is None else self._frames(source, lengths)
+        codes = self._quantized(self.feature_extractor(source, lengths), frames)[1]
+        assert codes is not None  # `extract_codes` has asked whether there is a quantizer
+        return codes, frames
+
+    def _quantized(self, latent: Tensor, frames: Tensor | None) -> tuple[Tensor, Tensor | None]:
+        """Return (B, C, T) frames as the aggregator reads them, and (B, T, G) codes where there is a quantizer."""
         if isinstance(self.vector_quantizer, KmeansVectorQuantizer):
-            latent = self.vector_quantizer(latent, frames).x
-        elif self.vector_quantizer is not None:
-            latent, _ = self.vector_quantizer.forward_idx(latent)
-        return latent, frames
+            quantized: KmeansQuantized = self.vector_quantizer(latent, frames)
+            return quantized.x, quantized.codes
+        return (latent, None) if self.vector_quantizer is None else self.vector_quantizer.forward_idx(latent)
 
     def _frames(self, source: Tensor, lengths: Tensor | None) -> Tensor:
         """Return the true frames per clip, on the CPU; 0 for a clip that is too short for one."""
@@ -322,6 +331,24 @@ class Wav2VecModel(W2vModel):
         if self.config.balanced_classes and self.config.num_negatives > 0:
             return 1 / self.config.num_negatives
         return 1.0
+
+
+def _refuse_another_kind(values: Mapping[str, Any]) -> None:
+    """Refuse options that say, by their `arch` or by what they hold, that they are not wav2vec's.
+
+    Raises:
+        ConfigError: they do.
+    """
+    name = values.get("_name") or values.get("arch")
+    if name in MODELS.names():
+        is_ours = issubclass(MODELS.get(name).cls, Wav2VecModel)
+    else:  # an architecture of the original's plugins, or options without a name
+        is_ours = "conv_aggregator_layers" in values or not values.keys() & {"encoder_layers", "w2v_path", "w2v_args"}
+    if not is_ours:
+        raise ConfigError(
+            f"these are the options of --arch {name or 'wav2vec2 or wav2vec_ctc'}, not of wav2vec; "
+            "w2v.load_model(path) opens every checkpoint"
+        )
 
 
 def _aggregator(config: Wav2VecConfig) -> ConvAggregator | GruAggregator:

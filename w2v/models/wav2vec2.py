@@ -27,12 +27,13 @@ from w2v.functional.conv_spec import conv_layers, receptive_field
 from w2v.functional.dropout import dropout
 from w2v.functional.masking import equal_rows, masked_positions
 from w2v.functional.negatives import sample_negatives, sample_negatives_everywhere
-from w2v.models.base import W2vModel, register_model, register_model_architecture
+from w2v.functional.padding import mean_square
+from w2v.models.base import W2vModel, draw_seed, register_model, register_model_architecture
 from w2v.models.wav2vec2_config import Wav2Vec2EncoderConfig
-from w2v.models.wav2vec2_encoder import Encoded, Frames, Masks, Wav2Vec2Encoder
+from w2v.models.wav2vec2_encoder import EncoderOutput, Frames, Masks, Wav2Vec2Encoder, layer_frames, layer_names
 from w2v.modules.gumbel_vector_quantizer import GumbelVectorQuantizer, Quantized
 from w2v.rng import numpy_generator, torch_generator
-from w2v.types import BoolArray, ContrastiveOutput, Features
+from w2v.types import BoolArray, ContrastiveOutput
 
 
 @dataclass(frozen=True)
@@ -82,7 +83,7 @@ class _Targets:
 
 
 @register_model("wav2vec2", Wav2Vec2Config)
-class Wav2Vec2Model(W2vModel, Wav2Vec2Encoder):
+class Wav2Vec2Model(Wav2Vec2Encoder, W2vModel):
     """Encoder plus the heads of the contrastive task.
 
     Args:
@@ -90,11 +91,12 @@ class Wav2Vec2Model(W2vModel, Wav2Vec2Encoder):
     """
 
     def __init__(self, config: Wav2Vec2Config) -> None:
-        Wav2Vec2Encoder.__init__(self, config)
+        super().__init__(config)
         self.config = config
+        self.layers = layer_names(config)
         self.shortest_clip = receptive_field(config.conv_feature_layers)
         if config.quantize_targets or config.quantize_input:
-            self.codebook = (config.latent_groups, config.latent_vars)
+            self.codebook_size = (config.latent_groups, config.latent_vars)
         self.quantizer: GumbelVectorQuantizer | None = None
         target_dim = config.feature_dim
         if config.quantize_targets:
@@ -108,15 +110,15 @@ class Wav2Vec2Model(W2vModel, Wav2Vec2Encoder):
         self.final_proj = nn.Linear(config.encoder_embed_dim, config.contrast_dim)
 
     def set_num_updates(self, num_updates: int) -> None:
-        Wav2Vec2Encoder.set_num_updates(self, num_updates)
+        super().set_num_updates(num_updates)
         if self.quantizer is not None:
             self.quantizer.set_num_updates(num_updates)
 
     def forward(
         self,
         source: Tensor,
-        lengths: Tensor | None,
-        seed: int,
+        lengths: Tensor | None = None,
+        seed: int | None = None,
         *,
         mask_indices: Tensor | None = None,
         negative_indices: Tensor | None = None,
@@ -131,18 +133,21 @@ class Wav2Vec2Model(W2vModel, Wav2Vec2Encoder):
         Args:
             source: (B, S) samples.
             lengths: (B,) int64 true samples per clip, CPU; None: no padding.
-            seed: base of masks, negatives and Gumbel noise.
+            seed: base of masks, negatives and Gumbel noise; None: see `W2vModel`.
             mask_indices: (B, T) bool to use instead of drawing; the same number in every row that has any.
             negative_indices: (B, M, K) int64 to use instead of drawing; see `sample_negatives`.
             codebook_indices: (B, M, K') int64 rows of the product codebook to use instead of drawing.
             gumbel_noise: (B * M * G, V) to use instead of drawing, in training.
         """
+        source, lengths = self.check_clips(source, lengths)
+        seed = draw_seed(seed, training=self.training)
         num_clips = source.shape[0]
         frames = self.frames(source, lengths)
         masks = self.draw_masks(num_clips, frames, seed)
         if mask_indices is not None:
             masks = Masks(mask_indices.cpu().numpy(), masks.channel)
-        encoded = self.encode(source, lengths, frames, masks, seed)
+        # As recorded from the original, gradients of this loss are scaled in evaluation, too.
+        encoded = self.encode(source, lengths, frames, masks, seed, scale_gradients=True)
         targets = self._plan_targets(num_clips, frames, masks.time, seed, source.device)
         if negative_indices is None:
             negative_indices = self._draw_negatives(targets, frames, seed)
@@ -161,19 +166,23 @@ class Wav2Vec2Model(W2vModel, Wav2Vec2Encoder):
             cross_sample=self.config.cross_sample_negatives > 0,
             further=further,
         )
-        return self._output(logits, encoded, quantized)
+        # The order is the original's: gradient factor, penalty, norm. Under its padding rule, padding counts.
+        counted = None if self.config.original_padding else frames.lengths
+        return self._output(logits, encoded, quantized, mean_square(encoded.latent, counted))
 
-    def extract_features(self, source: Tensor, lengths: Tensor | None, *, with_layers: bool = False) -> Features:
-        """Return contexts of (B, S) samples, without masks.
+    def layer_frames(
+        self, source: Tensor, lengths: Tensor | None, names: set[str]
+    ) -> tuple[dict[str, Tensor], Tensor | None]:
+        """Compute `z`, blocks by number, and `c`."""
+        return layer_frames(self, self.encode, source, lengths, names)
 
-        Args:
-            source: (B, S).
-            lengths: (B,) int64 true samples per clip, CPU; None: no padding.
-            with_layers: also return what each transformer block returns.
-        """
+    def codes_of(self, source: Tensor, lengths: Tensor | None) -> tuple[Tensor, Tensor | None]:
+        """Compute the codes of the targets' quantizer, or of the input's where there is none."""
         frames = self.frames(source, lengths)
-        encoded = self.encode(source, lengths, frames, Masks(), seed=0, with_layers=with_layers)
-        return Features(encoded.context, frames.lengths, encoded.layers)
+        quantizer = self.input_quantizer if self.quantizer is None else self.quantizer
+        assert quantizer is not None  # `extract_codes` has asked
+        quantized: Quantized = quantizer(self.layer_norm(self.latent(source, lengths, frames)), sample=False)
+        return quantized.codes, frames.lengths
 
     def _plan_targets(
         self, num_clips: int, frames: Frames, mask: BoolArray | None, seed: int, device: torch.device
@@ -200,7 +209,7 @@ class Wav2Vec2Model(W2vModel, Wav2Vec2Encoder):
         quantized: Quantized = self.quantizer(raw, noise=noise, generator=generator)
         return Candidates(self._project_targets(quantized.x), code_identity(quantized.codes)), quantized
 
-    def _all_frames(self, encoded: Encoded, targets: _Targets, seed: int) -> Candidates:
+    def _all_frames(self, encoded: EncoderOutput, targets: _Targets, seed: int) -> Candidates:
         """Return all frames of the clips that hold targets, as candidates for negatives."""
         rows = targets.clips.to(encoded.features.device, non_blocking=True)
         return self._to_targets(encoded.features.index_select(0, rows), None, seed, "gumbel_everywhere")[0]
@@ -244,7 +253,9 @@ class Wav2Vec2Model(W2vModel, Wav2Vec2Encoder):
         same = indices == codebook_index(codes, num_vars)[:, :, None]
         return cosines.masked_fill(same, -torch.inf)
 
-    def _output(self, logits: Tensor, encoded: Encoded, quantized: Quantized | None) -> ContrastiveOutput:
+    def _output(
+        self, logits: Tensor, encoded: EncoderOutput, quantized: Quantized | None, features_pen: Tensor
+    ) -> ContrastiveOutput:
         penalties: dict[str, Tensor] = {}
         stats: dict[str, Tensor | float] = {}
         quantizer = self.quantizer if quantized is not None else self.input_quantizer
@@ -255,7 +266,7 @@ class Wav2Vec2Model(W2vModel, Wav2Vec2Encoder):
             stats["prob_perplexity"] = quantized.prob_perplexity.detach()
             stats["code_perplexity"] = quantized.code_perplexity
             stats["temp"] = quantizer.current_temperature
-        penalties["features_pen"] = encoded.features_pen
+        penalties["features_pen"] = features_pen
         return ContrastiveOutput(logits, penalties, stats)
 
 

@@ -6,8 +6,9 @@ its own (`wav2vec2_encoder`): what Hugging Face publishes as `Wav2Vec2Model`. It
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import NoReturn
+from typing import Any, NoReturn
 
 import torch
 from torch import Tensor, nn
@@ -16,8 +17,8 @@ from w2v.errors import ConfigError
 from w2v.functional.conv_spec import frame_lengths, padded_frame_lengths
 from w2v.functional.dropout import dropout
 from w2v.functional.masking import sample_mask
-from w2v.functional.padding import is_padded, mean_square
-from w2v.models.base import W2vModel, register_model
+from w2v.functional.padding import is_padded
+from w2v.models.base import CONTEXT, W2vModel, register_model
 from w2v.models.wav2vec2_config import Wav2Vec2EncoderConfig
 from w2v.modules.autograd import grad_multiply, with_zero_grads
 from w2v.modules.chunking import chunked
@@ -25,7 +26,7 @@ from w2v.modules.conv_feature_extractor import ConvFeatureExtractor
 from w2v.modules.gumbel_vector_quantizer import GumbelVectorQuantizer, Quantized
 from w2v.modules.transformer_encoder import TransformerEncoder
 from w2v.rng import numpy_generator, torch_generator
-from w2v.types import BoolArray, Features
+from w2v.types import BoolArray
 
 
 @dataclass(frozen=True)
@@ -59,20 +60,20 @@ class Masks:
 
 
 @dataclass(frozen=True)
-class Encoded:
+class EncoderOutput:
     """What the encoder returns.
 
     Attributes:
         context: (B, T, C).
+        latent: (B, T, F), the convolutions' output.
         features: (B, T, F) after the layer norm, before projection and masks: the targets' raw material.
-        features_pen: scalar, mean square of the convolutions' output.
         quantized: the quantised input, under `--quantize-input`.
         layers: (B, T, C) after each block, if asked for.
     """
 
     context: Tensor
+    latent: Tensor
     features: Tensor
-    features_pen: Tensor
     quantized: Quantized | None = None
     layers: list[Tensor] = field(default_factory=list)
 
@@ -120,11 +121,12 @@ class Wav2Vec2Encoder(nn.Module):
         num_clips, num_samples = source.shape
         layers = self.encoder_config.conv_feature_layers
         size = frame_lengths(num_samples, layers)
-        if lengths is None:
-            lengths = torch.full((num_clips,), num_samples)
-        if size > 0 and not is_padded(lengths, num_samples):
+        if size == 0:
+            size = 1  # the extractor makes one frame that no clip owns
+            lengths = torch.full((num_clips,), num_samples) if lengths is None else lengths
+        elif not is_padded(lengths, num_samples):
             return Frames(size, None)
-        size = max(size, 1)  # the extractor makes one frame that no clip owns
+        assert lengths is not None
         if self.encoder_config.original_padding:
             return Frames(size, padded_frame_lengths(lengths, num_samples, size))
         return Frames(size, frame_lengths(lengths, layers))
@@ -146,50 +148,59 @@ class Wav2Vec2Encoder(nn.Module):
         source: Tensor,
         lengths: Tensor | None,
         frames: Frames,
-        masks: Masks,
-        seed: int,
+        masks: Masks | None = None,
+        seed: int | None = None,
         *,
         with_layers: bool = False,
-    ) -> Encoded:
+        last: int | None = None,
+        scale_gradients: bool | None = None,
+    ) -> EncoderOutput:
         """Compute contexts.
 
         Args:
             source: (B, S) samples.
             lengths: (B,) int64 true samples per clip, CPU, or None.
             frames: what `frames` returned for them.
-            masks: what to hide.
-            seed: of the noise in the input's quantiser.
+            masks: what to hide; None: nothing.
+            seed: of the noise in the input's quantiser, in training; None: no noise.
             with_layers: keep the output of each block.
+            last: compute only so many blocks; the contexts are then of no use.
+            scale_gradients: multiply gradients that enter the convolutions by `--feature-grad-mult`; None: in training
+                mode, so that gradients of features in evaluation are the true ones.
         """
-        config = self.encoder_config
-        features, features_pen = self._features(source, lengths, frames)
-        x, quantized = self._project(features, seed)
-        x = dropout(x, config.dropout_input, self.training)
-        x = self._hide(x, masks)
-        if with_layers:
-            context, layers = self.encoder(x, frames.lengths, with_layers=True)
-            return Encoded(context, features, features_pen, quantized, layers)
-        context = chunked(lambda x, lengths: self.encoder(x, lengths)[0], x, frames.lengths)
-        return Encoded(context, features, features_pen, quantized)
+        scale = self.training if scale_gradients is None else scale_gradients
+        latent = self._latent(source, lengths, frames, scale_gradients=scale)
+        features = self.layer_norm(latent)
+        x, quantized = self._project(features, seed)  # (B, T, F) -> (B, T, C)
+        x = dropout(x, self.encoder_config.dropout_input, self.training)
+        x = self._hide(x, masks or Masks())
+        context, layers = self.encoder(x, frames.lengths, with_layers=with_layers, last=last)
+        return EncoderOutput(context, latent, features, quantized, layers)
 
-    def _features(self, source: Tensor, lengths: Tensor | None, frames: Frames) -> tuple[Tensor, Tensor]:
-        """Return (B, T, F) normalised features, and the penalty on their size before the norm."""
+    # A part of another model is called, so that hooks see it; models that derive from this class have a loss.
+    forward: Callable[..., Any] = encode
+
+    def latent(self, source: Tensor, lengths: Tensor | None, frames: Frames) -> Tensor:
+        """Return (B, T, F) frames of the convolutions; arguments as for `encode`."""
+        return self._latent(source, lengths, frames, scale_gradients=self.training)
+
+    def _latent(self, source: Tensor, lengths: Tensor | None, frames: Frames, *, scale_gradients: bool) -> Tensor:
         config = self.encoder_config
-        # In the original's padding mode, padding is audio to the convolutions and to the penalty.
+        # In the original's padding mode, padding is audio to the convolutions.
         exact = not config.original_padding and frames.lengths is not None
         source_lengths = lengths if exact and is_padded(lengths, source.shape[1]) else None
-        with torch.set_grad_enabled(torch.is_grad_enabled() and config.feature_grad_mult > 0):
-            features = chunked(self.feature_extractor, source, source_lengths)
-        # The order is the original's: gradient factor, penalty, norm.
-        if config.feature_grad_mult > 0:
-            features = grad_multiply(features, config.feature_grad_mult)
-        penalty = mean_square(features, frames.lengths if exact else None)
-        return self.layer_norm(features), penalty
+        latent = chunked(self.feature_extractor, source, source_lengths)  # (B, S) -> (B, T, F)
+        # Differs from the original for a factor of 0, which freezes the convolutions when they are built: who sets
+        # them free again gets their gradients.
+        if scale_gradients and config.feature_grad_mult > 0:
+            latent = grad_multiply(latent, config.feature_grad_mult)
+        return latent
 
-    def _project(self, features: Tensor, seed: int) -> tuple[Tensor, Quantized | None]:
+    def _project(self, features: Tensor, seed: int | None) -> tuple[Tensor, Quantized | None]:
         if self.input_quantizer is not None and self.project_inp is not None:
-            generator = torch_generator(features.device, seed, "input_gumbel") if self.training else None
-            quantized = self.input_quantizer(features, generator=generator)
+            sample = self.training and seed is not None
+            generator = torch_generator(features.device, seed, "input_gumbel") if sample else None  # type: ignore[arg-type]
+            quantized = self.input_quantizer(features, generator=generator, sample=sample)
             return self.project_inp(quantized.x), quantized
         if self.post_extract_proj is not None:
             return self.post_extract_proj(features), None
@@ -208,8 +219,38 @@ class Wav2Vec2Encoder(nn.Module):
         return x
 
 
+def layer_names(config: Wav2Vec2EncoderConfig) -> tuple[str, ...]:
+    """Return `z`, the convolutions' frames; `1`, `2`, ...: what each block returns; `c`: the context."""
+    return ("z", *(str(block) for block in range(1, config.encoder_layers + 1)), CONTEXT)
+
+
+def layer_frames(
+    encoder: Wav2Vec2Encoder,
+    encode: Callable[..., EncoderOutput],
+    source: Tensor,
+    lengths: Tensor | None,
+    names: set[str],
+) -> tuple[dict[str, Tensor], Tensor | None]:
+    """Compute what `W2vModel.layer_frames` asks for, and no block that is not needed for it.
+
+    Args:
+        encoder: the encoder.
+        encode: its call, or its method `encode`, where the call is that of pretraining.
+        source, lengths, names: as there.
+    """
+    frames = encoder.frames(source, lengths)
+    blocks = [int(name) for name in names if name.isdecimal()]
+    if not blocks and CONTEXT not in names:
+        return {"z": encoder.latent(source, lengths, frames)}, frames.lengths
+    last = None if CONTEXT in names else max(blocks)
+    output = encode(source, lengths, frames, with_layers=bool(blocks), last=last)
+    found = {CONTEXT: output.context, "z": output.latent}
+    found |= {str(number): block for number, block in enumerate(output.layers, start=1)}
+    return found, frames.lengths
+
+
 @register_model("wav2vec2_encoder", Wav2Vec2EncoderConfig)
-class Wav2Vec2EncoderModel(W2vModel, Wav2Vec2Encoder):
+class Wav2Vec2EncoderModel(Wav2Vec2Encoder, W2vModel):
     """Encoder alone.
 
     Args:
@@ -217,23 +258,23 @@ class Wav2Vec2EncoderModel(W2vModel, Wav2Vec2Encoder):
     """
 
     def __init__(self, config: Wav2Vec2EncoderConfig) -> None:
-        Wav2Vec2Encoder.__init__(self, config)
+        super().__init__(config)
         self.config = config
+        self.layers = layer_names(config)
 
-    def set_num_updates(self, num_updates: int) -> None:
-        Wav2Vec2Encoder.set_num_updates(self, num_updates)
-
-    def forward(self, source: Tensor, lengths: Tensor | None, seed: int) -> NoReturn:
+    def forward(self, source: Tensor, lengths: Tensor | None = None, seed: int | None = None) -> NoReturn:
         """Refuse: there is no loss without a head.
 
         Raises:
             ConfigError: always.
         """
         raise ConfigError(
-            "--arch wav2vec2_encoder has no head to train; take wav2vec2, or fine-tune wav2vec_ctc from it"
+            "--arch wav2vec2_encoder has no head to train; take wav2vec2, or fine-tune wav2vec_ctc from it; "
+            "features are given by extract_features"
         )
 
-    def extract_features(self, source: Tensor, lengths: Tensor | None) -> Features:
-        """Return the contexts of (B, S) samples, without masks."""
-        frames = self.frames(source, lengths)
-        return Features(self.encode(source, lengths, frames, Masks(), seed=0).context, frames.lengths)
+    def layer_frames(
+        self, source: Tensor, lengths: Tensor | None, names: set[str]
+    ) -> tuple[dict[str, Tensor], Tensor | None]:
+        """Compute `z`, blocks by number, and `c`."""
+        return layer_frames(self, self.encode, source, lengths, names)

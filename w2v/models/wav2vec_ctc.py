@@ -20,10 +20,10 @@ from w2v.config import arg, build_config, check_range, to_plain
 from w2v.errors import CheckpointError, ConfigError
 from w2v.functional.conv_spec import receptive_field
 from w2v.functional.dropout import dropout
-from w2v.models.base import MODELS, W2vModel, register_model
+from w2v.models.base import MODELS, W2vModel, draw_seed, register_model
 from w2v.models.wav2vec2_config import MaskOptions, Wav2Vec2EncoderConfig
-from w2v.models.wav2vec2_encoder import Masks, Wav2Vec2Encoder
-from w2v.types import CtcOutput, Features
+from w2v.models.wav2vec2_encoder import Frames, Masks, Wav2Vec2Encoder, layer_frames, layer_names
+from w2v.types import CtcOutput
 
 ENCODER_PREFIX = "w2v_encoder.w2v_model."
 """Where a fine-tuned model holds the tensors of its encoder."""
@@ -89,12 +89,20 @@ class Wav2VecCtcConfig(MaskOptions):
 class _CtcEncoder(nn.Module):
     """The encoder and its output layer, under the original's names."""
 
-    def __init__(self, config: Wav2Vec2EncoderConfig, num_classes: int) -> None:
+    def __init__(self, config: Wav2Vec2EncoderConfig, num_classes: int, final_dropout: float) -> None:
         super().__init__()
+        self.final_dropout = final_dropout
         self.w2v_model = Wav2Vec2Encoder(config)
         self.proj = nn.Linear(config.encoder_embed_dim, num_classes)
         nn.init.xavier_uniform_(self.proj.weight)
         nn.init.zeros_(self.proj.bias)
+
+    def forward(self, source: Tensor, lengths: Tensor | None, frames: Frames, masks: Masks, seed: int | None) -> Tensor:
+        """Return scores (B, T, V); arguments as for `Wav2Vec2Encoder.encode`."""
+        context = self.w2v_model(source, lengths, frames, masks, seed).context
+        # (B, T, C) -> (B, T, V)
+        logits: Tensor = self.proj(dropout(context, self.final_dropout, self.training))
+        return logits
 
 
 @register_model("wav2vec_ctc", Wav2VecCtcConfig)
@@ -111,9 +119,12 @@ class Wav2VecCtc(W2vModel):
         super().__init__()
         self.config = config
         self.shortest_clip = receptive_field(encoder_config.conv_feature_layers)
-        self.w2v_encoder = _CtcEncoder(encoder_config, num_classes)
+        self.conv_layers = encoder_config.conv_feature_layers
+        self.layers = layer_names(encoder_config)
+        self.w2v_encoder = _CtcEncoder(encoder_config, num_classes, config.final_dropout)
         self.is_frozen = False
-        self.set_num_updates(0)
+        self._frozen: frozenset[str] = frozenset()
+        self._freeze_until(config.freeze_finetune_updates, 0)
 
     @classmethod
     def build(cls, config: Wav2VecCtcConfig, **context: Any) -> Wav2VecCtc:
@@ -144,19 +155,26 @@ class Wav2VecCtc(W2vModel):
         return model
 
     def set_num_updates(self, num_updates: int) -> None:
-        """Freeze or thaw the encoder, and pass on how many updates are done."""
-        encoder = self.w2v_encoder.w2v_model
-        encoder.set_num_updates(num_updates)
-        self.is_frozen = num_updates < self.config.freeze_finetune_updates
-        encoder.requires_grad_(not self.is_frozen)
-        if self.config.feature_grad_mult == 0:
-            encoder.feature_extractor.requires_grad_(False)
+        """Begin or end the freezing of the encoder, and pass on how many updates are done."""
+        self.w2v_encoder.w2v_model.set_num_updates(num_updates)
+        self._freeze_until(self.config.freeze_finetune_updates, num_updates)
+
+    def _freeze_until(self, end: int, num_updates: int) -> None:
+        """Freeze the encoder before update `end`; then set free what was frozen here, and nothing else."""
+        if self.is_frozen == (num_updates < end):
+            return
+        self.is_frozen = num_updates < end
+        parameters = dict(self.w2v_encoder.w2v_model.named_parameters())
+        if self.is_frozen:
+            self._frozen = frozenset(name for name, parameter in parameters.items() if parameter.requires_grad)
+        for name in self._frozen & parameters.keys():
+            parameters[name].requires_grad_(not self.is_frozen)
 
     def forward(
         self,
         source: Tensor,
-        lengths: Tensor | None,
-        seed: int,
+        lengths: Tensor | None = None,
+        seed: int | None = None,
         *,
         mask_indices: Tensor | None = None,
         mask_channel_indices: Tensor | None = None,
@@ -166,10 +184,15 @@ class Wav2VecCtc(W2vModel):
         Args:
             source: (B, S) samples.
             lengths: (B,) int64 true samples per clip, CPU; None: no padding.
-            seed: base of the masks.
+            seed: base of the masks; None: see `W2vModel`.
             mask_indices: (B, T) bool to use instead of drawing.
             mask_channel_indices: (B, C) bool to use instead of drawing.
+
+        Returns:
+            Scores without a frame where every clip is too short for one.
         """
+        source, lengths = self.check_clips(source, lengths)
+        seed = draw_seed(seed, training=self.training)
         encoder = self.w2v_encoder.w2v_model
         frames = encoder.frames(source, lengths)
         masks = Masks()
@@ -179,17 +202,18 @@ class Wav2VecCtc(W2vModel):
             masks = dataclasses.replace(masks, time=mask_indices.cpu().numpy())
         if mask_channel_indices is not None:
             masks = dataclasses.replace(masks, channel=mask_channel_indices.cpu().numpy())
-        with torch.set_grad_enabled(torch.is_grad_enabled() and not self.is_frozen):
-            context = encoder.encode(source, lengths, frames, masks, seed).context
-        context = dropout(context, self.config.final_dropout, self.training)
-        logits = self.w2v_encoder.proj(context)
-        return CtcOutput(logits, torch.tensor(frames.per_clip(len(source)), dtype=torch.int64))
+        logits = self.w2v_encoder(source, lengths, frames, masks, seed)
+        if source.shape[1] < self.shortest_clip:
+            logits = logits[:, :0]  # the convolutions made one frame that no clip owns
+        true_frames = torch.full((len(source),), frames.size) if frames.lengths is None else frames.lengths
+        return CtcOutput(logits, true_frames)
 
-    def extract_features(self, source: Tensor, lengths: Tensor | None) -> Features:
-        """Return the encoder's contexts of (B, S) samples, without masks."""
+    def layer_frames(
+        self, source: Tensor, lengths: Tensor | None, names: set[str]
+    ) -> tuple[dict[str, Tensor], Tensor | None]:
+        """Compute `z`, blocks by number, and `c`, the encoder's contexts."""
         encoder = self.w2v_encoder.w2v_model
-        frames = encoder.frames(source, lengths)
-        return Features(encoder.encode(source, lengths, frames, Masks(), seed=0).context, frames.lengths)
+        return layer_frames(encoder, encoder, source, lengths, names)
 
 
 def _config_of(config: Wav2VecCtcConfig) -> Wav2Vec2EncoderConfig:

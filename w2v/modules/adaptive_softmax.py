@@ -66,7 +66,12 @@ class AdaptiveSoftmax(nn.Module):
     # ------------------------------------------------------------------------------------------ training
 
     def log_likelihood(self, contexts: Tensor, targets: Tensor) -> Tensor:
-        """Return (N,) natural log-probabilities of one word per context; as `WordSoftmax.log_likelihood`."""
+        """Return (N,) natural log-probabilities of one word per context; calls the module, so that hooks see it."""
+        result: Tensor = self(contexts, targets)
+        return result
+
+    def forward(self, contexts: Tensor, targets: Tensor) -> Tensor:
+        """Return (N,) natural log-probabilities of one word per context; as `WordSoftmax.forward`."""
         device = contexts.device
         contexts = dropout(contexts, self.dropout, self.training)
         # Which contexts each band is needed for is planned on the CPU, where the targets are.
@@ -123,8 +128,14 @@ class AdaptiveSoftmax(nn.Module):
     # ------------------------------------------------------------------------------------------ parts
 
     def _tail_logits(self, contexts: Tensor, number: int) -> Tensor:
-        narrow = dropout(F.linear(contexts, self._down(number)), self.dropout, self.training)
-        return F.linear(narrow, self._band_vectors(number))
+        """Return (N, words) scores of a band, through its own layers, or through what is tied to the inputs."""
+        parts = self.tail[number]._modules
+        down, band = parts.get("0"), parts.get("2")
+        # (N, C) -> (N, width) -> (N, words)
+        narrow = F.linear(contexts, self._down(number)) if down is None else down(contexts)
+        narrow = dropout(narrow, self.dropout, self.training)
+        logits: Tensor = F.linear(narrow, self._band_vectors(number)) if band is None else band(narrow)
+        return logits
 
     def _down(self, number: int) -> Tensor:
         """Return (width, C) of a band."""

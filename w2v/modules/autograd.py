@@ -13,6 +13,8 @@ import torch
 from torch import Tensor
 from torch.utils.checkpoint import checkpoint
 
+from w2v.functional.eager import is_eager
+
 
 class _WithZeroGrads(torch.autograd.Function):
     @staticmethod
@@ -33,12 +35,13 @@ def _zeros(parameter: Tensor) -> Tensor:
 
 
 def with_zero_grads(x: Tensor, parameters: Iterable[Tensor]) -> Tensor:
-    """Return `x` unchanged; on the way back, every parameter that is being trained gets a gradient of zeros.
+    """Return `x` unchanged; in the backward pass, every parameter that is being trained gets a gradient of zeros.
 
     Costs nothing in the forward pass: parameters are not read.
     """
     trained = [parameter for parameter in parameters if parameter.requires_grad]
-    if not trained or not torch.is_grad_enabled():
+    # A compiler, a tracer and `torch.func` give zeros, or nothing, to what was not used by themselves.
+    if not trained or not torch.is_grad_enabled() or not is_eager():
         return x
     return _WithZeroGrads.apply(x, *trained)  # type: ignore[no-any-return,no-untyped-call]
 
@@ -56,8 +59,10 @@ class _GradMultiply(torch.autograd.Function):
 
 def grad_multiply(x: Tensor, factor: float) -> Tensor:
     """Return `x`; its gradient is multiplied by `factor`."""
-    if factor == 1.0:
+    if factor == 1.0 or not (torch.is_grad_enabled() and x.requires_grad):
         return x
+    if not is_eager():
+        return x.detach() + (x - x.detach()) * factor  # the same value, as the bracket is zero
     return _GradMultiply.apply(x, factor)  # type: ignore[no-any-return,no-untyped-call]
 
 

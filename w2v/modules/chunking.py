@@ -1,4 +1,4 @@
-"""Batches whose clips go through the large parts of a model a few at a time, for want of memory.
+"""Batches whose clips go through the large parts of a model a few at a time, where memory is short.
 
 Convolutions and transformer treat every clip by itself, and hold nearly all memory of a step. Done in parts, and once
 more on the way back instead of being remembered, they need memory for one part only. What depends on the whole batch
@@ -37,7 +37,8 @@ def chunked(function: Callable[[Tensor, Tensor | None], Tensor], x: Tensor, leng
         x: (B, ...).
         lengths: (B,) int64 on the CPU, or None.
     """
-    number = _wanted.get()
+    # Compilers cannot look into a context; what is compiled as a whole is not computed in parts.
+    number = 1 if torch.compiler.is_compiling() else _wanted.get()
     if number == 1:
         return function(x, lengths)
     number = min(number, x.shape[0])

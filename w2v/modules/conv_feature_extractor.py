@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from w2v.functional.conv_spec import ConvLayer, conv_length, receptive_field
 from w2v.functional.strided_conv import prefers_products, strided_conv
 from w2v.modules.autograd import checkpointed
+from w2v.modules.bare import is_bare
 from w2v.modules.norms import ChannelLayerNorm, TimeNorm
 
 EXTRACTOR_MODES = ("default", "layer_norm")
@@ -30,23 +31,14 @@ class ConvBlock(nn.Module):
         if norm is not None:
             self.add_module("2", norm)
 
-    @property
-    def conv(self) -> nn.Conv1d:
-        """The convolution."""
-        conv = self._modules["0"]
-        assert isinstance(conv, nn.Conv1d)
-        return conv
-
-    @property
-    def norm(self) -> TimeNorm | ChannelLayerNorm | None:
-        """The norm, if there is one."""
-        norm = self._modules.get("2")
-        assert norm is None or isinstance(norm, (TimeNorm, ChannelLayerNorm))
-        return norm
-
     def frames(self, lengths: Tensor | None) -> Tensor | None:
         """Return the valid frames that it makes of so many; None: all are valid."""
         return None if lengths is None else conv_length(lengths, self.kernel, self.stride)
+
+    @property
+    def norm(self) -> nn.Module | None:
+        """The norm, if there is one."""
+        return self._modules.get("2")
 
     def forward(self, x: Tensor, lengths: Tensor | None) -> Tensor:
         """Return (B, C', T').
@@ -55,13 +47,27 @@ class ConvBlock(nn.Module):
             x: (B, C, T).
             lengths: (B,) int64 valid frames of the *result*, CPU; None where all are valid.
         """
-        x = self.conv(x)
+        x = self.get_submodule("0")(x)
         return F.gelu(x if self.norm is None else self.norm(x, lengths))
+
+    @property
+    def is_bare(self) -> bool:
+        """Whether `over_frames`, which takes the weights out of its parts, is as good as a call."""
+        conv, norm = self.get_submodule("0"), self.norm
+        parts = is_bare(self, ConvBlock) and is_bare(conv, nn.Conv1d)
+        if isinstance(norm, ChannelLayerNorm):  # its inner norm is called
+            return parts and is_bare(norm, ChannelLayerNorm)
+        return parts and (norm is None or is_bare(norm, TimeNorm))
 
     def over_frames(self, x: Tensor, lengths: Tensor | None, *, gelu_first: bool) -> Tensor:
         """Return (B, T', C') of (B, T, C) through matrix products: all but GELU, which the next block does first."""
-        x = strided_conv(x, self.conv.weight, self.conv.bias, self.stride, gelu_first=gelu_first)
-        return x if self.norm is None else self.norm.over_frames(x, lengths)
+        conv, norm = self.get_submodule("0"), self.norm
+        assert isinstance(conv, nn.Conv1d)
+        x = strided_conv(x, conv.weight, conv.bias, self.stride, gelu_first=gelu_first)
+        if norm is None:
+            return x
+        assert isinstance(norm, (TimeNorm, ChannelLayerNorm))
+        return norm.over_frames(x, lengths)
 
 
 class ConvFeatureExtractor(nn.Module):
@@ -101,7 +107,7 @@ class ConvFeatureExtractor(nn.Module):
         if source.shape[1] < self.receptive_field:
             # Too short for a single frame: the batch gets one frame that no clip owns.
             source = F.pad(source, (0, self.receptive_field - source.shape[1]))
-        if not prefers_products(source):
+        if not (prefers_products(source) and self._is_bare()):
             return checkpointed(self._by_channels, source, lengths, wanted=self.checkpoint_activations)
         # Clip by clip: these are the largest tensors of the model. One for each clip, they find room between others
         # where those of a batch would need memory of their own, on the way back, too.
@@ -115,6 +121,10 @@ class ConvFeatureExtractor(nn.Module):
             for i in range(len(source))
         ]
         return torch.cat(clips)
+
+    def _is_bare(self) -> bool:
+        # About 20 us for the seven blocks of the recipes; a step takes seconds.
+        return all(isinstance(block, ConvBlock) and block.is_bare for block in self.conv_layers)
 
     def _by_channels(self, source: Tensor, lengths: Tensor | None) -> Tensor:
         x = source[:, None]  # (B, C, T)

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from w2v.functional.dropout import Dropout
 from w2v.functional.future_prediction import future_logits, prediction_rows
+from w2v.modules.bare import is_bare
 
 
 class FuturePredictor(nn.Module):
@@ -29,7 +30,7 @@ class FuturePredictor(nn.Module):
         super().__init__()
         self.steps = steps
         self.offset = offset
-        # Holds the parameters in the original's shape (context_dim, target_dim, 1, steps); it is never called.
+        # In the original's shape, (context_dim, target_dim, 1, steps); `project` uses its parameters.
         self.project_to_steps = nn.ConvTranspose2d(context_dim, target_dim, (1, steps))
         self.dropout = Dropout(dropout)
 
@@ -64,12 +65,15 @@ class FuturePredictor(nn.Module):
 
         Returns:
             (B, T - offset, steps, C): entry (b, t, k) is projection k of context frame t - k, whose target is frame
-            t + offset; where t < k there is no such frame, and the entry is the bias.
+            t + offset; where t < k there is no such frame, and the entry has no meaning.
         """
         num_targets = context.shape[2] - self.offset
+        if not is_bare(self.project_to_steps, nn.ConvTranspose2d):
+            return self._project_by_call(context, num_targets)
         # Shifting the context before the product saves moving the projections, which are `steps` times as large.
+        # (B, C', T) -> (B, steps - 1 + T, C')
         padded = F.pad(context.transpose(1, 2), (0, 0, self.steps - 1, 0))
-        # (context_dim, C, 1, steps) -> steps x (C, context_dim)
+        # (C', C, 1, steps) -> steps x (C, C')
         weights = self.project_to_steps.weight.squeeze(2).permute(2, 1, 0).contiguous().unbind(0)
         projections = [
             F.linear(padded[:, self.steps - 1 - step :][:, :num_targets], weight, self.project_to_steps.bias)
@@ -77,3 +81,11 @@ class FuturePredictor(nn.Module):
         ]
         stacked: Tensor = self.dropout(torch.stack(projections, dim=2))
         return stacked
+
+    def _project_by_call(self, context: Tensor, num_targets: int) -> Tensor:
+        """Return what `project` does, by calling the layer: for hooks and for what changes its weight."""
+        # (B, C', T) -> (B, C, T, steps) -> steps x (B, T, C)
+        by_step = self.project_to_steps(context.unsqueeze(-1)).permute(3, 0, 2, 1).unbind(0)
+        shifted = [F.pad(part, (0, 0, step, 0))[:, :num_targets] for step, part in enumerate(by_step)]
+        result: Tensor = self.dropout(torch.stack(shifted, dim=2))
+        return result

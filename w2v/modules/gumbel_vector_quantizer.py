@@ -11,6 +11,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
+from w2v.functional.autocast import at_least_float32
 from w2v.functional.codebook import (
     code_perplexity,
     gumbel_noise,
@@ -97,34 +98,48 @@ class GumbelVectorQuantizer(nn.Module):
         self.current_temperature = max(start * decay**num_updates, end)
 
     def entries(self) -> Tensor:
-        """Return the codebook as (G, V, D / G), float32."""
-        entries = self.vars.float().view(-1, self.vars_per_group, self.vars.shape[-1])
+        """Return the codebook as (G, V, D / G), in float32 at least."""
+        entries = at_least_float32(self.vars).view(-1, self.vars_per_group, self.vars.shape[-1])
         return entries.expand(self.groups, -1, -1)
 
-    def forward(self, x: Tensor, *, noise: Tensor | None = None, generator: torch.Generator | None = None) -> Quantized:
+    def forward(
+        self,
+        x: Tensor,
+        *,
+        noise: Tensor | None = None,
+        generator: torch.Generator | None = None,
+        sample: bool = True,
+    ) -> Quantized:
         """Quantise (B, T, C) frames.
+
+        In training the softmax of noisy logits decides (Gumbel softmax), with its gradient (straight-through). In
+        evaluation the largest logit decides, and no gradient flows into the choice, as in the original.
 
         Args:
             x: (B, T, C).
             noise: (B * T * G, V) Gumbel samples to use instead of drawing; only in training.
             generator: source of the noise; needed in training where `noise` is None.
+            sample: False for features: the largest logit decides in training, too, and its softmax gives the gradient,
+                in evaluation, too.
         """
         num_clips, num_frames, _ = x.shape
         # (B, T, C) -> (B * T, G, V)
-        logits = self.weight_proj(x.flatten(0, 1)).float()
+        logits = at_least_float32(self.weight_proj(x.flatten(0, 1)))
         logits = logits.view(num_clips * num_frames, self.groups, self.vars_per_group)
-        hard_codes = logits.argmax(dim=-1)
-        codes = hard_codes
-        if self.training:
+        hard_codes = codes = logits.argmax(dim=-1)  # (B * T, G)
+        soft: Tensor | None = None
+        if self.training and sample:
             if noise is None:
                 if generator is None:
                     raise ValueError("a quantizer in training mode needs noise or a generator")
                 noise = gumbel_noise(tuple(logits.shape), generator=generator)
             soft = gumbel_probabilities(logits, noise.view_as(logits), self.current_temperature)
             codes = soft.argmax(dim=-1)
-            quantized = straight_through_lookup(soft, codes, self.entries())
-        else:
-            quantized = look_up(codes, self.entries())
+        elif not sample and torch.is_grad_enabled() and logits.requires_grad:
+            # Differs from the original, where features carry no gradient into what comes before the codebook.
+            soft = gumbel_probabilities(logits, torch.zeros_like(logits), self.current_temperature)
+        entries = self.entries()
+        quantized = look_up(codes, entries) if soft is None else straight_through_lookup(soft, codes, entries)
         return Quantized(
             x=quantized.view(num_clips, num_frames, self.groups * self.vars.shape[-1]).type_as(x),
             codes=codes.view(num_clips, num_frames, self.groups),

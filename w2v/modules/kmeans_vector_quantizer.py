@@ -11,6 +11,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from w2v.functional.autocast import at_least_float32
 from w2v.functional.codebook import code_perplexity, look_up
 from w2v.functional.padding import is_padded, true_frames
 from w2v.modules.norms import GroupNorm
@@ -56,8 +57,8 @@ class KmeansVectorQuantizer(nn.Module):
         self.projection = nn.Sequential(nn.Conv1d(dim, dim, 1, groups=groups, bias=False), GroupNorm(groups, dim))
 
     def entries(self) -> Tensor:
-        """Return the codebook as (G, V, C / G), float32."""
-        return self.embedding.float().transpose(0, 1).expand(self.groups, -1, -1)
+        """Return the codebook as (G, V, C / G), in float32 at least."""
+        return at_least_float32(self.embedding).transpose(0, 1).expand(self.groups, -1, -1)
 
     def forward(self, latent: Tensor, frames: Tensor | None = None) -> KmeansQuantized:
         """Quantise latent frames.
@@ -70,7 +71,7 @@ class KmeansVectorQuantizer(nn.Module):
         clips, channels, num_frames = latent.shape
         projected = self.projection[1](self.projection[0](latent), frames)
         # (B, C, T) -> (B * T, G, C / G)
-        encoded = projected.float().transpose(1, 2).reshape(clips * num_frames, self.groups, -1)
+        encoded = at_least_float32(projected).transpose(1, 2).reshape(clips * num_frames, self.groups, -1)
         entries = self.entries()
         codes = nearest(encoded.detach(), entries.detach())
         chosen = look_up(codes, entries)
@@ -102,8 +103,8 @@ def nearest(frames: Tensor, entries: Tensor) -> Tensor:
     instead of the original's (V, N, G, C / G) tensor of differences.
 
     Args:
-        frames: (N, G, D) float32.
-        entries: (G, V, D) float32.
+        frames: (N, G, D), in float32 at least.
+        entries: (G, V, D), of the same dtype.
     """
     with torch.autocast(frames.device.type, enabled=False):
         # (G, N, D) x (G, D, V) -> (G, N, V)

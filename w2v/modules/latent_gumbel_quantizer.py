@@ -5,7 +5,6 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from w2v.functional.codebook import look_up
 from w2v.functional.padding import is_padded, true_frames
 from w2v.modules.gumbel_vector_quantizer import GumbelVectorQuantizer, Quantized
 
@@ -52,9 +51,5 @@ class LatentGumbelQuantizer(GumbelVectorQuantizer):
 
     def forward_idx(self, latent: Tensor) -> tuple[Tensor, Tensor]:
         """Return quantised frames (B, D, T) and codes (B, T, G) of latent frames (B, C, T); never with noise."""
-        by_time = latent.transpose(1, 2)
-        clips, num_frames, _ = by_time.shape
-        logits = self.weight_proj(by_time).view(clips * num_frames, self.groups, self.vars_per_group)
-        codes = logits.argmax(dim=-1)
-        x = look_up(codes, self.entries()).view(clips, num_frames, -1).type_as(latent)
-        return x.transpose(1, 2), codes.view(clips, num_frames, self.groups)
+        quantized: Quantized = self(latent.transpose(1, 2), sample=False)
+        return quantized.x.transpose(1, 2), quantized.codes

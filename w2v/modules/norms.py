@@ -7,6 +7,7 @@ from functools import partial
 
 from torch import Tensor, nn
 
+from w2v.functional.autocast import at_least_float32
 from w2v.functional.padding import group_norm
 from w2v.functional.time_norm import norm_over_time
 
@@ -24,7 +25,7 @@ class GroupNorm(nn.GroupNorm):
         Returns:
             (B, C, T) in the dtype of `input`; zero in padded frames.
         """
-        result = group_norm(input.float(), lengths, self.num_groups, self.weight, self.bias, self.eps)
+        result = group_norm(at_least_float32(input), lengths, self.num_groups, self.weight, self.bias, self.eps)
         return result.type_as(input)
 
 

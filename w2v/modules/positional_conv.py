@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import math
+from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from w2v.functional.autocast import without_autocast
+from w2v.functional.eager import is_eager
 from w2v.functional.strided_conv import prefers_products
 
 FEWEST_CHANNELS_IN_BF16 = 16
@@ -45,23 +48,31 @@ class PositionalConv(nn.Module):
         self.fixed = self._weight().detach()
 
     def _weight(self) -> Tensor:
-        return torch._weight_norm(self.weight_v, self.weight_g, 2)
+        """Return (C, C / groups, K): directions `weight_v`, of the lengths `weight_g` per place of the kernel."""
+        if is_eager():
+            return torch._weight_norm(self.weight_v, self.weight_g, 2)
+        # In plain operations: torch's own has no rule for `vmap`, and is none of ONNX's.
+        norm = self.weight_v.square().sum(dim=(0, 1), keepdim=True).sqrt()
+        return self.weight_v * (self.weight_g / norm)
 
     def forward(self, x: Tensor) -> Tensor:
         """Return (B, T, C) positions for (B, T, C) frames, zero where padded."""
-        weight = self._weight() if self.fixed is None else self.fixed
-        x = x.transpose(1, 2)
-        if x.device.type == "cpu" and weight.shape[1] < FEWEST_CHANNELS_IN_BF16:
-            with torch.autocast("cpu", enabled=False):
-                x = F.conv1d(x.float(), weight.float(), self.bias, padding=self.kernel // 2, groups=self.groups)
-        elif prefers_products(x):
+        # Where gradients are wanted the parameters must take part, whatever was computed before.
+        weight = self._weight() if self.fixed is None or torch.is_grad_enabled() else self.fixed
+        x = x.transpose(1, 2)  # (B, C, T)
+        options: dict[str, Any] = {"padding": self.kernel // 2, "groups": self.groups}
+        is_narrow = x.device.type == "cpu" and weight.shape[1] < FEWEST_CHANNELS_IN_BF16
+        if is_narrow and (torch.is_autocast_enabled("cpu") or x.dtype in (torch.float16, torch.bfloat16)):
+            with without_autocast(x.device):
+                wide = F.conv1d(x.float(), weight.float(), self.bias.float(), **options)
+            # Under autocast float32 goes on from here; a model in half precision stays in it.
+            x = wide.to(self.bias.dtype)
+        elif not is_narrow and prefers_products(x):
             # (B, C, 1, T), channels last, as a view: about 1.4 x as fast as conv1d.
-            image = F.conv2d(
-                x.unsqueeze(2), weight.unsqueeze(2), self.bias, padding=(0, self.kernel // 2), groups=self.groups
-            )
-            x = image.squeeze(2)
+            options["padding"] = (0, options["padding"])
+            x = F.conv2d(x.unsqueeze(2), weight.unsqueeze(2), self.bias, **options).squeeze(2)
         else:
-            x = F.conv1d(x, weight, self.bias, padding=self.kernel // 2, groups=self.groups)
+            x = F.conv1d(x, weight, self.bias, **options)
         if self.kernel % 2 == 0:
             x = x[:, :, :-1]  # an even kernel makes one frame too many
         return F.gelu(x).transpose(1, 2)

@@ -18,7 +18,7 @@ from w2v.modules.adaptive_input import AdaptiveInput
 from w2v.modules.adaptive_softmax import AdaptiveSoftmax
 from w2v.modules.autograd import with_zero_grads
 from w2v.modules.multihead_attention import Memory
-from w2v.modules.transformer_layer import StackSpec, TransformerLayer, kept_layers
+from w2v.modules.transformer_layer import BlockStack, StackSpec, TransformerLayer
 from w2v.modules.word_softmax import WordSoftmax
 
 
@@ -86,13 +86,12 @@ class DecoderSpec(StackSpec):
     tie_projections: bool = False
 
 
-class TransformerDecoder(nn.Module):
+class TransformerDecoder(BlockStack):
     """Contexts of words from the words before."""
 
     def __init__(self, spec: DecoderSpec) -> None:
-        super().__init__()
+        super().__init__(spec)
         self.spec = spec
-        self.num_updates = 0
         width = spec.embed_dim
         self.embed_scale = math.sqrt(width) if spec.scale_embedding else 1.0
         self.embed_tokens: nn.Embedding | AdaptiveInput
@@ -141,10 +140,6 @@ class TransformerDecoder(nn.Module):
         assert softmax is not None
         return softmax
 
-    def set_num_updates(self, num_updates: int) -> None:
-        """Choose which blocks LayerDrop leaves out from now on."""
-        self.num_updates = num_updates
-
     def forward(self, words: Tensor) -> Tensor:
         """Return (B, T, C) contexts: what is known after each word and those before it.
 
@@ -152,8 +147,7 @@ class TransformerDecoder(nn.Module):
             words: (B, T). Rows may be padded on the right: nothing before the padding looks at it.
         """
         x = self._embed(words, torch.arange(words.shape[1], device=words.device))
-        kept = kept_layers(self.spec, self.num_updates, training=self.training)
-        for layer, is_kept in zip(self.layers, kept, strict=True):
+        for layer, is_kept in zip(self.layers, self._kept_layers(), strict=True):
             x = layer(x, None, is_causal=True) if is_kept else with_zero_grads(x, layer.parameters())
         return self._finish(x)
 

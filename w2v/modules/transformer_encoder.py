@@ -5,6 +5,7 @@ Frames stay (B, T, C) throughout. `layer_norm_first` is the pre-norm variant of 
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from torch import Tensor, nn
@@ -12,8 +13,9 @@ from torch import Tensor, nn
 from w2v.functional.dropout import dropout
 from w2v.functional.padding import is_padded, padding_mask
 from w2v.modules.autograd import checkpointed, with_zero_grads
+from w2v.modules.chunking import chunked
 from w2v.modules.positional_conv import PositionalConv
-from w2v.modules.transformer_layer import StackSpec, TransformerLayer, kept_layers
+from w2v.modules.transformer_layer import BlockStack, StackSpec, TransformerLayer
 
 
 @dataclass(frozen=True)
@@ -25,13 +27,12 @@ class TransformerSpec(StackSpec):
     checkpoint_activations: bool = False
 
 
-class TransformerEncoder(nn.Module):
+class TransformerEncoder(BlockStack):
     """Positions, then blocks, with LayerDrop."""
 
     def __init__(self, spec: TransformerSpec) -> None:
-        super().__init__()
+        super().__init__(spec)
         self.spec = spec
-        self.num_updates = 0
         self.pos_conv = nn.Sequential(PositionalConv(spec.embed_dim, spec.conv_pos, spec.conv_pos_groups))
         self.layers = nn.ModuleList(TransformerLayer(spec) for _ in range(spec.layers))
         self.layer_norm = nn.LayerNorm(spec.embed_dim)
@@ -40,38 +41,44 @@ class TransformerEncoder(nn.Module):
                 nn.init.normal_(module.weight, mean=0.0, std=0.02)
                 nn.init.zeros_(module.bias)
 
-    def set_num_updates(self, num_updates: int) -> None:
-        """Choose which blocks LayerDrop leaves out from now on."""
-        self.num_updates = num_updates
-
-    def forward(self, x: Tensor, lengths: Tensor | None, *, with_layers: bool = False) -> tuple[Tensor, list[Tensor]]:
+    def forward(
+        self, x: Tensor, lengths: Tensor | None, *, with_layers: bool = False, last: int | None = None
+    ) -> tuple[Tensor, list[Tensor]]:
         """Return (B, T, C) contexts, and the output of each block if asked for.
 
         Args:
             x: (B, T, C) projected features.
             lengths: (B,) int64 valid frames per clip, CPU; None where all are valid.
             with_layers: keep what each block returns (before the last norm).
+            last: compute only so many blocks; the contexts are then of no use.
         """
+        # One draw for all parts of a batch: a part that is computed again in the backward pass must not draw anew.
+        kept = self._kept_layers()[:last]
+        if with_layers:
+            layers: list[Tensor] = []
+            return self._run(x, lengths, kept, layers), layers
+        return chunked(lambda x, lengths: self._run(x, lengths, kept, None), x, lengths), []
+
+    def _run(self, x: Tensor, lengths: Tensor | None, kept: Sequence[bool], layers: list[Tensor] | None) -> Tensor:
+        """Return contexts of all blocks in `kept`; what each returns goes into `layers`, if there is such a list."""
         attend_to = None
         if lengths is not None and is_padded(lengths, x.shape[1]):
+            # (B, T) -> (B, T, 1): positions are a convolution, which must see zeros beyond the end of a clip
             x = x.masked_fill(padding_mask(lengths, x.shape[1], x.device)[:, :, None], 0.0)
-            # A clip without frames looks at one of padding: a softmax over nothing is nan.
+            # (B, 1, 1, T). A clip without frames looks at one of padding: a softmax over nothing is nan.
             attend_to = ~padding_mask(lengths.clamp(min=1), x.shape[1], x.device)[:, None, None]
         x = x + self.pos_conv(x)
         if not self.spec.layer_norm_first:
             x = self.layer_norm(x)
         x = dropout(x, self.spec.dropout, self.training)
-        layers = []
-        for layer, is_kept in zip(self.layers, self._kept_layers(), strict=True):
+        for layer, is_kept in zip(self.layers, kept):
             if is_kept:
                 x = checkpointed(layer, x, attend_to, wanted=self.spec.checkpoint_activations)
             else:
+                # Or DistributedDataParallel would wait for the gradients of a block that did not run.
                 x = with_zero_grads(x, layer.parameters())
-            if with_layers:
+            if layers is not None:
                 layers.append(x)
         if self.spec.layer_norm_first:
             x = self.layer_norm(x)
-        return x, layers
-
-    def _kept_layers(self) -> list[bool]:
-        return kept_layers(self.spec, self.num_updates, training=self.training)
+        return x

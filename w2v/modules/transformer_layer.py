@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from w2v.functional.dropout import dropout
 from w2v.functional.gelu_linear import gelu_linear
+from w2v.modules.bare import is_bare
 from w2v.modules.multihead_attention import Memory, MultiheadAttention
 from w2v.rng import numpy_generator
 
@@ -80,20 +81,55 @@ class TransformerLayer(nn.Module):
     def _feed_forward(self, x: Tensor) -> Tensor:
         x = self.fc1(x)
         activation_dropout = self.spec.activation_dropout if self.training else 0.0
-        if self.activation is F.gelu and activation_dropout == 0 and type(self.fc2) is nn.Linear:
+        # (B, T, C') is the widest tensor of a block: here it is kept once for the backward pass instead of twice.
+        if self.activation is F.gelu and activation_dropout == 0 and is_bare(self.fc2, nn.Linear):
             x = gelu_linear(x, self.fc2.weight, self.fc2.bias)
         else:
             x = self.fc2(dropout(self.activation(x), activation_dropout, self.training))
         return dropout(x, self.spec.dropout, self.training)
 
 
-def kept_layers(spec: StackSpec, num_updates: int, *, training: bool) -> list[bool]:
-    """Draw the blocks of an update.
+class BlockStack(nn.Module):
+    """Blocks one after the other, some of which LayerDrop leaves out in training (Fan et al. 2020).
 
-    Differs from the original, which draws from numpy's global generator, so that a resumed run drops other
-    blocks. Here all ranks and micro-batches of an update drop the same ones, as its equally seeded ranks do.
+    Subclasses make `layers`, and go through them as `_kept_layers` says.
+
+    Args:
+        spec: `layerdrop` is the probability of leaving out a block.
     """
-    if not training or spec.layerdrop == 0:
-        return [True] * spec.layers
-    draws = numpy_generator("layerdrop", num_updates).random(spec.layers)
-    return [bool(draw > spec.layerdrop) for draw in draws]
+
+    layers: nn.ModuleList
+
+    def __init__(self, spec: StackSpec) -> None:
+        super().__init__()
+        self.layerdrop = spec.layerdrop
+        self._num_updates: int | None = None
+
+    def set_num_updates(self, num_updates: int) -> None:
+        """Let the draw follow from this count until the next call, or until `train` or `eval` is called.
+
+        A training loop that tells it before every update leaves out the same blocks on all ranks and in all
+        micro-batches of the update, and again after a restart.
+        """
+        self._num_updates = num_updates
+
+    def train(self, mode: bool = True) -> BlockStack:
+        """Set the mode as torch does, and forget the count: one told when a model was loaded says nothing of a loop."""
+        self._num_updates = None
+        return super().train(mode)
+
+    def _kept_layers(self) -> list[bool]:
+        """Draw the blocks of a forward pass: anew at each call where no count was told.
+
+        Differs from the original, which draws from numpy's global generator, so that a resumed run drops other
+        blocks.
+        """
+        number = len(self.layers)
+        if not self.training or self.layerdrop == 0:
+            return [True] * number
+        # On the CPU both: the host must know which blocks to run, and would wait for a GPU's draw.
+        if self._num_updates is None:
+            draws = torch.rand(number).tolist()
+        else:
+            draws = numpy_generator("layerdrop", self._num_updates).random(number).tolist()
+        return [draw > self.layerdrop for draw in draws]

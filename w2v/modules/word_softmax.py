@@ -30,12 +30,18 @@ class WordSoftmax(nn.Module):
         return self.weight if tied is None else tied.weight
 
     def log_likelihood(self, contexts: Tensor, targets: Tensor) -> Tensor:
+        """Return (N,) natural log-probabilities of one word per context; calls the module, so that hooks see it."""
+        result: Tensor = self(contexts, targets)
+        return result
+
+    def forward(self, contexts: Tensor, targets: Tensor) -> Tensor:
         """Return (N,) natural log-probabilities of one word per context.
 
         Args:
             contexts: (N, C).
             targets: (N,) words, on the CPU.
         """
+        # (N, C) x (C, V) -> (N, V)
         logits = F.linear(contexts, self.word_vectors())
         targets = targets.to(contexts.device, non_blocking=True)
         return -F.cross_entropy(logits.float(), targets, reduction="none")

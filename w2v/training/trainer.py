@@ -92,7 +92,7 @@ class Trainer:
         self.config_plain = config_plain
         self.batches: Any = task.train_batches(dataset.train_subset, dataset)
         self.manager = CheckpointManager(checkpoint)
-        self.log = TrainingLog(self.criterion, common, optimization, self.device, self.model.codebook, sample_rate)
+        self.log = TrainingLog(self.criterion, common, optimization, self.device, self.model.codebook_size, sample_rate)
         self.num_updates = 0
         self.skips = SkipCounter()
         self._scaler = build_loss_scaler(common, optimization, distributed.world_size())

@@ -19,10 +19,10 @@ from w2v.functional.contrastive import Candidates, contrastive_logits, vector_id
 from w2v.functional.conv_spec import ConvLayer, conv_layers, frame_lengths
 from w2v.functional.masking import MaskSpec, masked_positions, sample_mask
 from w2v.functional.negatives import sample_negatives
-from w2v.models import W2vModel, register_model, register_model_architecture
+from w2v.models import W2vModel, draw_seed, register_model, register_model_architecture
 from w2v.modules.conv_feature_extractor import ConvFeatureExtractor
 from w2v.rng import numpy_generator, torch_generator
-from w2v.types import ContrastiveOutput, Features
+from w2v.types import ContrastiveOutput
 
 
 @dataclass(frozen=True)
@@ -52,14 +52,18 @@ class ShallowModel(W2vModel):
     def __init__(self, config: ShallowConfig, **context: Any) -> None:
         super().__init__()
         self.config = config
+        # Frames that `w2v-featurize --layer` can write, and `extract_features` return.
+        self.layers = ("z", "c")
         width = config.conv_feature_layers[-1][0]
         self.feature_extractor = ConvFeatureExtractor(config.conv_feature_layers, "layer_norm", conv_bias=False)
         self.mask_emb = nn.Parameter(torch.rand(width))
         self.context = nn.GRU(width, config.context_dim // 2, num_layers=2, batch_first=True, bidirectional=True)
         self.final_proj = nn.Linear(config.context_dim // 2 * 2, width)
 
-    def forward(self, source: Tensor, lengths: Tensor | None, seed: int) -> ContrastiveOutput:
+    def forward(self, source: Tensor, lengths: Tensor | None = None, seed: int | None = None) -> ContrastiveOutput:
         """Predict the masked frames; every draw follows from `seed`."""
+        source, lengths = self.check_clips(source, lengths)
+        seed = draw_seed(seed, training=self.training)
         features = self.feature_extractor(source, lengths)
         frames = None if lengths is None else self._frames(lengths)
         rows, positions = (torch.from_numpy(found) for found in self._masked(features, frames, seed))
@@ -79,9 +83,15 @@ class ShallowModel(W2vModel):
         logits = contrastive_logits(predictions, candidates, negatives, 0.1, cross_sample=False)
         return ContrastiveOutput(logits, penalties={"features_pen": features.float().pow(2).mean()})
 
-    def extract_features(self, source: Tensor, lengths: Tensor | None) -> Features:
+    def layer_frames(
+        self, source: Tensor, lengths: Tensor | None, names: set[str]
+    ) -> tuple[dict[str, Tensor], Tensor | None]:
+        """Compute `z`, the convolutions' frames, and `c`, the recurrent layers'; `extract_features` calls this."""
         frames = None if lengths is None else self._frames(lengths)
-        return Features(self._context(self.feature_extractor(source, lengths), frames), frames)
+        found = {"z": self.feature_extractor(source, lengths)}  # (B, S) -> (B, T, C)
+        if "c" in names:
+            found["c"] = self._context(found["z"], frames)
+        return found, frames
 
     def _context(self, x: Tensor, frames: Tensor | None) -> Tensor:
         if frames is None:
