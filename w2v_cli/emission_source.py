@@ -5,8 +5,10 @@ from __future__ import annotations
 import dataclasses
 import logging
 import math
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import chain
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -17,10 +19,10 @@ from w2v.config import arg, check_range, parse_literal
 from w2v.config.sections import LOG_FORMATS
 from w2v.data.batch_sampler import batch_by_size, length_order
 from w2v.data.dictionary import Dictionary
-from w2v.data.labels import Labels, read_labels
+from w2v.data.labels import read_references
 from w2v.data.manifest import Manifest, read_manifest
-from w2v.data.post_process import post_process
-from w2v.errors import CheckpointError, ConfigError
+from w2v.data.post_process import fitting_post_process, post_process
+from w2v.errors import ConfigError
 from w2v.inference.emission_file import EmissionFile, EmissionInfo, EmissionWriter, merge_emissions
 from w2v.inference.emissions import ModelEmissions, ctc_info
 from w2v.inference.load import LoadedModel, load_model
@@ -63,7 +65,7 @@ class SourceConfig:
     dict: str | None = arg(None, help="dictionary file of a checkpoint that comes without one", metavar="FILE")
     post_process: str | None = arg(
         None, help="how units become words: letter, sentencepiece, ... (default: as in training)",
-        aliases=("--remove-bpe",),
+        aliases=("--remove-bpe",), none_is_text=True,
     )  # fmt: skip
     normalize: bool | None = arg(None, help="compared with the checkpoint, which decides")
     max_tokens: int | None = arg(
@@ -148,7 +150,7 @@ class EmissionSource:
         info: what they have in common, with `--post-process` as the user wants it.
         dictionary: what their columns stand for.
         manifest: the clips.
-        labels: what was said, where it is known.
+        references: what was said in each clip, in symbols as the label file has them; None: not known.
         batches: lines of the manifest, of all batches of this run's shard; ranks take turns.
     """
 
@@ -156,7 +158,7 @@ class EmissionSource:
     info: EmissionInfo
     dictionary: Dictionary
     manifest: Manifest
-    labels: Labels | None
+    references: list[str] | None
     batches: list[IntArray]
 
     def of_this_rank(self) -> list[IntArray]:
@@ -187,10 +189,15 @@ class EmissionSource:
 
     def reference(self, row: int) -> tuple[str, str] | None:
         """Return what was said in a clip, as symbols and as words."""
-        if self.labels is None:
+        if self.references is None:
             return None
-        units = self.dictionary.string(self.labels[row].tolist())
+        units = self.references[row]
         return units, post_process(units, self.info.post_process)
+
+    def scored_text(self, text: str, scoring: str) -> str:
+        """Return a text as it is scored: symbols that are kept apart are still the characters of a cer."""
+        is_apart = self.info.post_process == "none" and "|" not in self.dictionary
+        return text.replace(" ", "") if is_apart and scoring == "cer" else text
 
 
 def open_source(config: SourceConfig, device: torch.device) -> EmissionSource:
@@ -202,7 +209,7 @@ def open_source(config: SourceConfig, device: torch.device) -> EmissionSource:
     reader: Reader
     if config.load_emissions is not None:
         file = EmissionFile(config.shard_file(config.load_emissions))
-        info = with_post_process(file.info, config.post_process)
+        info = file.info
         reader = file
     else:
         half = torch.float16 if config.fp16 else torch.bfloat16 if config.bf16 else None
@@ -214,16 +221,14 @@ def open_source(config: SourceConfig, device: torch.device) -> EmissionSource:
         cast_weights(loaded.model, half)
         longest = max(config.max_tokens or 0, MAX_TOKENS)
         reader = ModelEmissions(loaded, info, device, half, config.num_workers, longest)
+    # As the user says; else as in training, which a dictionary without its word mark cannot mean.
+    symbol = config.post_process or fitting_post_process(info.post_process, info.symbols)
+    info = dataclasses.replace(info, post_process=symbol)
     dictionary = Dictionary(info.symbols)
     path = Path(config.data) / f"{config.gen_subset}.tsv"
     manifest = read_manifest(path, allow_outside_root=config.allow_outside_root)
-    labels = open_labels(config, info, manifest, dictionary)
-    return EmissionSource(reader, info, dictionary, manifest, labels, plan_batches(config, manifest))
-
-
-def with_post_process(info: EmissionInfo, symbol: str | None) -> EmissionInfo:
-    """Return `info` with what the user says about words."""
-    return info if symbol is None else dataclasses.replace(info, post_process=symbol)
+    references = open_references(config, info, manifest, dictionary)
+    return EmissionSource(reader, info, dictionary, manifest, references, plan_batches(config, manifest))
 
 
 def load(config: SourceConfig) -> tuple[LoadedModel, EmissionInfo]:
@@ -236,7 +241,7 @@ def load(config: SourceConfig) -> tuple[LoadedModel, EmissionInfo]:
     path = str(config.path)
     given = {"dictionary": config.dict} if config.dict else {}
     loaded = load_model(path, overrides=config.model_overrides, user_dir=config.user_dir, **given)
-    info = ctc_info(loaded, config.post_process, flag="--path")
+    info = ctc_info(loaded, flag="--path")
     trained = loaded.task.config.normalize
     if config.normalize is not None and config.normalize != trained:
         said = "--normalize" if config.normalize else "--no-normalize"
@@ -244,16 +249,25 @@ def load(config: SourceConfig) -> tuple[LoadedModel, EmissionInfo]:
     return loaded, info
 
 
-def open_labels(config: SourceConfig, info: EmissionInfo, manifest: Manifest, dictionary: Dictionary) -> Labels | None:
-    """Read the label file, where there is one."""
+def open_references(
+    config: SourceConfig, info: EmissionInfo, manifest: Manifest, dictionary: Dictionary
+) -> list[str] | None:
+    """Read the label file, where there is one, and say which symbols of it the model cannot write."""
     path = Path(config.data) / f"{config.gen_subset}.{config.labels or info.labels}"
     if not path.is_file():
         logger.warning("no file %s: transcripts are not scored", path)
         return None
-    labels = read_labels(path, len(manifest), dictionary)
-    if labels.num_unknown:
-        logger.warning(labels.unknown_warning())
-    return labels
+    references = read_references(path, len(manifest))
+    found = Counter(chain.from_iterable(map(str.split, references)))
+    lacking = {symbol: number for symbol, number in found.items() if symbol not in dictionary}
+    if lacking:
+        shown = ", ".join(f"{symbol!r} ({number})" for symbol, number in Counter(lacking).most_common(5))
+        more = f" and {len(lacking) - 5} more" if len(lacking) > 5 else ""
+        logger.warning(
+            "%s: %d of %d symbols are not in the dictionary, so that no transcript has them: %s%s",
+            path, sum(lacking.values()), found.total(), shown, more,
+        )  # fmt: skip
+    return references
 
 
 def plan_batches(config: SourceConfig, manifest: Manifest) -> list[IntArray]:

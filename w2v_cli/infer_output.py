@@ -10,7 +10,7 @@ import logging
 import math
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
@@ -21,7 +21,7 @@ from w2v.data.speakers import speakers_of, utterance_id
 from w2v.errors import ConfigError, DataError
 from w2v.inference.word_times import word_times
 from w2v.rng import numpy_generator
-from w2v.scoring import SCORERS, ErrorRateScorer, Scorer, build_scorer, score_by_group
+from w2v.scoring import SCORERS, ErrorRateScorer, Scorer, ScorerConfig, build_scorer, score_by_group
 from w2v.scoring.alignment import alignment_lines
 from w2v.scoring.bootstrap import bootstrap_rates, interval
 from w2v.types import Emissions, Hypothesis
@@ -38,7 +38,7 @@ CONFIDENCE = 0.95
 
 
 @dataclass(frozen=True)
-class OutputConfig:
+class OutputConfig(ScorerConfig):
     """What is written, and what is said about it."""
 
     results_path: str | None = arg(None, help="folder for the result files (default: print the transcripts)")
@@ -95,10 +95,11 @@ class TranscriptWriter:
     def __init__(self, source: EmissionSource, config: OutputConfig, *, with_nbest: bool) -> None:
         self.source = source
         self.speakers: list[str] = []
+        self.ids: list[str] = []
         self.kinds = [*HYPOTHESES, *((NBEST,) if with_nbest else ())]
         for kinds, is_wanted in ((TRN, config.trn), (CTM, config.ctm)):
             self.kinds += kinds[:1] if is_wanted else ()
-        if source.labels is not None:
+        if source.references is not None:
             self.kinds += REFERENCES
             for kinds, is_wanted in ((TRN, config.trn), (CTM, config.ctm)):
                 self.kinds += kinds[1:] if is_wanted else ()
@@ -106,7 +107,9 @@ class TranscriptWriter:
             raise ConfigError(f"--ctm: the model {source.info.model} does not tell when its frames are")
         if config.trn or config.ctm or config.per_speaker:
             manifest = source.manifest
-            self.speakers = speakers_of([manifest.name(row) for row in range(len(manifest))], config.speaker_from)
+            names = [manifest.name(row) for row in range(len(manifest))]
+            self.speakers = speakers_of(names, config.speaker_from)
+            self.ids = unique_ids(map(utterance_id, self.speakers, names))
 
     def transcripts(self, batch: Emissions, readings: list[list[Hypothesis]]) -> list[Transcript]:
         """Return what is written about the clips of a batch."""
@@ -128,22 +131,24 @@ class TranscriptWriter:
         elif kind == "ref.units":
             yield f"{units} (None-{row})"
         elif kind == "hypo.trn":
-            yield f"{' '.join(best.words)} ({self._id(row)})"
+            yield f"{for_sclite(' '.join(best.words))} ({self._id(row)})"
         elif kind == "ref.trn":
-            yield f"{reference} ({self._id(row)})"
+            yield f"{for_sclite(reference)} ({self._id(row)})"
         elif kind == NBEST:
             for rank, hypothesis in enumerate(hypotheses, 1):
                 yield f"{row}\t{rank}\t{hypothesis.score:.6f}\t{' '.join(hypothesis.words)}"
         elif kind == "ref.stm":
             seconds = batch.num_samples[place] / source.info.sample_rate
-            yield f"{self._id(row)} 1 {self.speakers[row]} 0.000 {seconds:.3f} {reference}"
+            # An unreadable clip has no length, which sclite refuses.
+            speaker = for_sclite(self.speakers[row]).replace(" ", ".")
+            yield f"{self._id(row)} 1 {speaker} 0.000 {max(seconds, 0.001):.3f} {for_sclite(reference)}".rstrip()
         elif kind == "hypo.ctm":
             for word in word_times(best, batch.clip(place), source.dictionary, source.info.post_process):
                 start, end = source.info.seconds(word.start), source.info.seconds(word.end)
-                yield f"{self._id(row)} 1 {start:.3f} {end - start:.3f} {word.word} {word.confidence:.3f}"
+                yield f"{self._id(row)} 1 {start:.3f} {end - start:.3f} {for_sclite(word.word)} {word.confidence:.3f}"
 
     def _id(self, row: int) -> str:
-        return utterance_id(self.speakers[row], self.source.manifest.name(row))
+        return self.ids[row]
 
 
 class Results:
@@ -165,7 +170,7 @@ class Results:
     ) -> None:
         self.source = source
         self.config = config
-        self.scorer: Scorer | None = None if source.labels is None else build_scorer(config.scoring)
+        self.scorer: Scorer | None = None if source.references is None else build_scorer(config.scoring, config)
         self.rows: list[int] = []
         self.num_samples: list[int] = []
         self._start = time.monotonic()
@@ -183,7 +188,8 @@ class Results:
         self.num_samples.append(transcript.num_samples)
         reference = self.source.reference(transcript.row)
         if self.scorer is not None and reference is not None:
-            self.scorer.add(reference[1], transcript.text)
+            texts = (self.source.scored_text(text, self.config.scoring) for text in (reference[1], transcript.text))
+            self.scorer.add(*texts)
         if not self._files:
             print(f"{self.source.manifest.name(transcript.row)}\t{transcript.text}")
         try:
@@ -215,14 +221,14 @@ class Results:
 
     def _scores(self, scorer: Scorer, speakers: list[str], seed: int) -> Iterator[str]:
         if self.config.print_alignment:
-            texts = zip(self.rows, scorer.references, scorer.hypotheses, strict=True)
-            for row, reference, hypothesis in texts:
+            for row, reference, hypothesis in zip(self.rows, scorer.references, scorer.hypotheses, strict=True):
                 yield f"id: {self.source.manifest.name(row)}"
                 yield from alignment_lines(reference.split(), hypothesis.split())
                 yield ""
         if self.config.per_speaker:
             groups = [speakers[row] for row in self.rows]
-            by_speaker = score_by_group(self.config.scoring, groups, scorer.references, scorer.hypotheses)
+            texts = (scorer.references, scorer.hypotheses)
+            by_speaker = score_by_group(self.config.scoring, groups, *texts, self.config)
             width = max(map(len, by_speaker), default=0)
             yield from (f"{speaker.ljust(width)}  {alone.summary()}" for speaker, alone in by_speaker.items())
         yield scorer.summary()
@@ -254,6 +260,29 @@ class Results:
                 file.close()
         except OSError as e:  # the last lines reach the disk here
             raise DataError(f"cannot write the results: {e.strerror or e}") from e
+
+
+def for_sclite(text: str) -> str:
+    """Return a text in which no mark has a meaning for sclite.
+
+    Braces are alternatives there, parentheses words that may be missing, `;;` a remark, `<...>` in front of a reference
+    its labels, and `@`, `*`, `;` and backslashes are dropped. Their wide forms (U+FF01 and following) mean nothing.
+    """
+    return " ".join(text.split()).translate(_WIDE)
+
+
+_WIDE = {ord(mark): ord(mark) + 0xFEE0 for mark in "{}()<>@*;\\/"}
+
+
+def unique_ids(ids: Iterable[str]) -> list[str]:
+    """Return ids of which no two are equal: one that came before gets a number."""
+    seen: set[str] = set()
+    found = []
+    for number, name in enumerate(ids):
+        name = name if name.lower() not in seen else f"{name}.{number}"
+        seen.add(name.lower())
+        found.append(name)
+    return found
 
 
 def file_name(kind: str, suffix: str) -> str:

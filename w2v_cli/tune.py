@@ -30,7 +30,7 @@ from w2v.errors import ConfigError, W2vError
 from w2v.inference.emission_file import EmissionFile
 from w2v.inference.load import load_language_model
 from w2v.rng import numpy_generator
-from w2v.scoring import SCORERS, build_scorer
+from w2v.scoring import SCORERS, ScorerConfig, build_scorer
 from w2v_cli.decode_workers import WorkerPool, default_workers
 from w2v_cli.emission_source import EmissionSource, SourceConfig, open_source
 from w2v_cli.infer_flags import parse_flags
@@ -54,7 +54,7 @@ def weight_range(value: Any) -> tuple[float, float]:
 
 
 @dataclass(frozen=True)
-class TuneConfig:
+class TuneConfig(ScorerConfig):
     """Where the best point is looked for."""
 
     trials: int = arg(64, help="points that are tried")
@@ -111,7 +111,7 @@ def tune(argv: Sequence[str]) -> int:
         workers = default_workers(decoder_config) if config.decode_workers is None else config.decode_workers
 
         def try_point(point: Point) -> tuple[float, str]:
-            return score_point(source, decoder_config, tuning.scoring, point)
+            return score_point(source, decoder_config, tuning, point)
 
         submit: Submit = partial(_done_here, try_point)
         if workers:
@@ -132,7 +132,7 @@ def cached_source(config: SourceConfig, stack: contextlib.ExitStack) -> Emission
     """
     device = torch.device("cuda" if torch.cuda.is_available() and not config.cpu else "cpu")
     source = open_source(config, device)
-    if source.labels is None:
+    if source.references is None:
         raise ConfigError(f"w2v-infer tune needs the labels of {config.gen_subset} in {config.data}: see --labels")
     if config.load_emissions is not None:
         return source
@@ -146,17 +146,18 @@ def cached_source(config: SourceConfig, stack: contextlib.ExitStack) -> Emission
     return dataclasses.replace(source, reader=EmissionFile(path))
 
 
-def score_point(source: EmissionSource, config: DecoderConfig, scoring: str, point: Point) -> tuple[float, str]:
+def score_point(source: EmissionSource, config: DecoderConfig, tuning: TuneConfig, point: Point) -> tuple[float, str]:
     """Decode everything with other weights; return a cost, and the score in words."""
     weights: dict[str, Any] = dict(zip(WEIGHTS, point, strict=True))
     config = dataclasses.replace(config, nbest=config.nbest if config.rescore_lm else 1, **weights)
     with _without_chatter():
         decoder = build_decoder(config, source.dictionary, source.info.post_process, load_language_model)
-    scorer = build_scorer(scoring)
+    scorer = build_scorer(tuning.scoring, tuning)
     for batch in source.read():
         for row, readings in zip(batch.rows, decoder.decode(batch.log_probs, batch.lengths), strict=True):
             _, reference = source.reference(row) or ("", "")
-            scorer.add(reference, " ".join(readings[0].words))
+            texts = (reference, " ".join(readings[0].words))
+            scorer.add(*(source.scored_text(text, tuning.scoring) for text in texts))
     score = scorer.score()
     return -score if scorer.larger_is_better else score, scorer.summary()
 

@@ -23,7 +23,7 @@ from w2v.registry import Entry
 from w2v.tasks import TASKS
 from w2v.training.options import REGISTRIES, ROOT_SECTIONS, SHORT_FLAGS
 from w2v.training.unsupported_flags import RETIRED
-from w2v_cli import featurize, infer, labels, lm, manifest, tokenize
+from w2v_cli import featurize, infer, labels, lm, manifest, tokenize, transcribe
 
 ASSETS = Path(__file__).resolve().parents[1] / "assets" / "flags"
 OURS = ASSETS / "w2v.json"
@@ -36,6 +36,7 @@ PROGRAMS: dict[str, tuple[Callable[[list[str]], int], list[str]]] = {
     "w2v-featurize": (featurize.main, []),
     "w2v-tokenize": (tokenize.main, []),
     "w2v-lm": (lm.main, []),
+    "w2v-transcribe": (transcribe.main, []),
     **{f"w2v-infer {name}": (infer.main, ["--w2l-decoder", name]) for name in DECODERS.names()},
     "w2v-infer tune": (infer.main, ["tune"]),
 }

@@ -31,3 +31,14 @@ def test_a_decoder_counts_for_wer_and_the_greedy_reading_for_raw_wer() -> None:
     decoder = FixedDecoder()
     assert count_errors(*arguments, decoder) == {**greedy, "w_errors": 1}
     torch.testing.assert_close(decoder.sums[0], torch.ones(2, 4))
+
+
+def test_an_unknown_symbol_is_never_right_and_phones_stay_apart() -> None:
+    phones = Dictionary.from_symbols(["sh", "iy"])
+    said = torch.full((1, 4, len(phones)), -5.0)
+    for frame, symbol in enumerate([phones.unk, 0, phones.index("sh"), phones.index("iy")]):
+        said[0, frame, symbol] = 5.0
+    targets = torch.tensor([[phones.unk, phones.index("sh"), phones.index("iy")]])
+    counts = count_errors(said, torch.tensor([4]), targets, torch.tensor([3]), phones, "letter")
+    assert (counts["c_errors"], counts["c_total"]) == (1, 3)
+    assert (counts["wv_errors"], counts["w_total"]) == (1, 3)

@@ -33,6 +33,7 @@ def arg(
     metavar: str | None = None,
     positional: bool = False,
     many: bool = False,
+    none_is_text: bool = False,
 ) -> Any:
     """Declare one option of a config dataclass.
 
@@ -46,6 +47,7 @@ def arg(
         metavar: the word for the value in `--help`.
         positional: given by position instead of by a flag.
         many: any number of values may follow, and `parse` is given a list.
+        none_is_text: the word `none` is a value like another, where else it stands for "not given".
     """
     metadata = dict(
         help=help,
@@ -55,6 +57,7 @@ def arg(
         metavar=metavar,
         positional=positional,
         many=many,
+        none_is_text=none_is_text,
     )
     return dataclasses.field(default=default, kw_only=True, metadata=metadata)
 
@@ -74,6 +77,7 @@ class Option:
     metavar: str | None
     positional: bool
     many: bool
+    none_is_text: bool
 
     @property
     def flag(self) -> str:
@@ -93,6 +97,7 @@ class Option:
             ConfigError: the value is of another kind, or not among the choices.
         """
         is_word = isinstance(value, str) and self.optional and value.lower() in ("none", "null")
+        is_word = is_word and not self.none_is_text
         if value is None or (is_word and value not in (self.choices or ())):
             if not self.optional:
                 raise ConfigError(f"{self.flag} needs a value, got none")
@@ -128,6 +133,7 @@ def options_of(config: type) -> list[Option]:
                 metavar=meta.get("metavar"),
                 positional=meta.get("positional", False),
                 many=meta.get("many", False),
+                none_is_text=meta.get("none_is_text", False),
             )
         )
     return options

@@ -17,6 +17,7 @@ import numpy.typing as npt
 from w2v.data.dictionary import Dictionary
 from w2v.data.text import WORD_END
 from w2v.data.text_blocks import check_utf8, read_blocks
+from w2v.data.text_file import read_lines
 from w2v.errors import DataError
 
 Codes = npt.NDArray[np.unsignedinteger]
@@ -137,6 +138,21 @@ def read_labels(path: str | Path, num_clips: int, dictionary: Dictionary) -> Lab
             f"({len(special)} special symbols in all); w2v-labels leaves them out"
         )
     return Labels(found, offsets, dictionary.pad, dict(unknown), str(path))
+
+
+def read_references(path: str | Path, num_clips: int) -> list[str]:
+    """Read a label file as text, for scores: what the dictionary lacks stays as it is, and a line may be empty.
+
+    Returns:
+        the symbols of each clip, one space between them.
+
+    Raises:
+        DataError: the file cannot be read, or has another number of lines.
+    """
+    lines = [" ".join(line.split()) for line in read_lines(path, "label file")]
+    if len(lines) != num_clips:
+        raise DataError(f"{path}: has {len(lines)} lines, but its manifest lists {num_clips} clips; they must agree")
+    return lines
 
 
 def _codes(text: str) -> Codes:

@@ -2,9 +2,25 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
-_MARKS = {"letter": "|", "sentencepiece": "\u2581", "wordpiece": "_", "_EOW": "_EOW"}
+MARKS = {"letter": "|", "sentencepiece": "\u2581", "wordpiece": "_", "_EOW": "_EOW"}
+"""Names of word marks, and the marks."""
+NOT_SAID = "<unk>"
+"""What a model writes where it knows no symbol. It is never right, whatever a reference says."""
+
+
+def fitting_post_process(symbol: str, symbols: Iterable[str]) -> str:
+    """Return how the symbols of a dictionary become words, where nobody has said it.
+
+    A dictionary without the word mark (of phones, or of Chinese characters) keeps its symbols apart: `none`.
+
+    Args:
+        symbol: what the checkpoint says, which may be the original's default.
+        symbols: the dictionary.
+    """
+    mark = MARKS.get(symbol)
+    return symbol if mark is None or any(mark in text for text in symbols) else "none"
 
 
 def post_process(text: str, symbol: str | None) -> str:
@@ -20,8 +36,8 @@ def post_process(text: str, symbol: str | None) -> str:
     """
     if symbol is None or symbol == "none":
         return text
-    if symbol in _MARKS:
-        return text.replace(" ", "").replace(_MARKS[symbol], " ").strip()
+    if symbol in MARKS:
+        return text.replace(" ", "").replace(MARKS[symbol], " ").strip()
     return (text + " ").replace(symbol, "").rstrip()
 
 
@@ -33,7 +49,7 @@ def word_of_each(units: Sequence[str], symbol: str | None) -> list[int | None]:
         symbol: as in `post_process`.
     """
     if symbol in ("letter", "sentencepiece", "wordpiece"):
-        return _by_mark(units, _MARKS[symbol])
+        return _by_mark(units, MARKS[symbol])
     places: list[int | None] = []
     num_letters = 0
     # What a symbol does may depend on its neighbours (`@@ `), so each prefix is read as a whole.

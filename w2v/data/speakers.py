@@ -44,7 +44,7 @@ def speakers_of(names: Sequence[str], rule: str) -> list[str]:
 def utterance_id(speaker: str, name: str) -> str:
     """Return an id for sclite, which takes what stands before the first `-` or `_` for the speaker."""
     stem = PurePosixPath(name).with_suffix("").as_posix()
-    return re.sub(r"[()\-_\s]", ".", speaker) + "-" + re.sub(r"[()/\s]", ".", stem)
+    return re.sub(r"[()\-_\s;<>{}@*\\/]", ".", speaker) + "-" + re.sub(r"[()/\s;<>{}@*\\]", ".", stem)
 
 
 def _read_table(path: str) -> dict[str, str]:

@@ -19,6 +19,7 @@ from w2v.lm.lexicon import LOWEST_COVERAGE, Lexicon, choose_case, derive_lexicon
 logger = logging.getLogger(__name__)
 
 UNKNOWN = "<unk>"
+NEARLY_ALL = 0.9
 Case = Callable[[str], str]
 
 
@@ -115,30 +116,57 @@ def silence_index(dictionary: Dictionary) -> int:
 def unit_case(dictionary: Dictionary, vocabulary: Vocabulary) -> Case | None:
     """Return how a language model over the units of a dictionary writes them; None where it is over words.
 
-    It is over units if all its words are units; where a binary does not list them, if all units are its words.
+    Judged by shares, because a single foreign line in the text of either kind proves nothing. It is over units where
+    nearly all its words are units; where it holds the word mark, half of them, or single characters of any script.
+    Of a binary that does not list its words, the units must be words, the word mark among them.
     """
-    for case in (str, str.upper, str.lower):
-        units = {case(unit) for unit in dictionary.symbols[len(SPECIALS) :]}
-        is_over_units = (
-            all(map(vocabulary.contains, units)) if vocabulary.words is None else units.issuperset(vocabulary.words)
-        )
-        if is_over_units:
-            return case
-    return None
+    units = dictionary.symbols[len(SPECIALS) :]
+    return next((case for case in (str, str.upper, str.lower) if _is_over_units(units, case, vocabulary)), None)
+
+
+def _is_over_units(symbols: Sequence[str], case: Case, vocabulary: Vocabulary) -> bool:
+    units = {case(symbol) for symbol in symbols}
+    holds_mark = WORD_END in units and vocabulary.contains(WORD_END)
+    if not units or (WORD_END in units and not holds_mark and vocabulary.words is None):
+        return False
+    words = vocabulary.words
+    if words is None:
+        return sum(map(vocabulary.contains, units)) >= (NEARLY_ALL if holds_mark else 1.0) * len(units)
+    share = sum(word in units for word in words) / max(len(words), 1)
+    if share >= NEARLY_ALL or (holds_mark and share >= LOWEST_COVERAGE):
+        return True
+    # Letters of other languages may outnumber those of the dictionary.
+    single = sum(len(word) == 1 or word in units for word in words) / max(len(words), 1)
+    known = sum(map(vocabulary.contains, units)) / len(units)
+    return holds_mark and single >= NEARLY_ALL and known >= LOWEST_COVERAGE
+
+
+def _note_foreign_units(dictionary: Dictionary, case: Case, vocabulary: Vocabulary) -> None:
+    """Say which symbols model and dictionary do not have in common."""
+    units = {case(symbol) for symbol in dictionary.symbols[len(SPECIALS) :]}
+    foreign = [word for word in vocabulary.words or () if word not in units]
+    missing = [unit for unit in sorted(units) if not vocabulary.contains(unit)]
+    for what, symbols in (
+        ("symbols of %s are not in the dictionary and left out", foreign),
+        ("symbols of the dictionary are not in %s and count as <unk>", missing),
+    ):
+        if symbols:
+            shown = ", ".join(map(repr, symbols[:5])) + (", ..." if len(symbols) > 5 else "")
+            logger.info(f"%d {what}: %s", len(symbols), vocabulary.path, shown)
 
 
 def _asked_unit_case(config: DecoderConfig, dictionary: Dictionary, vocabulary: Vocabulary) -> Case | None:
-    if config.unit_lm:
-        units = dictionary.symbols[len(SPECIALS) :]
-        choice = choose_case(units, vocabulary.contains)
+    case = unit_case(dictionary, vocabulary) if config.unit_lm or config.lexicon is None else None
+    if config.unit_lm and case is None:
+        # The user knows better than the shares, as long as most units are in the model.
+        choice = choose_case(dictionary.symbols[len(SPECIALS) :], vocabulary.contains)
         if choice.share < LOWEST_COVERAGE:
             raise ConfigError(f"--unit-lm: only {choice.share:.0%} of the dictionary's units are in {vocabulary.path}")
-        return choice.case
-    if config.lexicon is not None:
-        return None
-    case = unit_case(dictionary, vocabulary)
-    if case is not None:
+        case = choice.case
+    elif case is not None and not config.unit_lm:
         logger.info("%s is a model over units (seen from its words): search without a lexicon", vocabulary.path)
+    if case is not None:
+        _note_foreign_units(dictionary, case, vocabulary)
     return case
 
 

@@ -22,6 +22,7 @@ from w2v.data.dataset import AudioDataset
 from w2v.data.dictionary import Dictionary
 from w2v.data.iterator import iterate
 from w2v.data.manifest import Manifest
+from w2v.data.post_process import fitting_post_process
 from w2v.errors import CheckpointError, ConfigError, DataError
 from w2v.functional.conv_spec import receptive_field, total_stride
 from w2v.functional.windows import overlapping_windows
@@ -174,7 +175,8 @@ def ctc_info(loaded: LoadedModel, post_process: str | None = None, *, flag: str 
     dictionary = getattr(loaded.task, "dictionary", None)
     if not isinstance(dictionary, Dictionary):
         raise CheckpointError(f"{where} has no labels to write: it was not fine-tuned with --labels")
-    symbol = post_process or loaded.config.get("criterion", {}).get("post_process", "letter") or "none"
+    trained = loaded.config.get("criterion", {}).get("post_process", "letter") or "none"
+    symbol = post_process or fitting_post_process(trained, dictionary.symbols)
     return emission_info(loaded, PurePath(loaded.path).name, dictionary, symbol)
 
 
@@ -188,6 +190,7 @@ def emission_info(loaded: LoadedModel, name: str, dictionary: Dictionary, post_p
         post_process: how symbols become words.
     """
     task = loaded.task.config
+    post_process = fitting_post_process(post_process, dictionary.symbols)
     try:
         layers = conv_stack(loaded.model)
     except ConfigError:  # a model of somebody else: its frames are not known

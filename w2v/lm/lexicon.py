@@ -11,6 +11,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from w2v.data.dictionary import SPECIALS
 from w2v.data.text import WORD_END
 from w2v.data.text_file import read_lines
 from w2v.errors import ConfigError, DataError
@@ -59,9 +60,11 @@ def read_lexicon(path: str, symbols: Sequence[str]) -> Lexicon:
 
 
 def derive_lexicon(words: Sequence[str], symbols: Sequence[str], path: str) -> Lexicon:
-    """Spell words letter by letter, in the case of the dictionary.
+    """Spell words with the symbols of a dictionary, in its case.
 
-    Words with letters that the dictionary lacks are left out and counted.
+    With letters, a word is its letters. With pieces of words (sentencepiece, wordpiece, `@@`, `_EOW`) it is as few
+    pieces as can be, which is what their tokenizers prefer but need not do. Words that cannot be spelled are left out
+    and counted.
 
     Args:
         words: words, such as those of a language model.
@@ -69,14 +72,27 @@ def derive_lexicon(words: Sequence[str], symbols: Sequence[str], path: str) -> L
         path: where they are from, for messages.
 
     Raises:
-        ConfigError: fewer than half of the words can be spelled.
+        ConfigError: fewer than half of the words can be spelled, or the symbols are no letters and no pieces.
     """
     known = frozenset(symbols)
+    scheme = find_scheme(symbols)
     end = [WORD_END] if WORD_END in known else []
-    fitting = choose_case(words, lambda word: known.issuperset(word))
+    if scheme is None and not end and any(len(symbol) > 1 for symbol in symbols[len(SPECIALS) :]):
+        some = next(symbol for symbol in symbols[len(SPECIALS) :] if len(symbol) > 1)
+        raise ConfigError(
+            f"{path}: its words cannot be spelled with the dictionary: its symbols are no letters ({some!r}), and it "
+            "has no word mark; write a lexicon of lines 'WORD SYMBOL SYMBOL ...' and give it to w2v-infer --lexicon"
+        )
+
+    def spell(word: str) -> list[str] | None:
+        if scheme is not None:
+            return spell_with_pieces(word, known, scheme)
+        return [*word, *end] if known.issuperset(word) else None
+
+    fitting = choose_case(words, lambda word: spell(word) is not None)
     if fitting.share < LOWEST_COVERAGE:
-        bad = next(word for word in words if not known.issuperset(fitting.case(word)))
-        letter = next(letter for letter in fitting.case(bad) if letter not in known)
+        bad = next(word for word in words if spell(fitting.case(word)) is None)
+        letter = next((letter for letter in fitting.case(bad) if letter not in known), "other pieces")
         raise ConfigError(
             f"{path}: only {fitting.share:.0%} of its words can be spelled with the dictionary ({bad!r} needs "
             f"{letter!r}); give words of the same language and case, or a lexicon that spells them"
@@ -84,13 +100,71 @@ def derive_lexicon(words: Sequence[str], symbols: Sequence[str], path: str) -> L
     lexicon: Lexicon = {}
     for word in words:
         cased = fitting.case(word)
-        if known.issuperset(cased):
-            lexicon.setdefault(cased, [[*cased, *end]])
+        spelling = spell(cased)
+        if spelling is not None:
+            lexicon.setdefault(cased, [spelling])
     logger.info(
-        "spelled %d words of %s letter by letter%s (%d left out: letters outside the dictionary)",
-        len(lexicon), path, fitting.note, len(words) - len(lexicon),
+        "spelled %d words of %s %s%s (%d left out: %s)",
+        len(lexicon), path, "letter by letter" if scheme is None else "with as few pieces of the dictionary as can be",
+        fitting.note, len(words) - len(lexicon),
+        "letters outside the dictionary" if scheme is None else "no pieces spell them",
     )  # fmt: skip
     return lexicon
+
+
+@dataclass(frozen=True)
+class PieceScheme:
+    """How pieces show where words begin or end: what the first, inner and last piece of a word carries.
+
+    Attributes:
+        before: put before a word; begins its first piece.
+        inner_before: begins every piece but the first.
+        inner_after: ends every piece but the last.
+        after: put after a word; ends its last piece.
+    """
+
+    before: str = ""
+    inner_before: str = ""
+    inner_after: str = ""
+    after: str = ""
+
+
+SCHEMES = (
+    PieceScheme(before="\u2581"),  # sentencepiece
+    PieceScheme(inner_after="@@"),  # subword-nmt
+    PieceScheme(after="_EOW"),
+    PieceScheme(after="</w>"),
+    PieceScheme(inner_before="##"),
+    PieceScheme(before="_"),  # the original's wordpiece
+)
+
+
+def find_scheme(symbols: Sequence[str]) -> PieceScheme | None:
+    """Return the scheme whose marks are in a dictionary; None for letters."""
+    rest = symbols[len(SPECIALS) :]
+    if WORD_END in symbols:
+        return None
+    for scheme in SCHEMES:
+        begins, ends = scheme.before or scheme.inner_before, scheme.after or scheme.inner_after
+        if any((begins and text.startswith(begins)) or (ends and text.endswith(ends)) for text in rest):
+            return scheme
+    return None
+
+
+def spell_with_pieces(word: str, pieces: frozenset[str], scheme: PieceScheme) -> list[str] | None:
+    """Return the fewest pieces that make a word, of equally many those with the longest beginnings; None: none do."""
+    text = scheme.before + word + scheme.after
+    # best[i]: pieces of text[i:]; from the end, so that of equal counts the longest first piece wins
+    best: list[list[str] | None] = [*[None] * len(text), []]
+    for start in reversed(range(len(text))):
+        for end in range(len(text), start, -1):
+            rest = best[end]
+            piece = (scheme.inner_before if start else "") + text[start:end]
+            piece += scheme.inner_after if end < len(text) else ""
+            found = best[start]
+            if rest is not None and piece in pieces and (found is None or len(rest) + 1 < len(found)):
+                best[start] = [piece, *rest]
+    return best[0]
 
 
 @dataclass(frozen=True)

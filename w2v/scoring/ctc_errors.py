@@ -7,10 +7,13 @@ from typing import Protocol
 from torch import Tensor
 
 from w2v.data.dictionary import Dictionary
-from w2v.data.post_process import post_process
+from w2v.data.post_process import NOT_SAID, fitting_post_process, post_process
 from w2v.functional.ctc_path import best_paths
 from w2v.functional.edit_distance import edit_distance
 from w2v.types import Hypothesis
+
+UNKNOWN = -1
+"""A label that no output is."""
 
 
 class NBestDecoder(Protocol):
@@ -28,7 +31,7 @@ def count_errors(
     symbol: str | None,
     decoder: NBestDecoder | None = None,
 ) -> dict[str, float]:
-    """Compare greedy readings, and those of a decoder, with the references.
+    """Compare greedy hypotheses, and those of a decoder, with the references.
 
     Args:
         scores: (B, T, V) logits or log-probabilities.
@@ -48,12 +51,15 @@ def count_errors(
     if decoder is not None:
         decoded = decoder.decode(scores.detach().float().log_softmax(dim=-1).cpu(), lengths)
     ignored = (dictionary.pad, dictionary.eos)
+    symbol = None if symbol is None else fitting_post_process(symbol, dictionary.symbols)
     for i, path in enumerate(best_paths(scores, lengths)):
         row = targets[i, : int(target_lengths[i])].tolist()
         labels = [label for label in row if label not in ignored]
-        words = post_process(dictionary.string(labels), symbol).split()
+        # A label that the dictionary lacks is <unk> here, and no <unk> of the model is right: no text holds \uffff.
+        words = post_process(dictionary.string(labels), symbol).replace(NOT_SAID, "\uffff").split()
         greedy = post_process(dictionary.string(path.tokens), symbol).split()
-        sums["c_errors"] += edit_distance(labels, path.tokens)
+        known = [UNKNOWN if label == dictionary.unk else label for label in labels]
+        sums["c_errors"] += edit_distance(known, path.tokens)
         sums["c_total"] += len(labels)
         sums["w_total"] += len(words)
         word_errors = edit_distance(words, greedy)

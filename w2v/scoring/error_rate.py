@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from w2v.data.post_process import NOT_SAID
 from w2v.functional.edit_distance import EditCounts, edit_counts, edit_distance
-from w2v.scoring.base import Scorer, ScorerConfig, register_scorer
+from w2v.scoring.base import Scorer, ScorerConfig, register_scorer, without_punctuation
 
 
 class ErrorRateScorer(Scorer):
@@ -30,9 +31,18 @@ class ErrorRateScorer(Scorer):
 
     def add(self, reference: str, hypothesis: str) -> None:
         super().add(reference, hypothesis)
-        units = self.split(reference)
-        self.errors.append(edit_distance(units, self.split(hypothesis)))
+        units, written = self._units(reference, hypothesis)
+        self.errors.append(edit_distance(units, written))
         self.lengths.append(len(units))
+
+    def _units(self, reference: str, hypothesis: str) -> tuple[Sequence[str], Sequence[str]]:
+        # One character that no text holds: an unknown symbol counts as one character, and is never right.
+        hypothesis = hypothesis.replace(NOT_SAID, "\uffff")
+        return self.split(self._cleaned(reference)), self.split(self._cleaned(hypothesis))
+
+    def _cleaned(self, text: str) -> str:
+        text = text.lower() if self.config.wer_lowercase else text
+        return without_punctuation(text) if self.config.wer_remove_punct else text
 
     def score(self) -> float:
         """Return errors per hundred reference units."""
@@ -41,7 +51,7 @@ class ErrorRateScorer(Scorer):
     def counts(self) -> EditCounts:
         """Return the kinds of the errors; unlike the score, this aligns every sentence that has errors."""
         pairs = zip(self.references, self.hypotheses, strict=True)
-        return sum((edit_counts(self.split(r), self.split(h)) for r, h in pairs), EditCounts())
+        return sum((edit_counts(*self._units(*pair)) for pair in pairs), EditCounts())
 
     def summary(self) -> str:
         counts = self.counts()

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from w2v.errors import MissingPackageError
+from w2v.errors import ConfigError, MissingPackageError
 from w2v.scoring.base import Scorer, ScorerConfig, register_scorer
 
 
@@ -23,7 +23,14 @@ class TranslationScorer(Scorer):
             from sacrebleu import metrics
         except ImportError as e:
             raise MissingPackageError("sacrebleu", "test", f"--scoring {self.metric.lower()}") from e
-        self._metric: Any = getattr(metrics, self.metric)()
+        try:
+            self._metric: Any = getattr(metrics, self.metric)(**self._options())
+        except (ValueError, TypeError, KeyError, ImportError, RuntimeError, OSError) as e:
+            name, reason = self.config.sacrebleu_tokenizer, " ".join(str(e).split())
+            raise ConfigError(f"--sacrebleu-tokenizer {name}: sacrebleu does not take it: {reason[:200]}") from e
+
+    def _options(self) -> dict[str, Any]:
+        return {}
 
     def score(self) -> float:
         """Return the score over the whole set, in percent."""
@@ -43,6 +50,17 @@ class BleuScorer(TranslationScorer):
 
     name = metric = "BLEU"
     larger_is_better = True
+
+    def _options(self) -> dict[str, Any]:
+        tokenizer = self.config.sacrebleu_tokenizer
+        if tokenizer is None:
+            return {}
+        from sacrebleu.metrics.bleu import BLEU
+
+        if tokenizer not in BLEU.TOKENIZERS:
+            known = ", ".join(sorted(BLEU.TOKENIZERS))
+            raise ConfigError(f"--sacrebleu-tokenizer must be one of {known}, got {tokenizer!r}")
+        return {"tokenize": tokenizer}
 
 
 @register_scorer("chrf", ScorerConfig)

@@ -25,6 +25,7 @@ from w2v.data.dictionary import Dictionary
 from w2v.data.iterator import EpochIterator
 from w2v.data.labels import Labels, read_labels
 from w2v.data.manifest import read_manifest
+from w2v.data.post_process import fitting_post_process
 from w2v.decoders import Decoder, build_decoder, wer_args_config
 from w2v.errors import ConfigError
 from w2v.models.base import MODELS, W2vModel
@@ -235,7 +236,8 @@ class AudioPretrainingTask(Task):
             return None
         if wer_args not in self._decoders:
             config = wer_args_config(wer_args, len(self.dictionary))
-            self._decoders[wer_args] = build_decoder(config, self.dictionary, criterion.config.post_process)
+            symbol = fitting_post_process(criterion.config.post_process, self.dictionary.symbols)
+            self._decoders[wer_args] = build_decoder(config, self.dictionary, symbol)
         return self._decoders[wer_args]
 
     def summarize_valid(self, criterion: Criterion, sums: Mapping[str, float]) -> dict[str, float]:
