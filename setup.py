@@ -36,6 +36,8 @@ EXTRAS = {
     "media": ["av>=14"],
     # Only the ONNX file of silero-vad is used; see w2v/data/silero.py.
     "vad": ["silero-vad>=6.2.3", "onnxruntime>=1.17"],
+    # `w2v-visualize`: pictures, PCA and t-SNE.
+    "vis": ["matplotlib>=3.8", "scikit-learn>=1.3"],
     # `w2v-featurize --format h5`, the original's layout.
     "h5": ["h5py>=3.8"],
     # KenLM's binaries, and a quicker search over single clips. These builds of kenlm and flashlight-text come as wheels
@@ -68,13 +70,17 @@ EXTRAS = {
         # Independent readers of subtitles and TextGrids.
         "praatio>=6.2",
         "webvtt-py>=0.5",
+        "matplotlib>=3.8",
+        "scikit-learn>=1.3",
+        # Drives the Chromium that is installed, if one is: reports are opened as a reader does.
+        "playwright>=1.40",
     ],
 }
 EXTRAS["dev"] = EXTRAS["test"]
 EXTRAS["all"] = sorted({package for name in EXTRAS if name not in ("test", "dev") for package in EXTRAS[name]})
 
 # Each program is `main() -> int` of a module in w2v_cli; what it returns is the exit code.
-PROGRAMS = ("manifest", "labels", "train", "infer", "featurize", "tokenize", "transcribe", "convert", "lm")
+PROGRAMS = ("manifest", "labels", "train", "infer", "featurize", "tokenize", "transcribe", "convert", "lm", "visualize")
 
 setup(
     name="w2v",
@@ -85,7 +91,7 @@ setup(
     license="MIT",
     python_requires=">=3.10",
     packages=find_packages(include=["w2v", "w2v.*", "w2v_cli", "w2v_cli.*"]),
-    package_data={"w2v": ["py.typed"]},
+    package_data={"w2v": ["py.typed", "training/reference_curves/*.csv"]},
     install_requires=REQUIRED,
     extras_require=EXTRAS,
     entry_points={"console_scripts": [f"w2v-{name}=w2v_cli.{name}:main" for name in PROGRAMS]},

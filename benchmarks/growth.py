@@ -101,21 +101,18 @@ def measure(rounds: int) -> list[dict[str, Any]]:
 
 def plot(rows: list[dict[str, Any]], path: Path) -> None:
     """Draw time and memory, one panel for each thing that varies."""
-    from matplotlib.figure import Figure
+    from w2v.pictures.canvas import drawing_style, to_png
+    from w2v.pictures.panels import Bars, Panel, draw_panels
 
-    kinds = list(dict.fromkeys(row["what"] for row in rows))
-    figure = Figure(figsize=(3.4 * len(kinds), 3), layout="constrained")
-    panels = figure.subplots(1, len(kinds), squeeze=False)[0]
-    for panel, kind in zip(panels, kinds, strict=True):
+    panels = []
+    for kind in dict.fromkeys(row["what"] for row in rows):
         chosen = [row for row in rows if row["what"] == kind]
-        places = range(len(chosen))
-        panel.bar([x - 0.2 for x in places], [row["seconds"] for row in chosen], 0.4, label="seconds per update")
-        panel.bar([x + 0.2 for x in places], [row["GB"] for row in chosen], 0.4, label="peak memory, GB")
-        panel.set_xticks(list(places), [row["value"] for row in chosen])
-        panel.set_xlabel(kind)
-        panel.set_ylim(0)
-    panels[0].legend(fontsize=8)
-    figure.savefig(path, dpi=110)
+        names = [row["value"] for row in chosen]
+        bars = [Bars("seconds per update", names, [row["seconds"] for row in chosen]),
+                Bars("peak memory, GB", names, [row["GB"] for row in chosen])]  # fmt: skip
+        panels.append(Panel(kind, bars=bars, limits=(0, None)))
+    with drawing_style():
+        path.write_bytes(to_png(draw_panels(panels, columns=len(panels))))
 
 
 def main() -> None:

@@ -51,6 +51,6 @@ class MissingPackageError(W2vError):
 
 
 class TrainingError(W2vError):
-    """Training cannot go on (for instance: the loss scale fell below its minimum)."""
+    """Training cannot continue (for instance: the loss scale fell below its minimum)."""
 
     exit_code = 3

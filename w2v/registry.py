@@ -2,7 +2,7 @@
 
 An entry binds a name of the command line to a class, to the dataclass of its options, and to the place where
 it was defined. A preset (`--arch wav2vec2_large`) is a name for an entry plus changed defaults. The instances
-live in each wing's `base.py`, beside the base class that they check against.
+live in the `base.py` of each kind, beside the base class that they check against.
 """
 
 from __future__ import annotations

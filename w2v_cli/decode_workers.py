@@ -63,7 +63,7 @@ class WorkerPool(Generic[Request, Answer]):
         except (EOFError, OSError) as e:
             process.join(GRACE)
             code = process.exitcode
-            why = "killed, perhaps for want of memory" if code == -signal.SIGKILL else f"code {code}"
+            why = "killed, perhaps because the machine is out of memory" if code == -signal.SIGKILL else f"code {code}"
             if not any(other.is_alive() for other in self._processes):
                 self._idle.put((process, connection))  # those who ask next must not wait for ever
             raise WorkerError(f"a decoding process has ended ({why})") from e
@@ -142,7 +142,7 @@ def decode(emissions: Iterator[Emissions], decoder: Decoder, num_workers: int) -
     with WorkerPool(decode_part, num_workers) as pool:
         for batch in emissions:
             waiting.append((batch, [pool.submit(part) for part in _parts(batch, num_workers)]))
-            # Enough for each worker to go on while the next batch is computed; no more, or memory would fill up.
+            # Enough for each worker to continue while the next batch is computed; no more, or memory would fill up.
             while sum(len(parts) for _, parts in waiting) - len(waiting[0][1]) >= 2 * num_workers:
                 yield _joined(*waiting.popleft())
         while waiting:

@@ -1,7 +1,7 @@
 """`w2v-featurize`: audio files to frames of a trained model, one file per clip.
 
 Flags and files are those of the original's `wav2vec_featurize.py`, which served wav2vec 1 alone; this serves every
-model, in batches, and goes on where a killed run stopped.
+model, in batches, and resumes where a killed run stopped.
 """
 
 from __future__ import annotations

@@ -11,20 +11,12 @@ from typing import Any
 import torch
 
 from w2v.config import ArgumentParser, build_config
+from w2v.config.unsupported_flags import refuse_unsupported
 from w2v.decoders import DECODERS
 from w2v.distributed.process_group import process_group
 from w2v.distributed.ranks import find_rank
-from w2v.errors import ConfigError
 from w2v.plugins import import_installed, import_user_dir
 from w2v_cli.emission_source import SourceConfig
-
-RETIRED = {
-    "--dump-features": "w2v-featurize writes the encoder's frames",
-    "--kspmodel": "the original never reads it",
-    "--wfstlm": "the original never reads it",
-    "--rnnt_decoding_type": "the original never reads it",
-    "--rnnt_len_penalty": "the original never reads it",
-}
 
 
 def parse_flags(argv: Sequence[str], program: str, purpose: str, **kinds: type[Any]) -> tuple[Any, ...]:
@@ -39,10 +31,7 @@ def parse_flags(argv: Sequence[str], program: str, purpose: str, **kinds: type[A
     Returns:
         one config of each kind, and the decoder's.
     """
-    for token in argv:
-        flag = token.split("=")[0]
-        if flag in RETIRED:
-            raise ConfigError(f"{program} has no {flag}: {RETIRED[flag]}")
+    refuse_unsupported(argv, program)
     early = ArgumentParser(prog=program, add_help=False)
     early.add_argument("--user-dir")
     early.add_argument("--w2l-decoder", default="viterbi")

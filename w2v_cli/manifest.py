@@ -2,7 +2,7 @@
 
 The same files, the same arguments and, for the same seed, the same split as the original's `wav2vec_manifest.py`;
 in addition headers are read in parallel, files that training could not use go to rejects.tsv with a reason, and the
-same command goes on with a scan that was interrupted.
+same command resumes a scan that was interrupted.
 """
 
 from __future__ import annotations
@@ -194,7 +194,7 @@ def _scan(config: ManifestConfig, files: list[str], record: ScanRecord) -> Itera
     """Yield what is known or was found out about each file, in order; rejected ones are looked at in every scan."""
     known = record.lengths
     if known:
-        print(f"{PROGRAM}: going on with a scan that was interrupted, after {len(known)} files", file=sys.stderr)
+        print(f"{PROGRAM}: resuming a scan that was interrupted, after {len(known)} files", file=sys.stderr)
     answers = _examine(config, [path for path in files if path not in known])
     for path in files:
         if path in known:

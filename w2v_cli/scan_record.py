@@ -1,4 +1,4 @@
-"""What a scan of files has found so far, in a file, so that a scan that was interrupted goes on where it was.
+"""What a scan of files has found so far, in a file, so that an interrupted scan resumes where it was.
 
 One line per file: samples, seconds, path. Lines are written as the scan goes; the last one may be torn.
 """

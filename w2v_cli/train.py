@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import json
 import logging
+import shlex
 import sys
 from collections.abc import Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from w2v_cli.main import run
@@ -14,6 +16,8 @@ if TYPE_CHECKING:
     from w2v.distributed.ranks import RankInfo
     from w2v.training.options import TrainConfig
     from w2v.training.trainer import Trainer
+
+logger = logging.getLogger("w2v-train")
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -26,7 +30,7 @@ def train(argv: list[str]) -> int:
     """Train what the flags describe, here or in the processes that they ask for.
 
     Raises:
-        W2vError: a flag or a file breaks a rule, or training cannot go on.
+        W2vError: a flag or a file breaks a rule, or training cannot continue.
     """
     from w2v.distributed.launcher import launch
     from w2v.training.options import parse_train_command
@@ -66,6 +70,7 @@ def train_rank(config: TrainConfig, place: RankInfo) -> int:
             _rehearse(trainer, config)
         else:
             trainer.train()
+            _name_pictures(config)
     return 0
 
 
@@ -79,6 +84,19 @@ def _rehearse(trainer: Trainer, config: TrainConfig) -> None:
         logging.getLogger("dry_run").info(json.dumps(found.plain()))
     elif distributed.is_master():
         print(found.table(), flush=True)
+
+
+def _name_pictures(config: TrainConfig) -> None:
+    """Tell how to look at what was trained."""
+    from w2v import distributed
+
+    folder = Path(config.checkpoint.save_dir)
+    made = next((name for name in ("checkpoint_best.pt", "checkpoint_last.pt") if (folder / name).is_file()), None)
+    if made is None or not distributed.is_master() or not hasattr(config.task.config, "sample_rate"):
+        return
+    data = shlex.quote(str(config.task.config.data))
+    command = f"w2v-visualize --checkpoint {shlex.quote(str(folder / made))} --data-dir {data}"
+    logger.info("pictures of what the model has learned: %s", command)
 
 
 def _place(config: TrainConfig) -> RankInfo:

@@ -202,7 +202,7 @@ def around(
 
 
 def finished(points: Sequence[Point], futures: Sequence[Future[tuple[float, str]]]) -> Iterator[Trial]:
-    """Yield the trials of points; one that fails is named, and the others go on."""
+    """Yield the trials of points; one that fails is named, and the others continue."""
     for point, future in zip(points, futures, strict=True):
         try:
             cost, summary = future.result()

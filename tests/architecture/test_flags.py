@@ -15,6 +15,7 @@ from typing import Any
 import pytest
 
 from w2v.config import REQUIRED, ArgumentParser, Option, options_of, to_plain
+from w2v.config.unsupported_flags import TRAIN as UNSUPPORTED
 from w2v.criterions import CRITERIONS
 from w2v.decoders.base import DECODERS
 from w2v.models import MODELS
@@ -22,8 +23,7 @@ from w2v.optim import LR_SCHEDULERS, OPTIMIZERS
 from w2v.registry import Entry
 from w2v.tasks import TASKS
 from w2v.training.options import REGISTRIES, ROOT_SECTIONS, SHORT_FLAGS
-from w2v.training.unsupported_flags import RETIRED
-from w2v_cli import featurize, infer, labels, lm, manifest, tokenize, transcribe
+from w2v_cli import featurize, infer, labels, lm, manifest, tokenize, transcribe, visualize
 
 ASSETS = Path(__file__).resolve().parents[1] / "assets" / "flags"
 OURS = ASSETS / "w2v.json"
@@ -37,6 +37,8 @@ PROGRAMS: dict[str, tuple[Callable[[list[str]], int], list[str]]] = {
     "w2v-tokenize": (tokenize.main, []),
     "w2v-lm": (lm.main, []),
     "w2v-transcribe": (transcribe.main, []),
+    "w2v-visualize": (visualize.main, []),
+    "w2v-visualize curves": (visualize.main, ["curves"]),
     **{f"w2v-infer {name}": (infer.main, ["--w2l-decoder", name]) for name in DECODERS.names()},
     "w2v-infer tune": (infer.main, ["tune"]),
 }
@@ -166,10 +168,10 @@ CHOICES = {flag for section, registry in REGISTRIES.items() for flag in (registr
 
 
 @pytest.mark.parametrize(("group", "flag"), FLAGS)
-def test_every_flag_of_the_original_is_accepted_or_retired(group: str, flag: str) -> None:
+def test_every_flag_of_the_original_is_accepted_or_refused(group: str, flag: str) -> None:
     accepted = {*options_of_group(group), *CHOICES}
     for spelling in (flag, *ORIGINAL[group][flag].get("aliases", ())):
-        assert spelling in accepted or spelling in RETIRED, f"{group}: {spelling}"
+        assert spelling in accepted or spelling in UNSUPPORTED, f"{group}: {spelling}"
 
 
 @pytest.mark.parametrize(("group", "flag"), FLAGS)
@@ -194,10 +196,10 @@ def test_the_list_of_differences_has_reasons() -> None:
     assert set(DIFFERENT) <= set(FLAGS)
 
 
-def test_nothing_is_both_carried_and_retired_for_all() -> None:
+def test_nothing_is_both_carried_and_refused_for_all() -> None:
     root = {flag for config in ROOT_SECTIONS.values() for option in options_of(config) for flag in (option.flag,)}
-    assert not root & set(RETIRED)
+    assert not root & set(UNSUPPORTED)
     registries = (MODELS, CRITERIONS, TASKS, OPTIMIZERS, LR_SCHEDULERS)
     carried = {o.flag for r in registries for name in r.names() for o in options_of(r.get(name).config)}
     # These belong to one choice and are explained where another one was made.
-    assert carried & set(RETIRED) <= {"--force-anneal"}
+    assert carried & set(UNSUPPORTED) <= {"--force-anneal"}

@@ -22,7 +22,7 @@ FLOORS: dict[int, tuple[str, ...]] = {
     7: ("w2v.tasks",),
     6: ("w2v.convert", "w2v.decoders"),
     5: ("w2v.models", "w2v.lm"),
-    4: ("w2v.modules", "w2v.scoring"),
+    4: ("w2v.modules", "w2v.scoring", "w2v.pictures"),
     3: ("w2v.functional", "w2v.data", "w2v.optim", "w2v.checkpoint", "w2v.criterions"),
     2: ("w2v.config", "w2v.distributed", "w2v.files", "w2v.registry", "w2v.plugins"),
     1: ("w2v.errors", "w2v.types", "w2v.rng", "w2v.version"),

@@ -24,7 +24,7 @@ IDS = [p.relative_to(REPOSITORY).as_posix() for p in FILES]
 # Imported inside the function that uses them, so that nobody pays for what is not used.
 LATE = {
     *("soundfile", "soxr", "kenlm", "flashlight", "tensorboardX", "yaml", "tqdm", "editdistance", "sacrebleu"),
-    *("h5py", "matplotlib", "safetensors", "scipy", "espeakng_loader"),
+    *("h5py", "matplotlib", "PIL", "sklearn", "safetensors", "scipy", "espeakng_loader"),
 }
 # Other roads to the same end, that this project must not depend on.
 NEVER = {"torchaudio", "fairseq", "fairseq2", "hydra", "omegaconf", "pyctcdecode", "transformers", "dill"}

@@ -102,7 +102,7 @@ class Trouble(SumDecoder):
 @pytest.mark.parametrize(
     ("kind", "message"),
     [
-        ("killed", r"a decoding process has ended \(killed, perhaps for want of memory\)"),
+        ("killed", r"a decoding process has ended \(killed, perhaps because the machine is out of memory\)"),
         ("line", "clip 7: a rule is broken"),
         ("fault", r"a decoding process has ended \(code 1\)"),
     ],

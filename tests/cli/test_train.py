@@ -275,7 +275,7 @@ def test_a_damaged_last_checkpoint_is_replaced_by_the_best(data: Path) -> None:
     again = call(train.main, [*pretraining(data, last.parent, *SHORT), "--max-update", 3])
     assert again.code == 0, again.err
     assert "checkpoint_last.pt: cannot be read" in again.out
-    assert "going on from" in again.out
+    assert "resuming from" in again.out
     assert [line["num_updates"] for line in again.lines("train_inner")] == [3]
 
 

@@ -11,13 +11,13 @@ import pytest
 import yaml
 from toy_speech import call
 
+from w2v.config.unsupported_flags import TRAIN as UNSUPPORTED
 from w2v.criterions import CRITERIONS
 from w2v.errors import ConfigError, RegistryError, W2vError
 from w2v.models import MODELS
 from w2v.optim import LR_SCHEDULERS, OPTIMIZERS
 from w2v.tasks import TASKS
 from w2v.training.options import REGISTRIES, ROOT_SECTIONS, TrainConfig, config_from_plain, parse_train_command
-from w2v.training.unsupported_flags import RETIRED
 from w2v_cli import train
 
 BASE = ["data", "--arch", "wav2vec2", "--criterion", "wav2vec"]
@@ -254,12 +254,12 @@ def test_equals_signs_and_flags_before_the_folder() -> None:
     assert config.task.config.data == "data"
 
 
-def test_the_value_of_a_flag_is_never_taken_for_a_retired_flag() -> None:
+def test_the_value_of_a_flag_is_never_taken_for_an_unsupported_flag() -> None:
     assert parse(*BASE, "--save-dir", "runs/--tpu").checkpoint.save_dir == "runs/--tpu"
 
 
-def test_retired_flags_say_what_to_do() -> None:
-    for flag, advice in RETIRED.items():
+def test_unsupported_flags_say_what_to_do() -> None:
+    for flag, advice in UNSUPPORTED.items():
         assert flag.startswith("--")
         assert advice[0].islower() or advice.split()[0].isupper() or advice.startswith("TPUs")
         assert not advice.endswith(".")

@@ -76,7 +76,7 @@ def copy_checkpoint(source: Path, path: Path) -> None:
 def load_checkpoint(path: Path) -> dict[str, Any]:
     """Read a checkpoint of ours; tensors are on the CPU and may be windows on the file (copy before changing them).
 
-    Training goes on from what is read here, for weeks, so every byte is compared with its checksum. Programs that use
+    Training resumes from what is read here, so every byte is compared with its checksum. Programs that use
     a model open it through `w2v.convert` instead, which leaves what nobody asks for unread, and so unverified.
 
     Raises:

@@ -59,7 +59,7 @@ class BatchDataset:
         return None
 
     def state_dict(self) -> dict[str, Any]:
-        """Return what a run that goes on must know of the reports so far."""
+        """Return what a resumed run must know of the reports so far."""
         return {}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:

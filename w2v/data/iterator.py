@@ -135,7 +135,7 @@ class EpochIterator:
             yield group
 
     def state_dict(self) -> dict[str, Any]:
-        """Return where to go on: at the end of an epoch that is the start of the next one."""
+        """Return where to resume: at the end of an epoch that is the start of the next one."""
         finished = self.end_of_epoch()
         return {
             "epoch": self.epoch + 1 if finished else self.epoch,
@@ -146,7 +146,7 @@ class EpochIterator:
         }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Go on where a state was taken, on any number of workers and ranks.
+        """Resume where a state was taken, on any number of workers and ranks.
 
         Where the batches are others than they were (another data set, `--max-tokens` or `--seed`), a position
         among them means nothing: the epoch then starts again, with a warning.

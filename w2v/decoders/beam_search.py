@@ -141,7 +141,7 @@ class BeamSearch:
         self._table = np.zeros(TABLE_SIZE, dtype=np.int64)
 
     def held_symbols(self, rows: Hypotheses, seconds: IntArray) -> IntArray:
-        """Return (N,) the symbol by which a hypothesis goes on saying the same; `nothing` where it ends in a blank."""
+        """Return (N,) the symbol by which a hypothesis repeats its last symbol; `nothing` where it ends in a blank."""
         held: IntArray = self._held.take(rows[:, SYMBOL])
         return held
 

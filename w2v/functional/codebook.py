@@ -81,7 +81,7 @@ def codes_of_index(index: Tensor, num_vars: int, groups: int) -> Tensor:
 
 
 class StraightThroughLookup(torch.autograd.Function):
-    """Look up the chosen entries; on the way back, pretend that the soft choice had been taken.
+    """Look up the chosen entries; in the backward pass the soft choice counts as taken (straight-through estimator).
 
     Equal to `(one_hot - soft.detach() + soft) @ entries` without its (N, G, V) intermediate: forward is a
     gather. Differs from the original by the rounding of `1 - soft + soft`: here equal codes give equal vectors, bit

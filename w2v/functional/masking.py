@@ -24,8 +24,8 @@ class MaskSpec:
     Attributes:
         prob: share of frames aimed at before overlaps; 0: nothing is masked.
         length: mean span length, in frames.
-        selection: law of the span length, one of `SELECTIONS`.
-        other: second parameter of that law.
+        selection: distribution of the span length, one of `SELECTIONS`.
+        other: second parameter of that distribution.
         no_overlap: keep spans apart.
         min_space: least gap between spans where `no_overlap`.
         min_masks: least number of spans per clip.

@@ -39,7 +39,7 @@ def strided_conv(x: Tensor, weight: Tensor, bias: Tensor | None, stride: int, *,
         weight: (D, C, K) as in `torch.nn.Conv1d`.
         bias: (D,) or None.
         stride: frames between two windows.
-        gelu_first: convolve `gelu(x)`, which is computed once more on the way back instead of being remembered.
+        gelu_first: convolve `gelu(x)`, which is computed again in the backward pass instead of being stored.
 
     Returns:
         (B, T', D) with T' = (T - K) // stride + 1.

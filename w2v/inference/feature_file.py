@@ -1,6 +1,6 @@
 """Files that hold the frames of one clip: the original's `.h5context`, `.npy` and `.safetensors`.
 
-Each appears whole or not at all, so a program that is killed can go on where it stopped.
+Each appears whole or not at all, so a program that is killed can resume where it stopped.
 """
 
 from __future__ import annotations

@@ -67,7 +67,7 @@ def measure_perplexity(model: LanguageModel, blocks: Iterable[bytes]) -> Perplex
 
 
 def _measure(model: LanguageModel, sentences: Sequence[Sequence[tuple[int, bool]]]) -> Perplexity:
-    # The longest first, so that those that go on are always the first rows.
+    # The longest first, so that the longer ones are always the first rows.
     sentences = sorted(sentences, key=len, reverse=True)
     lengths = np.array([len(sentence) for sentence in sentences])
     states = np.full(len(sentences), model.start(), dtype=np.int64)

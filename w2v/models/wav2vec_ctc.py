@@ -1,7 +1,7 @@
 """Fine-tuning for CTC: a pretrained wav2vec 2.0 encoder and one linear layer over symbols (section 3.3).
 
 The model carries its encoder's configuration (`w2v_args`), so a fine-tuned checkpoint needs no second file. It
-never opens files: whoever builds it hands over the pretrained configuration and tensors.
+never opens files: its caller hands over the pretrained configuration and tensors.
 """
 
 from __future__ import annotations

@@ -67,7 +67,7 @@ def grad_multiply(x: Tensor, factor: float) -> Tensor:
 
 
 def checkpointed(function: Callable[..., Tensor], *inputs: Any, wanted: bool) -> Tensor:
-    """Return `function(*inputs)`; where gradients are needed and this is `wanted`, only the inputs are remembered.
+    """Return `function(*inputs)`; where gradients are needed and this is `wanted`, only the inputs are stored.
 
     Dropout draws the same numbers both times.
     """

@@ -1,9 +1,9 @@
-"""Batches whose clips go through the large parts of a model a few at a time, where memory is short.
+"""Batches whose clips go through the large parts of a model a few at a time, when a device is out of memory.
 
-Convolutions and transformer treat every clip by itself, and hold nearly all memory of a step. Done in parts, and once
-more on the way back instead of being remembered, they need memory for one part only. What depends on the whole batch
-(masks, negatives from other clips, Gumbel noise, the diversity of codes, the loss) still sees the whole batch, so the
-result is that of the undivided batch up to rounding. Dropout alone draws differently.
+Convolutions and transformer treat every clip by itself, and hold nearly all memory of a step. Computed in chunks, and
+again in the backward pass instead of being stored, they need memory for one chunk only. What depends on the whole
+batch (masks, negatives from other clips, Gumbel noise, the diversity of codes, the loss) still sees the whole batch,
+so the result is that of the undivided batch up to rounding. Dropout alone draws differently.
 """
 
 from __future__ import annotations

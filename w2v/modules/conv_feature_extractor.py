@@ -77,7 +77,7 @@ class ConvFeatureExtractor(nn.Module):
         layers: (channels, kernel, stride) of each convolution.
         mode: one of `EXTRACTOR_MODES`.
         conv_bias: give the convolutions a bias.
-        checkpoint_activations: compute once more on the way back instead of remembering.
+        checkpoint_activations: compute again in the backward pass instead of storing.
     """
 
     def __init__(
@@ -110,7 +110,7 @@ class ConvFeatureExtractor(nn.Module):
         if not (prefers_products(source) and self._is_bare()):
             return checkpointed(self._by_channels, source, lengths, wanted=self.checkpoint_activations)
         # Clip by clip: these are the largest tensors of the model. One for each clip, they find room between others
-        # where those of a batch would need memory of their own, on the way back, too.
+        # where those of a batch would need memory of their own, in the backward pass, too.
         clips = [
             checkpointed(
                 self._by_products,

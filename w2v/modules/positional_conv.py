@@ -65,7 +65,7 @@ class PositionalConv(nn.Module):
         if is_narrow and (torch.is_autocast_enabled("cpu") or x.dtype in (torch.float16, torch.bfloat16)):
             with without_autocast(x.device):
                 wide = F.conv1d(x.float(), weight.float(), self.bias.float(), **options)
-            # Under autocast float32 goes on from here; a model in half precision stays in it.
+            # Under autocast what follows is float32; a model in half precision stays in it.
             x = wide.to(self.bias.dtype)
         elif not is_narrow and prefers_products(x):
             # (B, C, 1, T), channels last, as a view: about 1.4 x as fast as conv1d.

@@ -36,7 +36,7 @@ class Cadence:
         self._handled = -1
 
     def resume(self, num_updates: int) -> None:
-        """Go on from a checkpoint, which was written after everything due at `num_updates` had been done."""
+        """Resume from a checkpoint, which was written after everything due at `num_updates` had been done."""
         self._handled = num_updates
 
     def is_due(self, num_updates: int) -> bool:

@@ -34,7 +34,7 @@ class OutOfMemoryGuard:
 
     @contextlib.contextmanager
     def attempt(self) -> Iterator[None]:
-        """Let an attempt fail for want of memory; whoever has not returned from within tries again.
+        """Let an attempt fail when the device is out of memory; a caller that has not returned from within tries again.
 
         Raises:
             TrainingError: there is nothing left to be divided, or other ranks are waiting.

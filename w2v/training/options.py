@@ -14,6 +14,7 @@ from typing import Any
 
 from w2v.config import ArgumentParser, build_config, options_of, to_plain
 from w2v.config.sections import CheckpointConfig, CommonConfig, DatasetConfig, DistributedConfig, OptimizationConfig
+from w2v.config.unsupported_flags import refuse_unsupported
 from w2v.config.yaml_file import ConfigFile, read_config_file
 from w2v.criterions import CRITERIONS
 from w2v.errors import ConfigError, RegistryError
@@ -22,7 +23,6 @@ from w2v.optim import LR_SCHEDULERS, OPTIMIZERS
 from w2v.plugins import import_installed, import_user_dir
 from w2v.registry import Entry, Registry
 from w2v.tasks import TASKS
-from w2v.training.unsupported_flags import RETIRED
 
 ROOT_SECTIONS: dict[str, type] = {
     "common": CommonConfig,
@@ -51,7 +51,7 @@ example:
   w2v-train manifests --save-dir run --arch wav2vec2 --criterion wav2vec --infonce --loss-weights '[0.1, 10]' \\
     --optimizer adam --lr 0.0005 --lr-scheduler polynomial_decay --warmup-updates 32000 \\
     --max-tokens 1400000 --max-sample-size 250000 --min-sample-size 32000 --max-update 400000
-The same command again goes on where the last one stopped. See docs/recipes.md for the published commands."""
+The same command again resumes where the last one stopped. See docs/recipes.md for the published commands."""
 
 
 @dataclass(frozen=True)
@@ -101,7 +101,7 @@ def parse_train_command(argv: Sequence[str]) -> ParsedCommand:
     """Read the command line of `w2v-train`.
 
     Raises:
-        ConfigError: an unknown or retired flag, a value that breaks a rule, a bad YAML file.
+        ConfigError: an unknown or unsupported flag, a value that breaks a rule, a bad YAML file.
         RegistryError: an unknown task, model, criterion, optimizer or schedule.
         SystemExit: `--help` was asked for.
     """
@@ -119,7 +119,7 @@ def parse_train_command(argv: Sequence[str]) -> ParsedCommand:
     entries = _choose(first, file)
     _check_values(file, entries)
     parser = _full_parser(entries, file)
-    _refuse_retired(argv, parser)
+    refuse_unsupported(argv, "w2v-train", parser.owners)
     if first.wants_help:
         parser.print_help()
         raise SystemExit(0)
@@ -263,13 +263,6 @@ def _owned_options(entries: Mapping[str, Entry[Any]]) -> Iterator[tuple[str, Any
     for section, config in [*((name, entry.config) for name, entry in entries.items()), *ROOT_SECTIONS.items()]:
         for option in options_of(config):
             yield section, option
-
-
-def _refuse_retired(argv: Sequence[str], parser: ArgumentParser) -> None:
-    for token in argv:
-        flag = token.split("=")[0]
-        if flag in RETIRED and flag not in parser.owners:
-            raise ConfigError(f"w2v-train has no {flag}: {RETIRED[flag]}")
 
 
 def _assemble(entries: Mapping[str, Entry[Any]], sections: Mapping[str, Any], where: str) -> TrainConfig:

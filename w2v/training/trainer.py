@@ -115,7 +115,7 @@ class Trainer:
         """Restore, train, validate and save until there is a reason to stop, which is returned.
 
         Raises:
-            TrainingError: training cannot go on; the last good checkpoint is left as it was.
+            TrainingError: training cannot continue; the last good checkpoint is left as it was.
             CheckpointError: a checkpoint cannot be read, or not be written.
             ConfigError: the ranks do not have the same data, flags or versions.
         """

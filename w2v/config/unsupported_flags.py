@@ -1,6 +1,10 @@
-"""Flags of the original's training program that are not carried, each with what to do instead."""
+"""Flags of the original's programs that are not carried, each with what to do instead."""
 
 from __future__ import annotations
+
+from collections.abc import Container, Sequence
+
+from w2v.errors import ConfigError
 
 _ONE_PARALLELISM = (
     "models are trained with data parallelism alone; start ranks with torchrun or --distributed-world-size"
@@ -11,10 +15,11 @@ _TEXT_TASKS = "text is read as it is, split at spaces, or into letters with --un
 _OTHER_TARGETS = "a language model here says the next word"
 _QUANT_NOISE = "quantization noise is not part of w2v"
 _DROP = "leave it out; it changes nothing here"
+_NEVER_READ = "the original never reads it"
 _VALIDATION_LM = 'give --wer-args \'("LM", "LEXICON", LM weight, word score)\''
 _EMA = "averages of weights are not kept"
 
-RETIRED: dict[str, str] = {
+TRAIN: dict[str, str] = {
     "--all-gather-list-size": _DROP,
     "--amp": "use --bf16 or --fp16, which run under torch's autocast",
     "--bpe": _TEXT_TASKS,
@@ -92,3 +97,29 @@ RETIRED: dict[str, str] = {
     "--wer-word-score": _VALIDATION_LM,
     "--zero-sharding": "use --ddp-backend fully_sharded",
 }
+INFER: dict[str, str] = {
+    "--dump-features": "w2v-featurize writes the encoder's frames",
+    "--kspmodel": _NEVER_READ,
+    "--rnnt_decoding_type": _NEVER_READ,
+    "--rnnt_len_penalty": _NEVER_READ,
+    "--wfstlm": _NEVER_READ,
+}
+UNSUPPORTED_FLAGS = {"w2v-train": TRAIN, "w2v-infer": INFER}
+
+
+def refuse_unsupported(argv: Sequence[str], program: str, known: Container[str] = ()) -> None:
+    """Refuse a flag that `program` had in the original.
+
+    Args:
+        argv: the command line.
+        program: as the user typed it; `w2v-infer tune` has the flags of `w2v-infer`.
+        known: flags that the chosen components have after all.
+
+    Raises:
+        ConfigError: naming the flag and what to do instead.
+    """
+    table = UNSUPPORTED_FLAGS[program.split()[0]]
+    for token in argv:
+        flag = token.split("=")[0]
+        if flag in table and flag not in known:
+            raise ConfigError(f"{program} has no {flag}: {table[flag]}")
