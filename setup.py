@@ -17,7 +17,7 @@ if VERSION is None:
 
 # `import w2v` needs torch and numpy; the others are imported by the function that uses them.
 REQUIRED = [
-    "torch>=2.4",
+    "torch>=2.6",
     "numpy>=1.24",
     "soundfile>=0.12.1",
     "soxr>=0.3.7",  # recordings of 44.1 kHz are everybody's
@@ -80,7 +80,19 @@ EXTRAS["dev"] = EXTRAS["test"]
 EXTRAS["all"] = sorted({package for name in EXTRAS if name not in ("test", "dev") for package in EXTRAS[name]})
 
 # Each program is `main() -> int` of a module in w2v_cli; what it returns is the exit code.
-PROGRAMS = ("manifest", "labels", "train", "infer", "featurize", "tokenize", "transcribe", "convert", "lm", "visualize")
+PROGRAMS = (
+    "manifest",
+    "labels",
+    "train",
+    "infer",
+    "align",
+    "featurize",
+    "tokenize",
+    "transcribe",
+    "convert",
+    "lm",
+    "visualize",
+)
 
 setup(
     name="w2v",

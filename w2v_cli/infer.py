@@ -45,7 +45,7 @@ def infer(argv: Sequence[str]) -> int:
     config, output, decoder_config = parse_flags(
         argv, "w2v-infer", purpose, emissions=SourceConfig, output=OutputConfig
     )
-    with join_ranks(config) as device, speed_on(device):
+    with join_ranks(cpu=config.cpu) as device, speed_on(device):
         # Without files the transcripts go to stdout, so what is said about them goes to stderr.
         stream = sys.stdout if output.results_path else sys.stderr
         set_up_logging(is_master=distributed.is_master() and not config.quiet, stream=stream)

@@ -16,7 +16,6 @@ from w2v.decoders import DECODERS
 from w2v.distributed.process_group import process_group
 from w2v.distributed.ranks import find_rank
 from w2v.plugins import import_installed, import_user_dir
-from w2v_cli.emission_source import SourceConfig
 
 
 def parse_flags(argv: Sequence[str], program: str, purpose: str, **kinds: type[Any]) -> tuple[Any, ...]:
@@ -52,9 +51,13 @@ def _pick(kind: type[Any], values: Mapping[str, Any], program: str) -> Any:
     return build_config(kind, {name: value for name, value in values.items() if name in names}, program)
 
 
-def join_ranks(config: SourceConfig) -> AbstractContextManager[torch.device]:
-    """Meet the other processes that torchrun started, if there are any, in a context that gives the device."""
+def join_ranks(*, cpu: bool) -> AbstractContextManager[torch.device]:
+    """Meet the other processes that torchrun started, if there are any, in a context that gives the device.
+
+    Args:
+        cpu: never use CUDA.
+    """
     # Slurm's variables are not looked at: there, each task may be a run of its own with --num-shards.
     variables = {name: os.environ[name] for name in ("RANK", "WORLD_SIZE", "LOCAL_RANK") if name in os.environ}
-    place = find_rank(no_spawn=True, cpu=config.cpu, environ=variables)
-    return process_group(place, cpu=config.cpu)
+    place = find_rank(no_spawn=True, cpu=cpu, environ=variables)
+    return process_group(place, cpu=cpu)

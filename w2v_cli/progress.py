@@ -9,7 +9,6 @@ import time
 from collections.abc import Iterator
 from typing import Any, TypeVar
 
-from w2v.inference.encode import Encoded
 from w2v.types import Emissions
 
 logger = logging.getLogger(__name__)
@@ -34,9 +33,10 @@ def set_up_logging(*, is_master: bool, stream: Any = None) -> None:
 
 
 SECONDS_BETWEEN_LINES = 30.0
+Clip = TypeVar("Clip")
 
 
-def show_clips(clips: Iterator[Encoded], total: int, name: str, *, quiet: bool) -> Iterator[Encoded]:
+def show_clips(clips: Iterator[Clip], total: int, name: str, *, quiet: bool) -> Iterator[Clip]:
     """Pass clips through and report on them.
 
     Args:

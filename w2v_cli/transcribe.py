@@ -24,7 +24,8 @@ from w2v.inference.result import FORMATS, Segment, Transcript, read_formats
 from w2v.inference.subtitles import SubtitleStyle
 from w2v.inference.transcribe_options import TranscribeConfig
 from w2v_cli.main import run
-from w2v_cli.transcript_files import STANDARD_INPUT, Job, TranscriptFolder, find_jobs
+from w2v_cli.recordings import STANDARD_INPUT, Job, find_jobs
+from w2v_cli.transcript_files import TranscriptFiles
 
 if TYPE_CHECKING:
     from w2v.inference.recording import Recording
@@ -123,7 +124,7 @@ def transcribe(argv: Sequence[str]) -> int:
         if shard.count > 1 and folder is None:
             raise ConfigError(f"{shard.count} processes need --output-dir: their lines would mix on stdout")
         mine = jobs[shard.number :: shard.count]
-        waiting = [job for job in mine if folder is None or flags.what.overwrite or not folder.is_done(job)]
+        waiting = [job for job in mine if folder is None or not folder.is_done(job.output)]
         output = Output(flags, folder)
         recordings = _recordings(flags, waiting, transcriber)
         from w2v_cli.transcribe_run import Progress
@@ -175,14 +176,14 @@ def _pick(kind: type[Any], values: Mapping[str, Any]) -> Any:
     return build_config(kind, {name: value for name, value in values.items() if name in names}, PROGRAM)
 
 
-def _folder(flags: Flags, jobs: Sequence[Job]) -> TranscriptFolder | None:
+def _folder(flags: Flags, jobs: Sequence[Job]) -> TranscriptFiles | None:
     what = flags.what
     if what.output_dir is None:
         (name,) = what.output_format
         if name in OF_ONE_FILE and len(jobs) > 1:
             raise ConfigError(f"--output-format {name} of {len(jobs)} recordings needs --output-dir")
         return None
-    return TranscriptFolder(Path(what.output_dir), what.output_format, flags.style)
+    return TranscriptFiles(Path(what.output_dir), what.output_format, flags.style, what.overwrite)
 
 
 def _recordings(flags: Flags, jobs: Sequence[Job], transcriber: Transcriber) -> Iterator[Recording]:
@@ -204,7 +205,7 @@ class Output:
         folder: where files go; None: to stdout.
     """
 
-    def __init__(self, flags: Flags, folder: TranscriptFolder | None) -> None:
+    def __init__(self, flags: Flags, folder: TranscriptFiles | None) -> None:
         self.flags = flags
         self.folder = folder
         self._is_text = folder is None and flags.what.output_format == ("txt",)
@@ -229,7 +230,7 @@ class Output:
 
     def _write(self, job: Job, transcript: Transcript) -> None:
         if self.folder is not None:
-            self.folder.write(job, transcript, overwrite=self.flags.what.overwrite)
+            self.folder.write(job.output, transcript)
         elif self._is_text:
             print(flush=True)
             self._has_begun = False

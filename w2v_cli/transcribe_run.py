@@ -30,7 +30,7 @@ from w2v_cli.cpu import speed_on
 from w2v_cli.decode_workers import decode as decode_on_cores
 from w2v_cli.decode_workers import default_workers
 from w2v_cli.progress import set_up_logging
-from w2v_cli.transcript_files import Job
+from w2v_cli.recordings import Job
 
 if TYPE_CHECKING:
     from w2v_cli.transcribe import TranscribeFlags

@@ -23,7 +23,7 @@ from w2v.optim import LR_SCHEDULERS, OPTIMIZERS
 from w2v.registry import Entry
 from w2v.tasks import TASKS
 from w2v.training.options import REGISTRIES, ROOT_SECTIONS, SHORT_FLAGS
-from w2v_cli import featurize, infer, labels, lm, manifest, tokenize, transcribe, visualize
+from w2v_cli import align, featurize, infer, labels, lm, manifest, tokenize, transcribe, visualize
 
 ASSETS = Path(__file__).resolve().parents[1] / "assets" / "flags"
 OURS = ASSETS / "w2v.json"
@@ -33,6 +33,7 @@ WRITE = bool(os.environ.get("W2V_WRITE_FLAGS"))
 PROGRAMS: dict[str, tuple[Callable[[list[str]], int], list[str]]] = {
     "w2v-manifest": (manifest.main, []),
     "w2v-labels": (labels.main, []),
+    "w2v-align": (align.main, []),
     "w2v-featurize": (featurize.main, []),
     "w2v-tokenize": (tokenize.main, []),
     "w2v-lm": (lm.main, []),

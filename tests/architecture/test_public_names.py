@@ -27,7 +27,7 @@ COMPONENTS = {
     "optimizer": {"adam", "sgd"},
     "lr_scheduler": {"cosine", "fixed", "inverse_sqrt", "polynomial_decay", "tri_stage"},
 }
-PROGRAMS = {"w2v-manifest", "w2v-labels", "w2v-train", "w2v-infer", "w2v-featurize", "w2v-tokenize"}
+PROGRAMS = {"w2v-manifest", "w2v-labels", "w2v-train", "w2v-infer", "w2v-align", "w2v-featurize", "w2v-tokenize"}
 CHECKPOINT = {
     *("format_version", "w2v_version", "config", "model", "optimizer", "lr_scheduler", "scaler", "iterator"),
     *("trainer", "metrics", "task"),
@@ -39,6 +39,8 @@ FOR_PLUGINS = {
     "w2v.optim": ("register_optimizer", "register_lr_scheduler"),
     "w2v.config": ("arg", "check_range"),
     "w2v.inference.load": ("load_model",),
+    "w2v.inference.align": ("align",),
+    "w2v.functional.ctc_alignment": ("forced_align", "forced_align_batch", "with_star"),
 }
 
 

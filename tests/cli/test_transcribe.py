@@ -22,7 +22,7 @@ import w2v
 from w2v.inference.result import ENDINGS, FORMATS
 from w2v.inference.subtitles import SubtitleStyle
 from w2v_cli import transcribe
-from w2v_cli.transcript_files import Job, find_jobs
+from w2v_cli.recordings import Job, find_jobs
 
 RATE = 16000
 
@@ -170,7 +170,7 @@ def test_collisions_are_refused_before_work_starts(folder, tmp_path):
     shutil.copy(folder / "a.wav", other / "a.wav")
     done = call(transcribe.main, ["no model", folder / "a.wav", other / "a.wav", "--output-dir", tmp_path / "out"])
     assert done.code == 2
-    assert "would both be written to a.wav" in done.err
+    assert "a.wav is given twice" in done.err
     assert not (tmp_path / "out").exists()
     assert len(find_jobs([str(folder / "a.wav")])) == 1
     assert find_jobs([str(folder / "b.wav"), str(folder / "b.flac")])[0] == Job(str(folder / "b.wav"), "b.wav")

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from w2v.errors import ConfigError
-from w2v.inference.clip_cutting import MARGIN, SAFE_PAUSE, Clip, CutConfig, CutWord, cut_clips
+from w2v.inference.clip_cutting import SAFE_PAUSE, Clip, CutConfig, CutWord, cut_clips
 from w2v.inference.result import Word
 
 
@@ -79,10 +79,10 @@ def test_cuts_are_the_cheapest_of_all() -> None:
 
 def test_margins_and_the_longest_pause() -> None:
     words = words_of([(5.0, 6.0), (6.1, 7.0), (8.0, 9.0), (9.05, 10.0)])
-    assert cut_clips(words, 20.0, CutConfig(max_seconds=4.0)) == [Clip(4.75, 7.25, 0, 2), Clip(7.75, 10.25, 2, 4)]
+    assert cut_clips(words, 20.0, CutConfig(max_seconds=4.0)) == [Clip(4.5, 7.5, 0, 2), Clip(7.5, 10.5, 2, 4)]
     # Half of a short pause is all that a clip may take.
     first, second = cut_clips(words, 20.0, CutConfig(max_seconds=3.9, min_seconds=0.0))[:2]
-    assert (first.end, second.start) == (7.0 + MARGIN, 8.0 - MARGIN)
+    assert (first.end, second.start) == (7.5, 7.5)
 
 
 def test_bad_words_take_their_neighbours_along_up_to_a_pause() -> None:
@@ -92,7 +92,7 @@ def test_bad_words_take_their_neighbours_along_up_to_a_pause() -> None:
 
 
 def test_reasons_of_length() -> None:
-    clips = cut_clips(words_of([(0.0, 9.0), (12.0, 12.1)]), 15.0, CutConfig(max_seconds=5.0))
+    clips = cut_clips(words_of([(0.0, 9.0), (12.0, 12.1)]), 15.0, CutConfig(max_seconds=5.0, min_seconds=1.2))
     assert [clip.reason for clip in clips] == ["too long", "too short"]
     assert cut_clips([], 3.0, CutConfig()) == []
     with pytest.raises(ConfigError, match="--max-seconds"):

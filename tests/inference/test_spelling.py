@@ -81,6 +81,12 @@ def test_as_few_pieces_as_can_be() -> None:
     assert [symbol.label for symbol in speller.spell(["xc"]).lines[0][0].symbols] == [4, WILDCARD, 9]
 
 
+def test_a_dictionary_without_a_word_mark() -> None:
+    """Words where it has them, else its letters."""
+    assert spelled(["one", "two", "o", "n"], "none", "ONE no") == ["one", "no"]
+    assert spelled(["\u4f60", "\u597d"], "none", "\u4f60\u597d\u3002 \u597d") == ["\u4f60\u597d", "\u597d"]
+
+
 def test_words_are_kept_as_written_and_what_is_missing_is_counted() -> None:
     """P16."""
     text = ["  $5 caf\u00e9, the * cat!  ", "", "   ", "<star> 5 – dogs"]

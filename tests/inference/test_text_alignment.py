@@ -13,10 +13,11 @@ from spoken_emissions import INFO, SYMBOLS, spoken
 
 from w2v.data.dictionary import SPECIALS
 from w2v.errors import ConfigError, DataError
+from w2v.inference.align_options import AlignmentConfig
 from w2v.inference.emission_file import EmissionInfo
 from w2v.inference.result import Transcript, Word
-from w2v.inference.text_alignment import AlignmentConfig, TextAligner, TextAlignment
-from w2v.inference.wrong_text import likely_cause, missing_characters, weakest_stretch
+from w2v.inference.text_alignment import TextAligner, TextAlignment
+from w2v.inference.wrong_text import likely_cause, named_characters, weakest_stretch
 
 SENTENCE = "it was the best of times it was the worst of times it was the age of wisdom"
 TEXT = SENTENCE.split()
@@ -90,7 +91,7 @@ def test_what_cannot_be_spelled_gets_times(recwarn: pytest.WarningsRecorder) -> 
     dollars = words[5]
     assert dollars.end - dollars.start > 0.5 * (spans[5][1] - spans[5][0]) * 0.02
     assert dict(found.spelling.missing)["1"] == 1
-    assert missing_characters(found.spelling).startswith("'")
+    assert named_characters(found.spelling.missing).startswith("'")
 
 
 def test_words_for_which_there_is_no_room_share_the_time_between_their_neighbours() -> None:

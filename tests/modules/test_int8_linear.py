@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import pytest
 import torch
 from torch import nn
 
+from w2v.errors import ConfigError
 from w2v.inference.prepare import Int8Linear, to_int8
 
 
@@ -45,3 +47,13 @@ def test_replaces_the_blocks_alone() -> None:
     block = model["layers"][0]  # type: ignore[index]
     assert isinstance(block[0], Int8Linear)
     assert isinstance(block[1], nn.Linear)
+
+
+def test_a_torch_that_multiplies_wrongly_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As torch 2.4 does on a CPU without VNNI: pairs of products are added up in 16 bits."""
+    right = torch._int_mm
+    monkeypatch.setattr(torch, "_int_mm", lambda a, b: right(a, b).clamp(-(2**15), 2**15 - 1))
+    with pytest.raises(ConfigError, match=r"--int8: torch .* multiplies whole numbers wrongly on this CPU"):
+        to_int8(torch.nn.Module())
+    monkeypatch.undo()
+    assert to_int8(torch.nn.Module()) == 0

@@ -52,10 +52,12 @@ def train_in_children(
     faulty: int | None = None,
     timeout: float = 60.0,
     find_rank: Callable[[int], RankInfo] | None = None,
+    others: Callable[[Any], None] | None = None,
 ) -> list[Ended]:
     """Train the toy on several ranks, of which one (normally the last) has the fault.
 
-    `find_rank` is called in each child with its rank, and may change the child's surroundings.
+    `find_rank` is called in each child with its rank, and may change the child's surroundings; `others` changes the
+    trainers of the ranks without the fault.
     """
     folder.mkdir(parents=True, exist_ok=True)
     faulty = ranks - 1 if faulty is None else faulty
@@ -65,7 +67,7 @@ def train_in_children(
         child = os.fork()
         if child == 0:
             place = find_rank(rank) if find_rank else RankInfo(ranks, rank, rank, method)
-            _train(place, folder, options, fault if rank == faulty else None, timeout)
+            _train(place, folder, options, fault if rank == faulty else others, timeout)
         children[rank] = child
     # The faulty one last: if it has stopped, it may go on when the others have ended.
     codes = {}

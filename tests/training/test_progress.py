@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import json
 import logging
+import struct
 import sys
+import time
 from pathlib import Path
 from typing import Any
 
@@ -101,3 +103,42 @@ def test_which_format(options: dict[str, Any], terminal: bool, expected: type, m
     monkeypatch.setattr(sys.stderr, "isatty", lambda: terminal)
     assert type(build_progress(CommonConfig(**options), is_master=True)) is expected
     assert type(build_progress(CommonConfig(**options), is_master=False)) is Progress
+
+
+def test_what_a_killed_start_said_is_void_to_tensorboard(tmp_path: Path) -> None:
+    """Events of updates after the checkpoint; a first start has none."""
+    pytest.importorskip("tensorboardX")
+    common = CommonConfig(log_format="none", tensorboard_logdir=str(tmp_path))
+    for start, resumed, last in ((1, 0, 6), (2, 4, 6)):
+        progress = build_progress(common, is_master=True)
+        progress.begin_start(start, resumed)
+        for update in range(resumed + 1, last + 1):
+            progress.log_update(1, update, 10, {"loss": 3.0, "num_updates": update}, {})
+        progress.close()
+        time.sleep(1.1)  # files are named by the second
+    assert events(tmp_path / "train_inner") == [*range(1, 7), "void from 5", 5, 6]
+
+
+def events(folder: Path) -> list[Any]:
+    """Return steps of losses and marks of new sessions, in the order of writing."""
+    from tensorboardX.proto.event_pb2 import Event
+
+    found: list[Any] = []
+    for path in sorted(folder.glob("events*"), key=lambda path: path.stat().st_mtime_ns):
+        blob, place = path.read_bytes(), 0
+        while place < len(blob):
+            (size,) = struct.unpack_from("<Q", blob, place)
+            event = Event.FromString(blob[place + 12 : place + 12 + size])
+            place += size + 16
+            found += [event.step for value in event.summary.value if value.tag == "loss"]
+            found += [f"void from {event.step}"] if event.HasField("session_log") else []
+    return found
+
+
+def test_json_lines_carry_the_number_of_the_start(caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level(logging.INFO)
+    progress = build_progress(CommonConfig(log_format="json"), is_master=True)
+    progress.begin_start(3, 40)
+    progress.log_update(1, 1, 10, {"loss": 3.0}, {})
+    progress.log_summary("valid", 1, {"valid_loss": 3.0})
+    assert [json.loads(message)["start"] for message in caplog.messages] == ["3", "3"]

@@ -2,7 +2,8 @@
 
 Both formats are read here: an archive of stored (never compressed) records, which is mapped into memory, so that
 weights nobody asks for are never read; and the older row of pickles with raw storages behind. The pickles go through
-`w2v/unpickle.py`. TorchScript archives, tar files of torch 0.1 and compressed archives are refused by name.
+`unpickle`, whose first lines say why torch's own reader is not used. TorchScript archives, tar files of torch 0.1 and
+compressed archives are refused by name.
 """
 
 from __future__ import annotations

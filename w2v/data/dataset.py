@@ -19,6 +19,7 @@ import torch
 from torch import Tensor
 from torch.utils.data import get_worker_info
 
+from w2v.data import worker_limits
 from w2v.data.audio import Samples, centre, normalize, read_audio, read_window
 from w2v.data.augment import Augmentation
 from w2v.data.batch_sampler import PaddingStats, padding_stats
@@ -53,6 +54,10 @@ class BatchDataset:
 
     def record(self, report: Any) -> None:
         """Take notice of a report of `load`; called in the main process, in order of the batches."""
+
+    def batch_bytes(self, batches: Sequence[IntArray]) -> int:
+        """Return the size of the largest of `batches`; 0 where it is small, or cannot be said."""
+        return 0
 
     def waste(self, batches: Sequence[IntArray]) -> PaddingStats | None:
         """Return what an epoch of `batches` would waste; None where that cannot be said."""
@@ -178,6 +183,9 @@ class AudioDataset(BatchDataset):
         changed = copy.copy(self)
         changed.augmentation = augmentation if augmentation.is_on else None
         return changed
+
+    def batch_bytes(self, batches: Sequence[IntArray]) -> int:
+        return max((len(batch) * int(self.lengths[batch].max()) * 4 for batch in batches if len(batch)), default=0)
 
     def name(self, index: int) -> str:
         """Return the path of a clip relative to the manifest's root."""
@@ -435,7 +443,13 @@ def _rows(count: int, width: int) -> Tensor:
     if get_worker_info() is None:
         return torch.empty(count, width)
     storage: Any = torch.UntypedStorage  # its method has no types
-    return torch.empty(0).set_(storage._new_shared(count * width * torch.float32.itemsize)).view(count, width)
+    if not worker_limits.through_pipes:
+        try:
+            shared = storage._new_shared(count * width * torch.float32.itemsize)
+            return torch.empty(0).set_(shared).view(count, width)
+        except RuntimeError:  # /dev/shm is full, or there are too few file descriptors: from now on without
+            worker_limits.through_pipes = True
+    return torch.empty(count, width)
 
 
 def _pad_targets(targets: Sequence[Tensor], pad: int) -> tuple[Tensor, Tensor]:

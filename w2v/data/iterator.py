@@ -11,6 +11,7 @@ import atexit
 import hashlib
 import logging
 import multiprocessing
+import pickle
 import re
 import signal
 import threading
@@ -23,9 +24,11 @@ from weakref import WeakSet
 
 import numpy as np
 import torch
-from torch.utils.data import DataLoader, Dataset
+from torch.utils.data import DataLoader, Dataset, get_worker_info
 
+from w2v.data import worker_limits
 from w2v.data.dataset import BatchDataset
+from w2v.data.worker_limits import SHARED_MEMORY, plan_workers
 from w2v.distributed.child import end_with_parent
 from w2v.errors import DataError, W2vError
 from w2v.rng import seed_from
@@ -83,7 +86,7 @@ class EpochIterator:
         self.position = 0
         self._digest: str | None = None
         self._reader = BatchReader(
-            dataset, num_workers, data_buffer_size, pin_memory=pin_memory, start_method=start_method
+            dataset, num_workers, data_buffer_size, pin_memory=pin_memory, start_method=start_method, batches=batches
         )
 
     def num_updates(self, update_freq: int) -> int:
@@ -209,7 +212,9 @@ def iterate(
     Raises:
         DataError: a batch cannot be read.
     """
-    reader = BatchReader(dataset, num_workers, data_buffer_size, pin_memory=pin_memory, start_method=start_method)
+    reader = BatchReader(
+        dataset, num_workers, data_buffer_size, pin_memory=pin_memory, start_method=start_method, batches=batches
+    )
     try:
         yield from reader.read(zip(batches, seeds, strict=True))
     finally:
@@ -225,6 +230,7 @@ class BatchReader:
         data_buffer_size: batches that the workers prepare ahead, in all.
         pin_memory: put batches into page-locked memory.
         start_method: how workers start; None is the system's default.
+        batches: those that may be asked for; their size is compared with the shared memory of the machine.
     """
 
     def __init__(
@@ -235,8 +241,11 @@ class BatchReader:
         *,
         pin_memory: bool = False,
         start_method: str | None = None,
+        batches: Sequence[IntArray] = (),
     ) -> None:
         self.dataset = dataset
+        self._batches = batches
+        self._is_told = False
         self._sampler = _Requests()
         self._options: dict[str, Any] = dict(
             batch_size=None,
@@ -269,6 +278,8 @@ class BatchReader:
         try:
             # No name for the loader's iterator: in the traceback of an error it would keep the workers alive.
             for answer in self._answers():
+                if isinstance(answer, bytes):
+                    answer = self._unpacked(answer)
                 if isinstance(answer, _Failure):
                     raise answer.error()
                 self.dataset.record(answer.report)
@@ -284,20 +295,49 @@ class BatchReader:
         """End the worker processes; a later `read` starts new ones."""
         self._loader = None
 
+    def _unpacked(self, answer: bytes) -> Any:
+        """Return what a worker has sent through its pipe, and say so where it was not planned."""
+        if not self._is_told:
+            self._is_told = True
+            logger.warning(
+                "%s is full, so batches go through pipes, which is slower; make it larger (docker run --shm-size 8g), "
+                "or give --num-workers 0", SHARED_MEMORY,
+            )  # fmt: skip
+        return pickle.loads(answer)
+
     def _answers(self) -> Iterator[Any]:
         with warnings.catch_warnings():
             # --num-workers is the user's word, whatever torch thinks of it on this machine.
             warnings.filterwarnings("ignore", message="This DataLoader will create")
             if self._loader is None:
-                self._loader = DataLoader(_Answers(self.dataset), **self._options)
+                self._loader = self._make_loader()
             others = set(multiprocessing.active_children())
-            answers = iter(self._loader)
+            try:
+                answers = iter(self._loader)
+            except OSError as e:
+                self._loader = None
+                raise DataError(
+                    f"cannot start the processes that read batches: {e.strerror or e}; raise ulimit -n or ulimit -u, "
+                    "or give --num-workers 0"
+                ) from e
         if self._options["num_workers"]:
             _workers.update(set(multiprocessing.active_children()) - others)
             _stand_before_torch()
             atexit.unregister(_end_workers)  # once more, to come before what torch has registered meanwhile
             atexit.register(_end_workers)
         return answers
+
+    def _make_loader(self) -> DataLoader[Any]:
+        asked = self._options["num_workers"]
+        prefetch = self._options.get("prefetch_factor", 0)
+        plan = plan_workers(asked, prefetch, self.dataset.batch_bytes(self._batches) if asked else 0)
+        if plan.num_workers < asked:
+            self._options["num_workers"] = plan.num_workers
+        if not plan.num_workers:
+            for name in ("persistent_workers", "prefetch_factor", "worker_init_fn", "multiprocessing_context"):
+                self._options.pop(name, None)
+        self._is_told = plan.through_pipes
+        return DataLoader(_Answers(self.dataset, through_pipes=plan.through_pipes), **self._options)
 
 
 _workers: WeakSet[BaseProcess] = WeakSet()
@@ -388,15 +428,21 @@ class _Failure:
 class _Answers(Dataset[Any]):
     """The data set as the loader's workers see it: one item per request."""
 
-    def __init__(self, dataset: BatchDataset) -> None:
+    def __init__(self, dataset: BatchDataset, *, through_pipes: bool = False) -> None:
         self.dataset = dataset
+        self.through_pipes = through_pipes
 
-    def __getitem__(self, request: Request) -> _Answer | _Failure:
+    def __getitem__(self, request: Request) -> _Answer | _Failure | bytes:
         indices, seed = request
+        is_worker = get_worker_info() is not None
+        if is_worker:
+            worker_limits.through_pipes |= self.through_pipes
         try:
-            return _Answer(*self.dataset.load(indices, seed))
+            answer: _Answer | _Failure = _Answer(*self.dataset.load(indices, seed))
         except W2vError as e:
-            return _Failure(type(e), str(e))
+            answer = _Failure(type(e), str(e))
+        # As bytes: a tensor on its way between processes would take a file of shared memory.
+        return pickle.dumps(answer) if is_worker and worker_limits.through_pipes else answer
 
 
 def _as_it_is(answer: Any) -> Any:
@@ -408,7 +454,7 @@ def _start_worker(worker: int) -> None:
     torch.set_num_threads(1)
     # Ctrl-C, and the signals that a scheduler sends to a whole process group, belong to the main process: it finishes
     # its update, saves, and ends the workers.
-    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1):
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1, signal.SIGHUP):
         signal.signal(number, signal.SIG_IGN)
     # torch's own watch looks every five seconds whether the parent is another than when it began, and so waits for
     # ever where the parent was killed before that.

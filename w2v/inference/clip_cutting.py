@@ -13,7 +13,9 @@ from itertools import pairwise
 from w2v.config import arg, check_range
 from w2v.inference.result import Word
 
-MARGIN = 0.25  # seconds kept before and behind the words of a clip; no more than half of the pause
+# Seconds kept before and behind the words of a clip, but no more than half of the pause: CTC hears words late, and lets
+# go of them early.
+MARGIN = 0.5
 SAFE_PAUSE = 0.2  # seconds: a cut in a pause of this length hurts no word
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
+from w2v.errors import ConfigError
 from w2v.modules.positional_conv import PositionalConv
 
 
@@ -57,11 +58,33 @@ class Int8Linear(nn.Module):
         return result.view(*x.shape[:-1], -1)
 
 
+def check_int8() -> None:
+    """Compare one small product of whole numbers with the same in 64 bits.
+
+    On a CPU without VNNI instructions, torch 2.4 added up in 16 bits and was wrong without a word.
+
+    Raises:
+        ConfigError: they differ.
+    """
+    generator = torch.Generator().manual_seed(1)
+    # (32, 64) times (64, 24) of the largest numbers, in no regular order: sums that go beyond 16 bits.
+    left = torch.randint(-_LARGEST, _LARGEST + 1, (32, 64), generator=generator, dtype=torch.int8)
+    right = torch.full((64, 24), _LARGEST, dtype=torch.int8)
+    if not torch.equal(torch._int_mm(left, right).long(), left.long() @ right.long()):
+        raise ConfigError(
+            f"--int8: torch {torch.__version__} multiplies whole numbers wrongly on this CPU; leave the flag out"
+        )
+
+
 def to_int8(model: nn.Module) -> int:
     """Replace the linear layers of transformer blocks in place; return how many were replaced.
 
     The others (the projection of features, the output layer) are small, and errors in them weigh more.
+
+    Raises:
+        ConfigError: this torch cannot multiply whole numbers on this CPU.
     """
+    check_int8()
     count = 0
     for name, block in model.named_modules():
         if ".layers." not in f".{name}":

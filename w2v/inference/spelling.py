@@ -14,6 +14,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from w2v.data.dictionary import SPECIALS, Dictionary
+from w2v.data.post_process import MARKS
 
 WILDCARD = -1  # stands for sounds that the dictionary cannot spell
 STARS = ("*", "<star>")
@@ -87,7 +88,8 @@ class Speller:
         self._pieces = {
             piece: label
             for label, symbol in enumerate(dictionary.symbols)
-            if symbol not in SPECIALS and (piece := _piece(symbol, kind))
+            if symbol not in SPECIALS
+            for piece in _pieces(symbol, kind)
         }
         self._longest = max(map(len, self._pieces), default=1)
         self._letters = {letter for piece in self._pieces for letter in piece} - {_BEGIN, _END}
@@ -175,16 +177,17 @@ def _composed(word: str) -> str:
     return unicodedata.normalize("NFC", word)
 
 
-def _piece(symbol: str, kind: str) -> str:
-    """Return what a symbol stands for within a word; empty where it is of no use."""
+def _pieces(symbol: str, kind: str) -> list[str]:
+    """Return what a symbol stands for within a word; nothing where it is of no use."""
     if kind == "letter":
-        return _END if symbol == "|" else symbol if len(symbol) == 1 else ""
+        return [_END] if symbol == "|" else [symbol] if len(symbol) == 1 else []
     if kind in ("sentencepiece", "wordpiece"):
-        mark = "\u2581" if kind == "sentencepiece" else "_"
-        return _BEGIN + symbol[1:] if symbol.startswith(mark) else symbol
+        mark = MARKS[kind]
+        return [_BEGIN + symbol[1:] if symbol.startswith(mark) else symbol]
     if kind == "_EOW":
-        return symbol.removesuffix(kind) + _END if symbol.endswith(kind) else symbol
+        return [symbol.removesuffix(kind) + _END if symbol.endswith(kind) else symbol]
     if kind == "none":
-        return _BEGIN + symbol + _END
+        # Words, or letters (of Chinese, say) without a mark between words.
+        return [_BEGIN + symbol + _END, symbol]
     continued = kind.strip()  # such as `@@ `
-    return symbol.removesuffix(continued) if symbol.endswith(continued) else symbol + _END
+    return [symbol.removesuffix(continued) if symbol.endswith(continued) else symbol + _END]

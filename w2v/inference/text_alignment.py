@@ -16,30 +16,17 @@ import numpy as np
 import numpy.typing as npt
 from torch import Tensor
 
-from w2v.config import arg
 from w2v.data.dictionary import Dictionary
 from w2v.errors import ConfigError, DataError
 from w2v.functional.ctc_alignment import CtcAlignment, fewest_frames, forced_align, min_window_score, with_star
+from w2v.inference.align_options import AlignmentConfig
 from w2v.inference.emission_file import EmissionInfo
 from w2v.inference.result import Char, Segment, Transcript, Word, tidy
 from w2v.inference.spelling import WILDCARD, SpelledText, SpelledWord, Speller
 
 STAR = -2  # stands for anything, also for silence; `WILDCARD` for something that was said
-STAR_PLACES = ("none", "ends", "lines", "words")
+LONGEST_LETTER = 1.0  # seconds, in the mean over a word
 Scores = npt.NDArray[np.floating]
-
-
-@dataclass(frozen=True)
-class AlignmentConfig:
-    """How a text is laid over a recording."""
-
-    star: str = arg(
-        "none",
-        help="where the recording may hold speech that the text lacks: ends (before and after the text), lines (also "
-        "between its lines), words (also before each word); `*` in the text allows it there",
-        choices=STAR_PLACES,
-    )
-    pad_words: bool = arg(False, help="let words reach to the middle of the pauses around them")
 
 
 @dataclass(frozen=True)
@@ -59,8 +46,15 @@ class TextAlignment:
         """Median over the letters; 0 where there are none.
 
         In a text that was not said, some letters are heard by chance. They raise the mean, and the confidence of words.
+        Where it is also much shorter than the recording, all its letters are found somewhere, but far apart: those of
+        words that last longer than any word count as 0.
         """
-        return median([char.confidence for char in self.transcript.chars] or [0.0])
+        letters = [
+            0.0 if word.end - word.start > LONGEST_LETTER * len(word.chars) else char.confidence
+            for word in self.transcript.words
+            for char in word.chars
+        ]
+        return median(letters or [0.0])
 
 
 class TextAligner:

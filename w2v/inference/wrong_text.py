@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 
 from w2v.inference.result import Word
-from w2v.inference.spelling import SpelledText
 from w2v.inference.text_alignment import TextAlignment
 
+MIN_CONFIDENCE = 0.1  # median over letters: words that were not said lie below, all others far above
 FEWEST_SPELLED = 0.7  # of the letters of a text in the model's language
 MOST_NAMED = 20  # characters in a message
 
@@ -63,8 +64,8 @@ def likely_cause(alignment: TextAlignment) -> str:
     return "it is the text of another recording, or in a language that the model does not know"
 
 
-def missing_characters(spelling: SpelledText) -> str:
-    """Return the characters that the dictionary lacks, the most frequent first, with their counts."""
-    common = spelling.missing.most_common()
+def named_characters(counts: Counter[str]) -> str:
+    """Return characters with their counts, the most frequent first, for a message."""
+    common = counts.most_common()
     named = ", ".join(f"{character!r} {count}" for character, count in common[:MOST_NAMED])
     return named + (f" and {len(common) - MOST_NAMED} more" if len(common) > MOST_NAMED else "")

@@ -67,11 +67,11 @@ class JsonProgress(Progress):
     """One JSON object per line; `start` tells the starts of a run apart, of which later ones may repeat updates."""
 
     def __init__(self) -> None:
-        self._start = 1
+        self._start: dict[str, str] = {}
 
     def begin_start(self, start: int, num_updates: int) -> None:
         """Remember the number of the start."""
-        self._start = start
+        self._start = {"start": str(start)}
 
     def log_update(self, epoch: int, done: int, num_updates: int, values: Shown, extra: Shown) -> None:
         """Write a `train_inner` line."""
@@ -84,7 +84,7 @@ class JsonProgress(Progress):
 
     def _write(self, tag: str, head: dict[str, Any], values: Shown) -> None:
         texts = {name: shown(value) for name, value in values.items()}
-        logging.getLogger(tag).info(json.dumps(head | texts | {"start": str(self._start)}))
+        logging.getLogger(tag).info(json.dumps(head | texts | self._start))
 
 
 class SimpleProgress(Progress):
