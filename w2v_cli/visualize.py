@@ -30,7 +30,6 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger("w2v-visualize")
 
-ENDINGS = ("wav", "flac", "ogg", "opus", "mp3", "aiff", "aif", "au", "sph", "w64")
 TRANSCRIPTS = "transcripts.tsv"
 
 
@@ -189,6 +188,7 @@ def find_clips(data: Path, sample_rate: int) -> Manifest:
     Raises:
         DataError: there are none.
     """
+    from w2v.data.audio_files import AUDIO_ENDINGS
     from w2v.data.folder import list_folder
     from w2v.data.manifest import read_manifest
 
@@ -198,7 +198,7 @@ def find_clips(data: Path, sample_rate: int) -> Manifest:
     # The clips that a model was validated on say more than those it was trained on.
     manifests.sort(key=lambda path: (path.stem != "valid", path.stem == "train"))
     try:
-        return list_folder(data, ENDINGS, sample_rate, recursive=True)
+        return list_folder(data, AUDIO_ENDINGS, sample_rate, recursive=True)
     except DataError:
         if not manifests:
             raise

@@ -117,6 +117,30 @@ def audio_blocks(path: str, sample_rate: int) -> Iterator[Samples]:
         yield from blocks if rate == sample_rate else resampled(path, blocks, rate, sample_rate)
 
 
+def read_stretch(path: str, sample_rate: int, start: float, end: float) -> Samples:
+    """Return a stretch of a recording of any length: blocks before it are let go, those after it are not read.
+
+    Args:
+        path: the file.
+        sample_rate: rate of the result, in Hz.
+        start: in seconds.
+        end: in seconds; what the recording lacks of the stretch is left out.
+
+    Raises:
+        DataError: as `audio_blocks`, or the recording ends before the stretch begins.
+    """
+    first, last = round(start * sample_rate), round(end * sample_rate)
+    parts, position = [], 0
+    for block in audio_blocks(path, sample_rate):
+        parts.append(block[max(first - position, 0) : max(last - position, 0)])
+        position += len(block)
+        if position >= last:
+            break
+    if position <= first:
+        raise DataError(f"{path}: ends at {position / sample_rate:.3f} s, before second {start:g}")
+    return _join(parts)
+
+
 def read_window(path: str, sample_rate: int, size: int, start: int, out: Samples) -> bool:
     """Read a part of an ordinary clip straight into its place: without a copy, and without what comes before and after.
 

@@ -13,7 +13,7 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from w2v.data.audio import normalize, read_audio
+from w2v.data.audio import normalize, read_stretch
 from w2v.data.batch_sampler import batch_by_size, length_order
 from w2v.data.dictionary import Dictionary
 from w2v.data.manifest import Manifest
@@ -114,13 +114,13 @@ class Viewer:
         Raises:
             DataError: it cannot be read, or is shorter than a frame.
         """
-        whole = read_audio(manifest.path(row), self.clock.sample_rate, resample=True)
-        if len(whole) < self.clock.field:
-            raise DataError(f"{manifest.path(row)}: {len(whole)} samples, one frame needs {self.clock.field}")
-        samples = whole[: self.longest]
+        rate = self.clock.sample_rate
+        found = read_stretch(manifest.path(row), rate, 0, (self.longest + 1) / rate)
+        if len(found) < self.clock.field:
+            raise DataError(f"{manifest.path(row)}: {len(found)} samples, one frame needs {self.clock.field}")
         # The words of a whole recording are not those of its beginning.
-        known = transcript if len(samples) == len(whole) else None
-        return Clip(manifest.name(row), samples.copy(), known)
+        known = transcript if len(found) <= self.longest else None
+        return Clip(manifest.name(row), found[: self.longest], known)
 
     def look(self, clips: Sequence[Clip]) -> list[Looked]:
         """Compute what the model makes of some clips, in one batch."""
