@@ -9,7 +9,7 @@ import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 
@@ -31,9 +31,7 @@ from w2v_cli.decode_workers import decode as decode_on_cores
 from w2v_cli.decode_workers import default_workers
 from w2v_cli.progress import set_up_logging
 from w2v_cli.recordings import Job
-
-if TYPE_CHECKING:
-    from w2v_cli.transcribe import TranscribeFlags
+from w2v_cli.transcribe_flags import PROGRAM, TranscribeFlags
 
 MOST_HEADERS = 2000  # that are read for an estimate of the whole length
 
@@ -173,7 +171,7 @@ class Progress:
                 file=sys.stderr,
             )
         if self.num_failed:
-            print(f"w2v-transcribe: {self.num_failed} of {self.num_done} files failed", file=sys.stderr)
+            print(f"{PROGRAM}: {self.num_failed} of {self.num_done} files failed", file=sys.stderr)
 
 
 def _total_seconds(jobs: Sequence[Job]) -> float:
