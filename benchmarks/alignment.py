@@ -1,11 +1,13 @@
 """Forced alignment of long recordings: time and memory of ours, ctc-segmentation's and torchaudio's.
 
     python benchmarks/alignment.py ../shared/golden [--ctc-segmentation PYTHON] [--torchaudio PYTHON] [--three-hours]
+    python benchmarks/alignment.py ../shared/golden --digits ../shared/data ../shared/models/digits_ctc.pt
 
 PYTHON is that of an environment of its own: ctc-segmentation 1.7.5 has no wheels and needs a compiler; torchaudio's
 wheel needs the CUDA libraries that it is linked to. Emissions are those of an imagined model
 (`golden/people/make_inputs.py`): 180,730 frames of 32 symbols and 50,000 labels are an hour, its first 36,000 frames
 are 12 minutes. Each run is a process of its own with one thread; CPU seconds, and peak memory above what it was before.
+`--digits` instead compares words of real speech with their true boundaries.
 Results: `alignment.md`.
 """
 
@@ -21,7 +23,8 @@ from pathlib import Path
 
 REPOSITORY = Path(__file__).resolve().parents[1]
 
-# Run by the python of each side: argv[1] is the file of emissions, argv[2] how many labels.
+# Run by the python of each side: argv[1] is the file of emissions. ctc-segmentation may skip the beginning at no cost,
+# which is its default, or (`paid`) not.
 BEGIN = """
 import json, resource, sys, time
 import numpy as np
@@ -47,8 +50,7 @@ seconds, after, starts = time.process_time() - begin, peak(), found.starts
 from ctc_segmentation import CtcSegmentationParameters, ctc_segmentation
 config = CtcSegmentationParameters(char_list=[chr(97 + i) for i in range(emissions.shape[1])])
 config.index_duration = 1.0
-if len(sys.argv) > 2:
-    config.preamble_transition_cost_zero = False
+config.preamble_transition_cost_zero = len(sys.argv) <= 2
 truth = np.array([-1, 0, *labels, 0]).reshape(-1, 1)
 before, begin = peak(), time.process_time()
 timings, probabilities, states = ctc_segmentation(config, emissions, truth)
@@ -84,14 +86,40 @@ def run(python: str, side: str, file: Path, *options: str) -> dict[str, object] 
     return found
 
 
+def compare_digits(data: Path, model: Path) -> None:
+    """Print how far words of joined digits lie from where they were said."""
+    sys.path[:0] = [str(REPOSITORY), str(REPOSITORY / "tests/helpers")]
+    import numpy as np
+    from joined_digits import RATE, join_digits
+
+    import w2v
+
+    joined, loaded = join_digits(data), w2v.load_model(model)
+    print(f"{len(joined.samples) / RATE:.0f} s, {len(joined.starts)} words")
+    for star in ("none", "lines", "words"):
+        words = w2v.align(joined.samples, joined.lines, RATE, model=loaded, star=star).words
+        for side in ("start", "end"):
+            errors = 1000 * (np.array([getattr(word, side) for word in words]) - getattr(joined, f"{side}s"))
+            sizes = np.abs(errors)
+            within = [f"{np.mean(sizes <= limit):.0%} within {limit} ms" for limit in (30, 80, 160)]
+            print(
+                f"  --star {star}, {side}s: {np.median(errors):+.0f} ms in the median; error {np.median(sizes):.0f} ms "
+                f"in the median, {np.quantile(sizes, 0.95):.0f} ms at the 95th percentile; {', '.join(within)}"
+            )
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("golden", type=Path)
     parser.add_argument("--ctc-segmentation", metavar="PYTHON")
     parser.add_argument("--torchaudio", metavar="PYTHON")
     parser.add_argument("--three-hours", action="store_true")
+    parser.add_argument("--digits", nargs=2, type=Path, metavar=("DATA", "MODEL"))
     parser.add_argument("--rounds", type=int, default=2)
     arguments = parser.parse_args()
+    if arguments.digits:
+        compare_digits(*arguments.digits)
+        return
     sys.path.insert(0, str(arguments.golden / "people"))
     import numpy as np
     from make_inputs import hour
@@ -115,14 +143,15 @@ def main() -> None:
             print(f"{name}: {size} frames, {count} labels")
             for _ in range(arguments.rounds):
                 for side, python in pythons.items():
-                    found = run(python, side, file) if python else None
-                    if found is None:
-                        continue
-                    off = np.abs(np.array(found.pop("starts")) - np.flatnonzero(is_start[:size]))
-                    figures = ", ".join(f"{key} {value:.1f}" for key, value in found.items())
-                    print(
-                        f"  {side}: {figures}; starts off by {off.mean():.2f} frames in the mean, {off.max()} at most"
-                    )
+                    for option in [(), ("paid",)] if side == "ctc-segmentation" else [()]:
+                        found = run(python, side, file, *option) if python else None
+                        if found is None:
+                            continue
+                        off = np.abs(np.array(found.pop("starts")) - np.flatnonzero(is_start[:size]))
+                        figures = ", ".join(f"{key} {value:.1f}" for key, value in found.items())
+                        shown = " ".join([side, *option])
+                        starts = f"starts off by {off.mean():.2f} frames in the mean, {off.max()} at most"
+                        print(f"  {shown}: {figures}; {starts}")
 
 
 if __name__ == "__main__":

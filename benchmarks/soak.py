@@ -208,7 +208,9 @@ class Driver:
         files = self.files()
         newest = max(files.values(), default=0)
         loaded = re.search(r"loaded checkpoint \S+ \(epoch \d+ @ (\d+) updates\)", ended.log)
-        check((int(loaded[1]) if loaded else 0) == before, f"resumed from {loaded and loaded[1]}, not from {before}")
+        if loaded or ended.code == 0:  # else it ended before it could say so
+            found = int(loaded[1]) if loaded else 0
+            check(found == before, f"resumed from {found}, not from {before}")
         check(before <= newest <= max(target, before), f"the newest file has {newest} updates, of {target}")
         if ended.code == 0 and "a signal asked" not in ended.log:
             check(newest == max(target, before), f"the newest file has {newest} updates, not {target}")

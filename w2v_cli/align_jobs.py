@@ -37,6 +37,7 @@ from w2v_cli.decode_workers import WorkerPool
 from w2v_cli.infer_flags import join_ranks
 from w2v_cli.progress import set_up_logging, show_clips
 from w2v_cli.transcript_files import TranscriptFiles, stems_of
+from w2v_cli.visualization.stretch import write_picture
 
 logger = logging.getLogger("w2v-align")
 
@@ -188,7 +189,8 @@ class Results:
 
     def is_done(self, stem: str) -> bool:
         """Whether an earlier run left all that is asked for of a recording."""
-        has_files = self.files is None or self.files.is_done(stem)
+        has_picture = self.config.picture is None or self._picture(stem).is_file()
+        has_files = self.files is None or (self.files.is_done(stem) and has_picture)
         has_clips = self.clips is None or (self.clips.is_done(stem) and not self.config.overwrite)
         return (self.files is not None or self.clips is not None) and has_files and has_clips
 
@@ -196,6 +198,8 @@ class Results:
         """Write, or print, one alignment."""
         if self.files is not None:
             self.files.write(job.stem, alignment.transcript)
+            if self.config.picture is not None:
+                write_picture(self._picture(job.stem), job.pair.path, alignment.transcript, self.config.picture)
         if self.clips is not None:
             self.clips.write(job.stem, job.pair.path, alignment)
         if self.files is None and self.clips is None:
@@ -204,6 +208,9 @@ class Results:
             text = transcript.textgrid(with_chars=True) if kind == "textgrid" else render(transcript, kind, self.style)
             sys.stdout.write(text)
             sys.stdout.flush()
+
+    def _picture(self, stem: str) -> Path:
+        return Path(self.config.output_dir or "") / f"{stem}.png"
 
     def finish(self, jobs: Sequence[Job]) -> None:
         """Write what lists all recordings."""

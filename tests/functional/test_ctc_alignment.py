@@ -25,6 +25,7 @@ from w2v.functional.ctc_alignment import (
     min_window_score,
     with_star,
 )
+from w2v.functional.ctc_path import best_paths, token_confidences, token_ends
 
 
 @pytest.fixture(scope="module")
@@ -289,6 +290,24 @@ def test_scores_of_ctc_segmentation(golden: Path) -> None:
             assert min(0.0, min_window_score(frames, window)) == pytest.approx(score, abs=1e-6)
     assert min_window_score([]) == -1e10
     assert min_window_score([-1.0, -3.0]) == -2.0
+
+
+def test_the_best_path_aligned_with_its_own_symbols() -> None:
+    """Word times of `w2v-infer --ctm` and of an alignment are one: the same frames, the same confidence."""
+    generator = torch.Generator().manual_seed(5)
+    for _ in range(20):
+        scores = (3 * torch.randn(80, 6, generator=generator)).log_softmax(-1)
+        (path,) = best_paths(scores[None], torch.tensor([80]))
+        ends = token_ends(scores.numpy(), path.tokens, path.timesteps)
+        found = forced_align(scores, path.tokens)
+        assert found.total == pytest.approx(path.score)
+        assert (found.starts.tolist(), found.ends.tolist()) == (path.timesteps, ends)
+        sure = token_confidences(scores.numpy(), path.tokens, path.timesteps, ends)
+        np.testing.assert_allclose(found.confidences, sure)
+        expected = [
+            scores[a:b, token].exp().mean() for token, a, b in zip(path.tokens, path.timesteps, ends, strict=True)
+        ]
+        np.testing.assert_allclose(sure, expected, rtol=1e-5)
 
 
 def test_the_example_in_the_documentation() -> None:

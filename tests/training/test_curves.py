@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import os
 from pathlib import Path
 
 import pytest
@@ -37,6 +38,17 @@ def test_starts_are_joined_by_update(tmp_path: Path) -> None:
 def test_a_later_start_with_other_intervals_replaces_all_from_its_first_update_on() -> None:
     points = [Point("r", "train", "loss", update, 1.0) for update in (100, 200, 300, 400, 250, 350)]
     assert [point.update for point in join_starts(points)] == [100, 200, 250, 350]
+
+
+def test_numbers_of_starts_decide_and_not_the_times_of_files(tmp_path: Path) -> None:
+    """As after a copy of the logs; and the number of a start is no curve."""
+    for start, updates in ((1, (100, 200, 300)), (2, (200, 250))):
+        lines = [line("train_inner", update, loss=10 * start + update, start=start) for update in updates]
+        (tmp_path / f"{9 - start}.log").write_text("".join(lines), encoding="utf-8")
+        os.utime(tmp_path / f"{9 - start}.log", (1000 - start, 1000 - start))
+    points = read_run(tmp_path)
+    assert series(points, "train", "loss") == {100: 110, 200: 220, 250: 270}
+    assert {point.quantity for point in points} == {"loss"}
 
 
 def test_values_that_are_not_finite_are_kept_and_broken_lines_passed_over(tmp_path: Path) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import logging
 import math
 import os
@@ -13,6 +14,7 @@ import pytest
 from child import at_call, train_in_child
 from toy_training import make_trainer
 
+from w2v.checkpoint import file as checkpoint_file
 from w2v.checkpoint.file import load_checkpoint
 from w2v.config.sections import OptimizationConfig
 from w2v.errors import DataError
@@ -193,3 +195,24 @@ def test_a_closed_terminal_saves_and_nohup_goes_on(tmp_path: Path) -> None:
         signal.signal(signal.SIGHUP, before)
     assert ended.code == 0, ended.log
     assert load_checkpoint(tmp_path / "b" / "checkpoint_last.pt")["trainer"]["num_updates"] == 9
+
+
+def test_a_folder_that_becomes_read_only_ends_the_run_in_one_line(tmp_path: Path) -> None:
+    """Between two saves, as after an error of the disk; the last checkpoint stays."""
+
+    def read_only(*arguments: Any) -> None:
+        raise OSError(errno.EROFS, os.strerror(errno.EROFS))
+
+    def fault(trainer: Any) -> None:
+        checkpoint_file.RETRY_PAUSE = 0.0
+        at_call(6, trainer.task, "train_step", lambda: setattr(checkpoint_file, "_write", read_only))
+
+    given = {"optimization": {"max_update": 9}, "checkpoint": {"save_interval_updates": 4}}
+    ended = train_in_child(tmp_path, given, fault)
+    assert ended.code == 2, ended.log
+    assert "cannot be written: Read-only file system" in ended.log.splitlines()[-1]
+    assert "Traceback" not in ended.log
+    assert load_checkpoint(tmp_path / "checkpoint_last.pt")["trainer"]["num_updates"] == 4
+    again = train_in_child(tmp_path, given)
+    assert again.code == 0, again.log
+    assert " @ 4 updates)" in again.log

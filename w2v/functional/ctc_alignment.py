@@ -21,6 +21,7 @@ import torch
 from torch import Tensor
 
 from w2v.errors import DataError
+from w2v.functional.ctc_path import token_confidences
 from w2v.functional.ctc_viterbi import best_states
 
 FloatArray = npt.NDArray[np.float64]
@@ -230,9 +231,7 @@ def _spans(scores: Scores, labels: IntArray, blank: int, states: IntArray) -> Ct
     if np.isneginf(values).any() or not lengths.all():
         raise DataError(f"each path through the {len(labels)} labels has probability 0 in one of {len(path)} frames")
 
-    def means(per_frame: FloatArray) -> FloatArray:
-        # reduceat sums from one start up to the next: blanks between labels must be 0.
-        sums = np.add.reduceat(np.where(is_label, per_frame, 0.0), starts) if len(starts) else np.zeros(0)
-        return np.asarray(sums / lengths)
-
-    return CtcAlignment(path, values, labels, starts, ends, means(values), means(np.exp(values)))
+    # reduceat sums from one start up to the next: the blanks between must be 0.
+    sums = np.add.reduceat(np.where(is_label, values, 0.0), starts) if len(starts) else np.zeros(0)
+    confidences = np.array(token_confidences(scores, labels, starts, ends))
+    return CtcAlignment(path, values, labels, starts, ends, sums / lengths, confidences)

@@ -55,11 +55,13 @@ class Adam(Optimizer):
         for i, parameter in enumerate(self.parameters):
             if parameter.grad is None:
                 continue
+            # Made at the first gradient: a part that is set free later begins its own count, without disturbing others.
             entry = self.state.setdefault(i, {})
             if not entry:
                 entry.update(step=0, exp_avg=torch.zeros_like(parameter), exp_avg_sq=torch.zeros_like(parameter))
-            entry["step"] += 1
+            entry["step"] += 1  # on the host, and taken back if the device has skipped the update
             self._counted.append(entry)
+            # One fused kernel per count: nearly always one, two after parts were set free.
             groups.setdefault((entry["step"], parameter.device), []).append(i)
         for (count, device), members in groups.items():
             self._step_group(members, count, device, lr, skip)

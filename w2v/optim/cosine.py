@@ -67,6 +67,7 @@ class Cosine(Schedule):
             return self._first + num_updates * (self._peak - self._first) / warmup
         done = num_updates - warmup
         growth, period = self.config.t_mult, self._period
+        # Which period this is, and where it began: sums of a geometric series where periods grow.
         if growth == 1:
             number = math.floor(done / period)
             begin = number * period
@@ -74,6 +75,6 @@ class Cosine(Schedule):
             number = math.floor(math.log(1 - done / period * (1 - growth), growth))
             begin = (1 - growth**number) / (1 - growth) * period
             period *= growth**number
-        shrink = self.config.lr_shrink**number
+        shrink = self.config.lr_shrink**number  # peak and floor are lower with each period
         floor, peak = self._floor * shrink, self._peak * shrink
         return floor + 0.5 * (peak - floor) * (1 + math.cos(math.pi * (done - begin) / period))

@@ -34,7 +34,9 @@ class Fixed(Schedule):
         if config.force_anneal is None or epoch < config.force_anneal:
             rate = self.epoch_lr(epoch)
         else:
+            # The epoch of --force-anneal shrinks already.
             rate = self.optimization.lr[-1] * config.lr_shrink ** (epoch + 1 - config.force_anneal)
+        # + 1, unlike the other schedules: the first update has the rate lr / N.
         if num_updates < config.warmup_updates:
             rate *= (num_updates + 1) / config.warmup_updates
         return rate

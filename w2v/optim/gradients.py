@@ -12,6 +12,7 @@ def gradient_norm(gradients: Sequence[Tensor], device: torch.device) -> Tensor:
     """Return the 2-norm over all gradients as a scalar float32 tensor; 0 where there are none."""
     if not gradients:
         return torch.zeros((), device=device)
+    # (P,) norms of P tensors by one fused kernel, then one norm: no float64, and nothing read back.
     norm: Tensor = torch.linalg.vector_norm(torch.stack(torch._foreach_norm(list(gradients))))
     return norm
 
@@ -42,6 +43,7 @@ class DelayedRead:
         self._host = values.detach()
         if values.is_cuda:
             self._host = torch.empty(values.shape, dtype=values.dtype, pin_memory=True)
+            # Page-locked memory, or the copy would wait for the device.
             self._host.copy_(values, non_blocking=True)
             self._event = torch.cuda.Event()  # type: ignore[no-untyped-call]
             self._event.record()

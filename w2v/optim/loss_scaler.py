@@ -49,12 +49,14 @@ class LossScaler:
         """
         if overflow:
             self._shrink()
+        # Counted from the last overflow, not from the last change: torch's scaler counts the other way.
         elif (self._attempt - self._last_overflow) % self.window == 0:
             self.scale *= FACTOR
             self._last_change = self._attempt
         self._attempt += 1
 
     def _shrink(self) -> None:
+        # At least 1: an attempt comes after the change. With the default tolerance 0 every overflow halves.
         since_change = self._attempt - self._last_change
         self._last_overflow = self._attempt
         self._overflows += 1
@@ -93,6 +95,7 @@ def build_loss_scaler(common: CommonConfig, optimization: OptimizationConfig, wo
     """Build the scaler for `--fp16`; its window counts about the same amount of data at any batch size."""
     if not (common.fp16 or common.memory_efficient_fp16):
         return None
+    # The first --update-freq, as in the original, also where there is a list of them.
     window = common.fp16_scale_window or int(2**14 / world_size / optimization.update_freq[0])
     return LossScaler(
         common.fp16_init_scale,

@@ -39,9 +39,11 @@ class PolynomialDecay(Schedule):
         """Return the rate for the next update."""
         config = self.config
         peak = self.epoch_lr(epoch)
+        # u = 0 gives rate 0, as in the original: the first update of a warm-up changes nothing but the moments.
         if config.warmup_updates > 0 and num_updates <= config.warmup_updates:
             return num_updates / config.warmup_updates * peak
         if num_updates >= config.total_num_update:
             return config.end_learning_rate
+        # From 1 at the end of the warm-up to 0 at --total-num-update.
         left = 1 - (num_updates - config.warmup_updates) / (config.total_num_update - config.warmup_updates)
         return float((peak - config.end_learning_rate) * left**config.power + config.end_learning_rate)

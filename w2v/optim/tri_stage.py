@@ -44,9 +44,11 @@ class TriStage(Schedule):
         if num_updates < config.warmup_steps:
             first = config.init_lr_scale * peak
             return first + (peak - first) * num_updates / config.warmup_steps
+        # Negative while the rate is held.
         decayed = num_updates - config.warmup_steps - config.hold_steps
         if decayed < 0:
             return peak
         if config.decay_steps > 0 and decayed <= config.decay_steps:
+            # A straight line in the logarithm, down to final_lr_scale * peak.
             return peak * math.exp(math.log(config.final_lr_scale) * decayed / config.decay_steps)
         return peak * config.final_lr_scale

@@ -21,8 +21,10 @@ from w2v.version import __version__
 OF_ONE_RANK = {
     "common": {"user_dir", "tensorboard_logdir", "log_format", "no_progress_bar"},
     "dataset": {"num_workers", "data_buffer_size"},
-    "distributed_training": {"distributed_rank", "device_id", "distributed_init_method", "distributed_port",
-                             "distributed_no_spawn", "heartbeat_timeout"},
+    "distributed_training": {
+        "distributed_world_size", "distributed_rank", "device_id", "distributed_init_method", "distributed_port",
+        "distributed_no_spawn", "heartbeat_timeout",
+    },
     "checkpoint": {"save_dir"},
     "task": {"data"},
     "model": {"w2v_path", "w2v_args"},
@@ -42,8 +44,10 @@ def require_agreement(digests: Mapping[str, str], config: Mapping[str, Mapping[s
         ConfigError: a rank has something else than rank 0; on every rank, with the same line.
     """
     ours = {**_versions(), **_flags(config), **digests}
+    # A few kB per rank. Where a rank has failed before, the heartbeat ends the wait.
     everybody = distributed.gather_objects((socket.gethostname(), ours))
     first_host, first = everybody[0]
+    # Every rank finds the first difference in the same order, so all of them say the same line.
     for rank, (host, theirs) in enumerate(everybody):
         for name in [*first, *(name for name in theirs if name not in first)]:
             if first.get(name) != theirs.get(name):

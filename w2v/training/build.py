@@ -30,12 +30,14 @@ def build_trainer(config: TrainConfig, device: torch.device) -> Trainer:
         W2vError: something named in the configuration does not fit or cannot be read.
     """
     optimization = _with_accumulation(config)
+    # The weights of all ranks are drawn from the same seed, so nothing has to be sent between them.
     torch.manual_seed(config.common.seed)
     task: Task = config.task.entry.cls(config.task.config, config.common.seed)
     # The model first: it says how short a clip may be.
     model = task.build_model(config.model.entry, config.model.config)
     task.load_dataset(config.dataset.train_subset)
     criterion = config.criterion.entry.cls(config.criterion.config)
+    # What would end the first validation, hours from now, ends the start.
     if not config.dataset.disable_validation:
         for split in config.dataset.valid_subset.split(","):
             task.prepare_validation(split.strip(), config.dataset, criterion)
@@ -46,6 +48,7 @@ def build_trainer(config: TrainConfig, device: torch.device) -> Trainer:
     if config.common.user_dir is not None:
         # The checkpoint must lead to the plugin from any folder.
         plain["common"]["user_dir"] = str(Path(config.common.user_dir).expanduser().resolve())
+    # In place and before it is shared: names and parameters stay, and the trainer knows of neither.
     if config.common.compile:
         compile_blocks(model, config.common.compile_mode)
     return Trainer(
@@ -109,6 +112,7 @@ def batches_per_update(samples: float, max_tokens: int, world_size: int) -> int:
             f"--batch-audio must be at least one batch for each of {world_size} ranks, got {samples:.0f} samples for "
             f"batches of --max-tokens {max_tokens}; lower --max-tokens to {int(samples / world_size)}"
         )
+    # Multiples of 4 divide among 1, 2 and 4 ranks.
     unit = next(unit for unit in (COMMON_RANKS, COMMON_RANKS // 2, 1) if wanted >= unit)
     if unit % world_size:
         unit = world_size

@@ -62,7 +62,7 @@ class CollapseMonitor:
         now = int(line["num_updates"])
         symptoms = {"codes": (self._codes(line), CODE_CAUSES), "accuracy": (_accuracy(line), ACCURACY_CAUSES)}
         for name, (text, causes) in symptoms.items():
-            if not text:
+            if not text:  # what has passed may come back, and is told of again
                 self._since.pop(name, None)
                 self._told = [told for told in self._told if told != name]
             elif now - self._since.setdefault(name, now) >= SUSTAINED and name not in self._told:
@@ -72,7 +72,8 @@ class CollapseMonitor:
     def _codes(self, line: Mapping[str, float]) -> str:
         perplexity = line.get("code_perplexity")
         if perplexity is None or self._num_vars < 2:
-            return ""
+            return ""  # not logged, or nothing to choose from
+        # The logged perplexity is summed over groups (Baevski et al. 2020, section 3.3); one code each would be 1.
         per_group = perplexity / self._groups
         if per_group <= SINGLE_CODE:
             return f"all frames have had the same code (code_perplexity {perplexity:g})"
@@ -96,6 +97,7 @@ class CollapseMonitor:
 
 def _accuracy(line: Mapping[str, float]) -> str:
     accuracy = line.get("accuracy", 0.0)
+    # Later in training, a good model may well tell targets from negatives nearly always.
     if accuracy <= TOO_ACCURATE or line["num_updates"] > EARLY:
         return ""
     return f"accuracy has been above {TOO_ACCURATE} (it is {accuracy:g})"

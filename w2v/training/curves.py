@@ -121,12 +121,12 @@ def _read_file(path: Path, name: str) -> list[Point]:
         return list(_read_table(path, name))
     with open(path, "rb") as file:
         is_checkpoint = file.read(4).startswith((b"PK\x03\x04", b"\x80"))
-    return _read_checkpoints([path], name) if is_checkpoint else join_starts(_read_log(path, name))
+    return _read_checkpoints([path], name) if is_checkpoint else join_starts(_in_order(_read_log(path, name)))
 
 
 def _read_folder(folder: Path, name: str) -> list[Point]:
     logs = [path for path in folder.iterdir() if path.is_file() and path.suffix in LOG_ENDINGS]
-    points = join_starts(point for path in sorted(logs, key=_age) for point in _read_log(path, name))
+    points = join_starts(_in_order(line for path in sorted(logs, key=_age) for line in _read_log(path, name)))
     if not points:
         points = join_starts(_read_events(sorted(folder.rglob(EVENT_FILES)), name))
     return points or _read_checkpoints(sorted(folder.glob("checkpoint*.pt")), name)
@@ -136,8 +136,16 @@ def _age(path: Path) -> tuple[float, str]:
     return path.stat().st_mtime, path.name
 
 
-def _read_log(path: Path, name: str) -> Iterator[Point]:
-    """Yield the values of `date | INFO | tag | {...}` lines; a line that a kill cut short is passed over."""
+def _in_order(numbered: Iterable[tuple[int, Point]]) -> list[Point]:
+    """Return points by the number of the start that logged them, whatever the files' times say."""
+    return [point for _, point in sorted(numbered, key=lambda item: item[0])]  # stable: lines keep their order
+
+
+def _read_log(path: Path, name: str) -> Iterator[tuple[int, Point]]:
+    """Yield the values of `date | INFO | tag | {...}` lines, with the number of their start (0: there is none).
+
+    A line that a kill cut short is passed over.
+    """
     try:
         with open(path, encoding="utf-8", errors="replace") as file:
             for line in file:
@@ -148,7 +156,9 @@ def _read_log(path: Path, name: str) -> Iterator[Point]:
                     values = json.loads("{" + text)
                 except json.JSONDecodeError:
                     continue
-                yield from _logged(name, head.rpartition(" | ")[2], values)
+                start = int(_number(values.pop("start", 0)) or 0)
+                for point in _logged(name, head.rpartition(" | ")[2], values):
+                    yield start, point
     except OSError as e:
         raise DataError(f"cannot read the log {path}: {e.strerror or e}") from e
 

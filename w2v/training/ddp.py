@@ -51,6 +51,8 @@ class ParallelModel:
         if world_size() == 1:
             model: nn.Module = self.model
             return model
+        # The wrapper counts the parameters that need gradients when it is made: with fewer hooks than gradients, ranks
+        # would train apart; with more, they would wait for ever. `--freeze-finetune-updates` changes them once.
         trainable = [parameter.requires_grad for parameter in self._parameters]
         if self._wrapped is None or trainable != self._trainable:
             self._wrapped = None  # lets go of the old wrapper, and of its hooks, before the new one is made
@@ -72,6 +74,7 @@ class ParallelModel:
 
     def sync_gradients(self, *, last: bool) -> contextlib.AbstractContextManager[None]:
         """Return the context of one micro-batch: ranks average gradients with the last one of an update only."""
+        # Without `no_sync` each micro-batch would be exchanged: N times the traffic, for the same average.
         if last or self._wrapped is None:
             return contextlib.nullcontext()
         context: contextlib.AbstractContextManager[None] = self._wrapped.no_sync()
@@ -89,6 +92,7 @@ class ParallelModel:
 
     def weights(self) -> list[Tensor]:
         """Return what this rank holds of parameters and buffers that are real numbers."""
+        # Buffers, too: batch norms and moving averages of codebooks are saved like weights.
         return [tensor for tensor in self.model.state_dict().values() if tensor.is_floating_point()]
 
     def state_dict(self, optimizer: Optimizer | None) -> tuple[dict[str, Any], dict[str, Any] | None]:

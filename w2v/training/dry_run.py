@@ -169,8 +169,9 @@ def dry_run(trainer: Trainer, sample_rate: int | None) -> DryRun:
     total, per_epoch = updates_in_all(trainer), epochs.num_updates(update_freq)
     if not per_epoch:
         raise DataError("there is not a single batch to train on")
-    trainer.num_updates = (total or 0) // 2
+    trainer.num_updates = (total or 0) // 2  # frozen parts are trained by then, temperatures have fallen
     memory, waste = MemoryUse(trainer.device, distributed.world_size()), epochs.dataset.waste(epochs.batches)
+    # Read here once, by the main process: workers give batches in the order of the epoch.
     largest = None if waste is None else epochs.dataset.batch(epochs.batches[waste.largest], 0)
     with contextlib.ExitStack() as stack:
         for part in (trainer.log, epochs):
@@ -179,6 +180,7 @@ def dry_run(trainer: Trainer, sample_rate: int | None) -> DryRun:
         count = _warm_up(trainer, updates, largest)
         logger.info("dry run: timing %d updates", count)
         seconds, waited, tokens = _timed(trainer, updates, count)
+        # Ranks have different batches, so they agree on the worst.
         peaks = distributed.gather_objects(memory.peak())
         suggestion = None if largest is None else suggested_max_tokens(trainer, memory, largest.num_tokens)
     return DryRun(
@@ -208,13 +210,14 @@ def suggested_max_tokens(trainer: Trainer, memory: MemoryUse, tokens: int) -> in
         memory: has watched them.
         tokens: samples of the largest batch, padding counted.
     """
+    # float32 numbers per parameter: a gradient and, for Adam, two moments.
     held = [p.grad for p in trainer.optimizer.parameters if p.grad is not None]
     held += [value for entry in trainer.optimizer.state.values() for value in entry.values() if torch.is_tensor(value)]
     fixed = memory.before + sum(tensor.numel() * tensor.element_size() for tensor in held)
     found = (HEADROOM * memory.size - fixed) * tokens / max(memory.peak() - fixed, 1)
-    if memory.has_failed():
+    if memory.has_failed():  # the largest batch went through in parts, so the peak says nothing about all of it
         found = min(found, tokens / 2)
-    return int(float(f"{max(found, 0):.1e}"))
+    return int(float(f"{max(found, 0):.1e}"))  # two digits: more would pretend to know more
 
 
 def updates_in_all(trainer: Trainer) -> int | None:
@@ -248,7 +251,7 @@ def _endless(trainer: Trainer, update_freq: int) -> Generator[MicroBatches, None
 def _timed(trainer: Trainer, updates: Iterator[MicroBatches], count: int) -> tuple[float, float, float]:
     """Make updates; return seconds, seconds of waiting for data (mean of the ranks), and samples over all ranks."""
     waited, tokens = 0.0, 0
-    distributed.barrier()
+    distributed.barrier()  # ranks begin together, or the first would count its wait for the others
     begin = time.perf_counter()
     for _ in range(count):
         asked = time.perf_counter()
@@ -256,7 +259,7 @@ def _timed(trainer: Trainer, updates: Iterator[MicroBatches], count: int) -> tup
         waited += time.perf_counter() - asked
         tokens += sum(batch.num_tokens for batch, counts in micro_batches if counts)
         trainer.train_step(micro_batches)
-    if trainer.device.type == "cuda":
+    if trainer.device.type == "cuda":  # the last updates are queued, not made: the clock must wait for them
         torch.cuda.synchronize(trainer.device)
     seconds = time.perf_counter() - begin
     sums = distributed.sum_dicts_across_ranks({"waited": waited, "tokens": tokens, "seconds": seconds})

@@ -88,6 +88,7 @@ class ShardedModel(ParallelModel):
             parameter.grad = None
 
     def norm(self, tensors: Iterable[Tensor]) -> Tensor:
+        # The norm over all parts: squares add up over ranks, which hold disjoint ones.
         square = gradient_norm(list(tensors), self._device).square()
         return sum_across_ranks(square).sqrt()
 
@@ -155,5 +156,6 @@ def _part(whole: Tensor, like: Tensor) -> Tensor:
     """Return what this rank holds of `whole` if it is divided in the way of `like`: equal parts, less at the end."""
     if whole.shape != like.shape:
         return whole
+    # FSDP2 divides the first dimension into equal parts; the last rank may get fewer rows, or none.
     rows = -(-whole.shape[0] // world_size())
     return whole[rank() * rows :][: _local(like).shape[0]]

@@ -46,9 +46,11 @@ class Cadence:
 
     def plan(self, num_updates: int, epoch: int, *, end_of_epoch: bool, stopping: bool) -> Plan:
         """Return what to do now, and take it as done."""
+        # `new` is false when the update was skipped, and for a resumed run: what was due at this number is done.
         new, self._handled = num_updates != self._handled, num_updates
         save_by_updates = new and _hits(num_updates, self._checkpoint.save_interval_updates)
         save_by_epoch = end_of_epoch and epoch % self._checkpoint.save_interval == 0
+        # The original leaves out what is due at an update where that is an epoch's last.
         validate = (
             save_by_updates
             or (end_of_epoch and epoch % self._dataset.validate_interval == 0)
@@ -87,6 +89,7 @@ class Patience:
         """Take note of a validation's score (None: not a number); return the reason to stop, or an empty string."""
         if self._limit <= 0:
             return ""
+        # A score that is no number counts as no improvement: a run that diverges ends.
         if score is not None and self._is_better(score, self._best):
             self._best, self._runs = score, 0
             return ""

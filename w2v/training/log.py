@@ -53,6 +53,7 @@ class TrainingLog:
 
     def add(self, report: UpdateReport, outcome: Outcome) -> None:
         """Add an update that was not skipped."""
+        # The share of updates that were clipped, in percent, is the average of this.
         clipped = 100.0 * (0 < self._limits.clip_norm < outcome.norm)
         self.meter.add_sums(report.sums)
         self.meter.add_step(
@@ -72,8 +73,9 @@ class TrainingLog:
         Raises:
             TrainingError: the model has collapsed, under `--on-collapse stop`.
         """
-        window = self.meter.turn("train_inner")
+        window = self.meter.turn("train_inner")  # a collective, and the one wait for the device between two lines
         limits = self._limits
+        # Whichever limit comes first; the rest of an epoch counts with as many updates as this one has.
         left = [limits.max_update - state["num_updates"]] if limits.max_update else []
         left += [(limits.max_epoch - epoch) * size + size - done] if limits.max_epoch else []
         updates_left = int(min(left)) if left else None
@@ -90,6 +92,7 @@ class TrainingLog:
     def _values(self, window: Window, state: Mapping[str, float]) -> dict[str, float]:
         """Return what a training line shows, in the order of the original."""
         sums, steps = window.sums, window.steps
+        # The trainer's own sums come first; a criterion that reports a `loss` of its own overrides them.
         loss = {"loss": steps.get("loss", 0.0), "sample_size": steps.get("sample_size", 0.0)}
         values = averaged_counts(self._criterion.summarize({**loss, **sums}), window) if steps["updates"] else {}
         values |= {**speed(window), "num_updates": state["num_updates"], "lr": state["lr"]}
@@ -120,4 +123,4 @@ class TrainingLog:
         if "collapse" in state:
             self._collapse.load_state_dict(state["collapse"])
         if new_epoch:
-            self.meter.turn("train")
+            self.meter.turn("train")  # the epoch's window begins here, as it did in the start that ended the epoch

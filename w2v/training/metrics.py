@@ -64,6 +64,7 @@ class Totals:
         """Return the sums of this process; waits for the device once."""
         totals = dict(self._numbers)
         if self._tensors:
+            # One copy for all sums: each `.item()` by itself would wait for the device again.
             read = torch.stack(list(self._tensors.values())).tolist()
             for name, value in zip(self._tensors, read, strict=True):
                 totals[name] += value
@@ -103,6 +104,8 @@ def speed(window: Window) -> dict[str, float]:
     """Return the original's `wps`, `ups`, `wpb`, `bsz`: tokens and updates per second, tokens and clips per update."""
     steps = window.steps
     seconds, updates = max(steps["seconds"], 1e-9), max(steps["updates"], 1.0)
+    # The original's "words" are samples for audio, words for text; a criterion without a count of tokens has its
+    # sample size.
     tokens = window.sums.get("ntokens", window.sums.get("sample_size", steps.get("sample_size", 0.0)))
     return {
         "wps": tokens / seconds,
@@ -127,6 +130,7 @@ def outlook(window: Window, *, updates_left: int | None, sample_rate: int | None
     seconds, values = max(steps["seconds"], 1e-9), {}
     if sample_rate:
         values["audio_s"] = steps.get("tokens", 0.0) / sample_rate / seconds
+    # The pace of this window alone: it is that of this start and these ranks, not of an earlier machine.
     if updates_left is not None and steps["updates"]:
         values["eta"] = max(updates_left, 0) * seconds / steps["updates"]
     return values
@@ -145,7 +149,7 @@ class TrainingMeter:
         self._device = device
         self._totals = Totals(device)
         self._steps = {"updates": 0.0}
-        self._begin = time.perf_counter()
+        self._begin = time.perf_counter()  # not `time.time`, which an administrator may set back
         self._windows = {name: Window({}, {}) for name in self.WINDOWS}
 
     @property
@@ -180,7 +184,9 @@ class TrainingMeter:
     def load_state_dict(self, state: Mapping[str, Any], *, is_master: bool) -> None:
         """Take over saved totals; the criterion's sums are given to the master alone, so that they count once."""
         self._totals = Totals(self._device)
+        # Zeros elsewhere keep the order of names, which is that of the log line.
         self._totals.add(state["now"]["sums"] if is_master else dict.fromkeys(state["now"]["sums"], 0.0))
         self._steps = {name: value for name, value in state["now"]["steps"].items() if name != "seconds"}
+        # As if this process had run all the time; the time between two starts does not count.
         self._begin = time.perf_counter() - state["now"]["steps"]["seconds"]
         self._windows = {name: Window(dict(state[name]["sums"]), dict(state[name]["steps"])) for name in self.WINDOWS}

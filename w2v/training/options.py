@@ -105,9 +105,11 @@ def parse_train_command(argv: Sequence[str]) -> ParsedCommand:
         RegistryError: an unknown task, model, criterion, optimizer or schedule.
         SystemExit: `--help` was asked for.
     """
+    # Two passes: the flags that there are depend on --task, --arch, --criterion, ..., and on plugins.
     first = _first_pass(argv)
     file = read_config_file(first.config, [*ROOT_SECTIONS, *REGISTRIES]) if first.config else ConfigFile()
     user_dir = first.user_dir or file.section("common").get("user_dir")
+    # Plugins before any parser is built: they may bring the component that is asked for.
     import_installed()
     if user_dir:
         try:
@@ -127,6 +129,7 @@ def parse_train_command(argv: Sequence[str]) -> ParsedCommand:
         if section not in entries:
             registry = REGISTRIES[section]
             raise ConfigError(f"{registry.flag} is required; known: {', '.join(registry.names())}")
+    # Only what was typed: defaults are the dataclasses', so that the file and the presets can come between.
     typed = parser.parse(argv)
     sections = {name: dict(values) for name, values in file.sections.items()}
     owners = {option.name: name for name, option in _owned_options(entries)}
@@ -148,23 +151,6 @@ def parse_train_command(argv: Sequence[str]) -> ParsedCommand:
     return ParsedCommand(config, bool(typed.get("print_config")))
 
 
-def config_from_plain(plain: Mapping[str, Any], where: str, hint: str = "") -> TrainConfig:
-    """Build the configuration that `TrainConfig.to_plain` wrote.
-
-    Args:
-        plain: configuration by section.
-        where: what it comes from, for messages.
-        hint: text for the error of an unknown component, such as the `--user-dir` needed.
-    """
-    entries = {}
-    for section, registry in REGISTRIES.items():
-        try:
-            entries[section] = registry.get(plain[section]["_name"], hint)
-        except KeyError as e:
-            raise ConfigError(f"{where}: section {section!r} names no {registry.kind} (_name)") from e
-    return _assemble(entries, plain, where)
-
-
 # ---------------------------------------------------------------------------------------------- passes
 
 
@@ -176,6 +162,7 @@ def _first_pass(argv: Sequence[str]) -> argparse.Namespace:
     parser.add_argument("-h", "--help", action="store_true", dest="wants_help")
     for section, registry in REGISTRIES.items():
         parser.add_argument(registry.flag, *SHORT_FLAGS.get(section, ()), dest=section)
+    # Unknown flags belong to the second pass, which refuses those that nobody owns.
     namespace, _ = parser.parse_known_args(list(argv))
     return namespace
 
@@ -183,6 +170,7 @@ def _first_pass(argv: Sequence[str]) -> argparse.Namespace:
 def _choose(first: argparse.Namespace, file: ConfigFile) -> dict[str, Entry[Any]]:
     entries = {}
     for section, registry in REGISTRIES.items():
+        # Precedence: typed, then the file, then a default.
         named = getattr(first, section), file.section(section).get("_name"), DEFAULT_COMPONENTS.get(section)
         name = next(filter(None, named), None)
         if name is not None:

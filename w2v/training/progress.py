@@ -75,6 +75,7 @@ class JsonProgress(Progress):
 
     def log_update(self, epoch: int, done: int, num_updates: int, values: Shown, extra: Shown) -> None:
         """Write a `train_inner` line."""
+        # As in the original: epochs done, with the share of the current one; the only numbers that are no text.
         update = round(epoch - 1 + done / max(num_updates, 1), 3)
         self._write("train_inner", {"epoch": epoch, "update": update}, values)
 
@@ -139,7 +140,7 @@ class TqdmProgress(SimpleProgress):
     def log_summary(self, tag: str, epoch: int, values: Shown) -> None:
         """Write a line above the bar, and remember the error rates of validation for the bar."""
         if self._bar is not None:
-            self._bar.clear()
+            self._bar.clear()  # or the line would be written into the bar
         super().log_summary(tag, epoch, values)
         if tag != "train":
             prefix = f"{tag}_"
@@ -180,6 +181,7 @@ class TensorBoardProgress(Progress):
 
     def begin_start(self, start: int, num_updates: int) -> None:
         """Let TensorBoard drop what an earlier start has written about updates that are made again."""
+        # A mark in the event file: TensorBoard drops older events of these updates. A first start has none.
         self._purge_step = num_updates + 1 if start > 1 else None
         self._wrapped.begin_start(start, num_updates)
 
@@ -215,7 +217,7 @@ class TensorBoardProgress(Progress):
         for name, value in values.items():
             if name != f"{prefix}num_updates":
                 self._writers[tag].add_scalar(name.removeprefix(prefix), value, step)
-        self._writers[tag].flush()
+        self._writers[tag].flush()  # a killed run keeps its events
 
 
 def build_progress(common: CommonConfig, *, is_master: bool) -> Progress:

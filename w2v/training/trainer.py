@@ -123,11 +123,12 @@ class Trainer:
         with self._interrupt, contextlib.ExitStack() as stack:
             for part in (self.manager, self.log, self.batches):
                 stack.callback(part.close)
+            # The first collective of the run, before anything is written or waited for.
             require_agreement({**self.task.digest(), "number of batches": str(self.batches.num_updates(1))},
                               self.config_plain)  # fmt: skip
             if distributed.is_master():
-                self.manager.prepare()
-            distributed.barrier()
+                self.manager.prepare()  # the lock is rank 0's alone
+            distributed.barrier()  # no rank reads the folder before it is locked and tidied up
             self.restore()
             logger.info("training on %d devices (%s)", distributed.world_size(), self.device.type)
             reason = self._run_pending_validation() or self.stop_reason(end_of_epoch=False) or self._patience.reason()
@@ -146,6 +147,7 @@ class Trainer:
         size = self.batches.num_updates(accumulated)
         if size == 0:
             raise DataError(f"--train-subset {self.dataset.train_subset}: there is not a single batch to train on")
+        # Updates of this epoch that an earlier start has made; other ranks may have made them, hence the rounding.
         done = math.ceil(self.batches.position / (accumulated * distributed.world_size()))
         logger.info("begin training epoch %d", self.batches.epoch)
         self.log.progress.begin_epoch(self.batches.epoch, size, done)
@@ -185,16 +187,18 @@ class Trainer:
     def train_step(self, micro_batches: MicroBatches) -> None:
         """Make one update from the micro-batches of this rank."""
         begin = time.perf_counter()
-        self.model.train()
+        self.model.train()  # a validation has switched it over
+        # Temperatures, frozen parts and LayerDrop follow from this number alone, so a restart needs no more.
         self.model.set_num_updates(self.num_updates)
         report = self.step.backward(micro_batches)
         limit = self.optimization.stop_time_hours * 3600
+        # One collective per update: sums, sample sizes, and who wants to stop.
         report.close(signal=self._is_signalled(), time_up=0 < limit < self.log.meter.seconds)
         # The outcome of the *previous* update is read here, while the device is busy with this one. Until now it was
         # taken for a good one; a bad one has changed nothing (`Optimizer.step`), and its count is taken back late.
         self._resolve_previous_update()
         self.step.apply(report, self.lr)
-        self.num_updates += 1
+        self.num_updates += 1  # taken back by `_resolve_previous_update` if the update turns out to be skipped
         self._report = report
         report.seconds = time.perf_counter() - begin
         if self._settle_at_once:
@@ -286,6 +290,7 @@ class Trainer:
         """
         score: float | None = None
         metric = self.checkpoint.best_checkpoint_metric
+        # The first subset decides about the best; all are logged.
         for place, subset in enumerate(name.strip() for name in self.dataset.valid_subset.split(",")):
             logger.info('begin validation on "%s" subset', subset)
             values = self._validator.evaluate(self.model, subset, self.dataset, self._is_signalled)
@@ -324,9 +329,10 @@ class Trainer:
         )
         if self.checkpoint.no_save or not names:
             return
+        # One pass over the weights, and a wait for the device: little beside writing them.
         if not math.isfinite(float(self._parallel.norm(self._parallel.weights()))):
             raise TrainingError(f"weights are not finite after update {n}; no checkpoint was written")
-        state = self.state_dict(names)
+        state = self.state_dict(names)  # collectives: every rank takes part, rank 0 gets the whole
         if distributed.is_master():
             with self._interrupt.busy():
                 path = self.manager.write(names, state)[0]
@@ -372,6 +378,7 @@ class Trainer:
     def restore(self) -> None:
         """Load the checkpoint with which this start begins, if there is one: rank 0 says which, every rank reads it."""
         ours = self.manager.find_start() if distributed.is_master() else Start()
+        # Without the tensors: every rank maps the file for itself.
         start: Start = distributed.gather_objects(replace(ours, state=None))[0]
         self.manager.start = start
         if start.path is not None:

@@ -65,6 +65,8 @@ class UpdateReport:
     def __init__(self, device: torch.device) -> None:
         self.sums = Totals(device)
         self.seconds = 0.0
+        # (6,): sample size, loss, clips, tokens, signals, times up. float64, because a float32 sum of samples loses
+        # single ones beyond 2**24. One tensor, so that ranks need one collective and the host one copy per update.
         self._totals = torch.zeros(6, dtype=torch.float64, device=device)
         self._clips: list[tuple[Tensor, Tensor]] = []
         self._read: DelayedRead | None = None
@@ -77,12 +79,13 @@ class UpdateReport:
         """Count one micro-batch."""
         value = loss.value.detach()
         for place, number in enumerate((loss.sample_size, value, batch.num_items, batch.num_tokens)):
-            self._totals[place].add_(number)
+            self._totals[place].add_(number)  # a tensor or a number: neither is waited for
         self.sums.add(loss.sums)
         self._clips.append((batch.indices, value))
 
     def close(self, *, signal: bool, time_up: bool) -> None:
         """Add up over ranks, with this rank's wishes to stop."""
+        # A wish to stop travels with the numbers: all ranks read it after the same update, and stop together.
         self._totals[4].add_(float(signal))
         self._totals[5].add_(float(time_up))
         sum_across_ranks(self._totals)
@@ -93,8 +96,10 @@ class UpdateReport:
         Args:
             norm: norm of the scaled gradient, equal on all ranks.
         """
+        # All on the device, and equal on all ranks: the norm is one over all ranks, and so are the totals.
         good = norm.isfinite() & self._totals[1].isfinite() & (self.sample_size > 0)
         skip = (~good).float()
+        # (8,): queued behind the step, read by the host when the next update is under way.
         self._read = DelayedRead(torch.cat([self._totals, torch.stack([norm, skip])]))
         return skip
 
@@ -107,6 +112,7 @@ class UpdateReport:
     def named_clips(self) -> str:
         """Name the clips of micro-batches with a bad loss, or else all; every process must call this."""
         ours = [(rows.tolist(), not math.isfinite(float(loss))) for rows, loss in self._clips]
+        # Slow, with a collective and a wait for the device; only where an update has gone wrong.
         every = list(itertools.chain.from_iterable(gather_objects(ours)))
         chosen = [rows for rows, is_bad in every if is_bad] or [rows for rows, _ in every]
         numbers = sorted(itertools.chain.from_iterable(chosen))

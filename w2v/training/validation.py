@@ -49,18 +49,20 @@ class Validator:
             DataError: the subset is empty.
         """
         begin = time.perf_counter()
-        model.eval()
+        model.eval()  # no dropout, no LayerDrop, codes by argmax; `Trainer.train_step` sets it back
         sums, clips, count = Totals(self._device), 0, 0
         batches: Iterable[Batch] = self._task.valid_batches(subset, dataset)
         # Ranks that share their weights must go through the model equally often.
         for batch, counts in _in_step(batches, is_over) if self._step.memory.is_sharded else _alone(batches, is_over):
             loss = self._step.valid_loss(model, batch)
             if not counts:
-                continue
+                continue  # it kept the ranks in step
             sums.add({"loss": loss.value, "sample_size": loss.sample_size, **loss.sums})
             clips, count = clips + batch.num_items, count + 1
+        # A collective: also where one rank alone was signalled, all of them leave here.
         if distributed.any_rank(is_over()):
             return None
+        # Sums over ranks, and ratios once, at the end: the values do not depend on how batches were dealt.
         totals = distributed.sum_dicts_across_ranks(sums.values())
         steps = distributed.sum_dicts_across_ranks({"clips": clips, "updates": count})
         if not steps["updates"]:
@@ -92,6 +94,7 @@ def _in_step(batches: Iterable[Batch], is_over: Callable[[], bool]) -> Iterator[
         if any(over for over, _, _ in ranks) or not any(has_one for _, has_one, _ in ranks):
             return
         if not all(has_filler for _, _, has_filler in ranks):
+            # A rank without a single batch borrows one; costs a copy between processes, once per validation.
             lenders: list[Any] = distributed.gather_objects(batch)
             filler = filler or next(lent for lent in lenders if lent is not None)
         assert filler is not None
