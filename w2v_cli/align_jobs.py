@@ -374,12 +374,14 @@ def conclude(report: Report, *, is_only: bool) -> int:
         logger.info("characters that the dictionary lacks: %s", named_characters(report.missing))
     if is_only and report.failed:
         raise DataError(report.failed[0])
+    # All ranks know the sums, and one says them.
+    level = logging.WARNING if distributed.is_master() else logging.DEBUG
     if not is_only:
         logger.info("%d recordings aligned", report.num_aligned)
-    if report.failed:
-        logger.warning("%d recordings could not be aligned", len(report.failed))
-    if report.not_heard and not is_only:
-        logger.warning("the texts of %d recordings were not heard", len(report.not_heard))
+        if report.failed:
+            logger.log(level, "%d recordings could not be aligned", len(report.failed))
+        if report.not_heard:
+            logger.log(level, "the texts of %d recordings were not heard", len(report.not_heard))
     return 1 if report.failed else NOT_HEARD if report.not_heard else 0
 
 

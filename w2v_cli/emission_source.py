@@ -252,7 +252,7 @@ def load(config: SourceConfig) -> tuple[LoadedModel, EmissionInfo]:
     path = str(config.path)
     given = {"dictionary": config.dict} if config.dict else {}
     loaded = load_model(path, overrides=config.model_overrides, user_dir=config.user_dir, **given)
-    info = ctc_info(loaded, config.post_process, flag="--path")
+    info = ctc_info(loaded, flag="--path")
     trained = loaded.task.config.normalize
     if config.normalize is not None and config.normalize != trained:
         said = "--normalize" if config.normalize else "--no-normalize"
