@@ -229,7 +229,8 @@ class StartFinder:
             except CheckpointError as e:
                 logger.warning("%s", e)
                 error = error or e
-                self._set_aside(path)
+                if "damaged" in str(e):  # and not one of another program, or of a later release
+                    self._set_aside(path)
                 continue
             if found is None and (self.last_is_damaged or not self._config.no_last_checkpoints):
                 what = "is damaged" if self.last_is_damaged else "leads nowhere" if last.is_symlink() else "is missing"
