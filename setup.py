@@ -80,7 +80,19 @@ EXTRAS["dev"] = EXTRAS["test"]
 EXTRAS["all"] = sorted({package for name in EXTRAS if name not in ("test", "dev") for package in EXTRAS[name]})
 
 # Each program is `main() -> int` of a module in w2v_cli; what it returns is the exit code.
-PROGRAMS = ("manifest", "labels", "train", "infer", "align", "featurize", "tokenize", "convert", "lm", "visualize")
+PROGRAMS = (
+    "manifest",
+    "labels",
+    "train",
+    "infer",
+    "align",
+    "featurize",
+    "tokenize",
+    "transcribe",
+    "convert",
+    "lm",
+    "visualize",
+)
 
 setup(
     name="w2v",
