@@ -91,7 +91,7 @@ class Mark:
 def peek(path: Path) -> Mark | None:
     """Return the mark of a checkpoint without reading its tensors; None where the file is missing or cut short."""
     try:
-        state = read_torch_file(path)
+        state = read_torch_file(path, mapped=True)  # nothing of its tensors is read
     except CheckpointError:
         return None
     return Mark.of(state) if isinstance(state, dict) else None
