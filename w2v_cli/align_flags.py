@@ -13,6 +13,7 @@ from w2v.inference.align_options import AlignmentConfig
 from w2v.inference.clip_cutting import CutConfig
 from w2v.inference.result import FORMATS, read_formats
 from w2v.inference.subtitles import SubtitleStyle
+from w2v_cli.shard_flags import ShardOptions
 from w2v_cli.visualization.stretch import Stretch, parse_stretch
 
 PURPOSE = (
@@ -24,7 +25,7 @@ PURPOSE = (
 
 
 @dataclass(frozen=True)
-class ProgramConfig:
+class ProgramConfig(ShardOptions):
     """What is aligned, and what is left of it."""
 
     model: str = arg(
@@ -68,6 +69,7 @@ class ProgramConfig:
     quiet: bool = arg(False, help="no progress; only warnings and the result")
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         check_range(self, 0, 1, "min_confidence")
         check_range(self, 1, math.inf, "max_tokens", "num_threads")
         check_range(self, 0, math.inf, "num_workers")
