@@ -53,7 +53,9 @@ def transcribe(argv: Sequence[str]) -> int:
         output = Output(flags, folder)
         recordings = _recordings(flags, waiting, transcriber)
         with Progress(flags.what, waiting, num_kept=len(mine) - len(waiting)) as progress:
-            results = transcriber.transcripts(recordings, progress.watch(decode), output.heard)
+            results = transcriber.transcripts(
+                recordings, progress.watch(decode, transcriber.info.sample_rate), output.heard
+            )
             for job, result in zip(waiting, results, strict=True):
                 failed = output.take(job, result)
                 progress.done(job, result, failed)

@@ -103,14 +103,14 @@ class Progress:
             form = "{desc}{percentage:3.0f}%|{bar}| {elapsed}<{remaining}{postfix}"
             self._bar = tqdm(total=self._total or None, bar_format=form, leave=False, dynamic_ncols=True)
 
-    def watch(self, decode: Decode) -> Decode:
+    def watch(self, decode: Decode, sample_rate: int) -> Decode:
         """Return `decode` with its batches counted."""
 
         def watched(batches: Iterator[Emissions]) -> Iterator[tuple[Emissions, Any]]:
             for batch, readings in decode(batches):
-                yield batch, readings
-                self._heard += sum(batch.num_samples) / 16000
+                self._heard += sum(batch.num_samples) / sample_rate
                 self._show()
+                yield batch, readings
 
         return watched
 

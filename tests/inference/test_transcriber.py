@@ -16,6 +16,7 @@ import w2v
 from w2v.data import silero
 from w2v.data.audio import normalize
 from w2v.errors import ConfigError, DataError
+from w2v.functional.edit_distance import edit_distance
 from w2v.inference.emissions import clip_log_probs
 from w2v.inference.encode import conv_stack
 from w2v.inference.recording import ArrayRecording, FileRecording
@@ -149,6 +150,28 @@ def test_words_are_in_order_and_inside(small, speech):
                 last = char.end
             last = word.end
         assert transcript.text == " ".join(word.text for word in transcript.words)
+
+
+def test_windows_say_what_the_whole_says(digits_model, digits):
+    """P4: a minute in three windows. A model of 2 million parameters hears some words differently with other context
+    (none of its errors more); the times of the others are at most a frame apart."""
+    samples, places = digits
+    places = [place for place in places if place[2] < 60 * RATE]
+    samples = samples[: places[-1][2]]
+    spoken = " ".join(text for text, *_ in places).split()
+    transcriber = w2v.open_transcriber(digits_model, device="cpu", window=0)
+    whole = w2v.transcribe(samples, RATE, model=transcriber)
+    found = w2v.transcribe(samples, RATE, model=digits_model, device="cpu", window=25, context=3)
+    errors = [edit_distance(transcript.text.split(), spoken) for transcript in (whole, found)]
+    assert errors[1] <= errors[0] + 0.02 * len(spoken)
+    assert edit_distance(list(found.text), list(whole.text)) <= 0.05 * len(whole.text)
+    blocks = SequenceMatcher(None, [w.text for w in found.words], [w.text for w in whole.words], autojunk=False)
+    pairs = [
+        (found.words[i + k], whole.words[j + k]) for i, j, size in blocks.get_matching_blocks() for k in range(size)
+    ]
+    assert len(pairs) > 0.85 * len(whole.words)
+    close = [abs(a.start - b.start) < 0.0205 and abs(a.end - b.end) < 0.0205 for a, b in pairs]
+    assert np.mean(close) >= 0.99
 
 
 def test_segments_come_one_by_one(small, speech):

@@ -19,7 +19,7 @@ from w2v.inference.subtitles import SubtitleStyle, cues, srt, vtt
 CONFIDENCE = "mean over symbols of the mean probability over each symbol's frames; of a text, the mean over its words"
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class Char:
     """One symbol that was heard.
 
@@ -36,7 +36,7 @@ class Char:
     confidence: float
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class Word:
     """One word.
 
@@ -57,7 +57,7 @@ class Word:
     interpolated: bool = False
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class Segment:
     """Words between two pauses, or of one line of a text.
 
@@ -86,7 +86,7 @@ class Segment:
         return _mean(word.confidence for word in self.words)
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class Transcript:
     """What was said in one recording.
 
