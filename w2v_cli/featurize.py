@@ -141,7 +141,9 @@ def check_settings(config: FeaturizeConfig) -> None:
         "context": config.context,
     }
     path = Path(config.output) / SETTINGS_FILE
-    if path.is_file() and not config.overwrite:
+    # Settings bind once there is a file made with them, not after a run that found no clips.
+    made = (file for suffix in SUFFIXES.values() for file in path.parent.rglob(f"*{suffix}"))
+    if path.is_file() and not config.overwrite and next(made, None) is not None:
         try:
             before = json.loads(path.read_text(encoding="utf-8"))
         except (OSError, ValueError) as e:

@@ -49,13 +49,14 @@ def write_features(path: Path, features: Frames, frame_rate: float, kind: str) -
     write_atomically(path, _WRITERS[kind](np.ascontiguousarray(features, dtype=np.float32), frame_rate))
 
 
-def read_features(path: Path) -> Frames:
+def read_features(path: str | Path) -> Frames:
     """Read (T, C) float32 frames, in the format that the suffix names.
 
     Raises:
         DataError: the file cannot be read, or its suffix is unknown.
         MissingPackageError: h5py is needed and not installed.
     """
+    path = Path(path)
     kind = next((kind for kind, suffix in SUFFIXES.items() if suffix == path.suffix), None)
     if kind is None:
         raise DataError(f"{path}: the suffix must be one of {', '.join(SUFFIXES.values())}")
