@@ -81,19 +81,18 @@ EXTRAS["all"] = sorted({package for name in EXTRAS if name not in ("test", "dev"
 
 # Each program is `main() -> int` of a module in w2v_cli; what it returns is the exit code.
 PROGRAMS = (
-    *(
-        "manifest",
-        "segment",
-        "labels",
-        "train",
-        "infer",
-        "align",
-        "featurize",
-        "tokenize",
-        "convert",
-        "lm",
-        "visualize",
-    ),
+    "manifest",
+    "segment",
+    "labels",
+    "train",
+    "infer",
+    "align",
+    "featurize",
+    "tokenize",
+    "transcribe",
+    "convert",
+    "lm",
+    "visualize",
 )
 
 setup(

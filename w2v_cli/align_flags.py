@@ -13,6 +13,8 @@ from w2v.inference.align_options import AlignmentConfig
 from w2v.inference.clip_cutting import CutConfig
 from w2v.inference.result import FORMATS, read_formats
 from w2v.inference.subtitles import SubtitleStyle
+from w2v_cli.shard_flags import ShardOptions
+from w2v_cli.visualization.stretch import Stretch, parse_stretch
 
 PURPOSE = (
     "Find when each word of a text was said. AUDIO is a recording (TEXT: the file of its text, by default the .txt or "
@@ -23,7 +25,7 @@ PURPOSE = (
 
 
 @dataclass(frozen=True)
-class ProgramConfig:
+class ProgramConfig(ShardOptions):
     """What is aligned, and what is left of it."""
 
     model: str = arg(
@@ -48,6 +50,12 @@ class ProgramConfig:
         None, help="cut the recordings at pauses into clips: FOLDER with clips, train.tsv, labels and rejects.tsv",
         metavar="FOLDER",
     )  # fmt: skip
+    picture: Stretch | None = arg(
+        None,
+        help="also draw a stretch of each recording, in seconds, with its words: NAME.png in --output-dir",
+        parse=parse_stretch,
+        metavar="START-END",
+    )
     post_process: str | None = arg(None, help="how units become words: letter, sentencepiece, ...")
     dict: str | None = arg(None, help="dictionary file of a checkpoint that comes without one", metavar="FILE")
     max_tokens: int | None = arg(None, help="largest batch: windows x longest window, in samples (default: one window)")
@@ -61,11 +69,14 @@ class ProgramConfig:
     quiet: bool = arg(False, help="no progress; only warnings and the result")
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         check_range(self, 0, 1, "min_confidence")
         check_range(self, 1, math.inf, "max_tokens", "num_threads")
         check_range(self, 0, math.inf, "num_workers")
         if self.fp16 and self.bf16:
             raise ConfigError("--fp16 and --bf16 exclude each other; give one of them")
+        if self.output_dir is None and self.picture is not None:
+            raise ConfigError("--picture needs --output-dir, where the pictures go")
         if self.output_dir is None and len(self.output_format or ()) > 1:
             raise ConfigError(f"--output-format {','.join(self.output_format or ())} needs --output-dir")
 

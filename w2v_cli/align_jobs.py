@@ -34,9 +34,10 @@ from w2v_cli.align_pairs import Pair, find_pairs
 from w2v_cli.align_split import ClipWriter
 from w2v_cli.cpu import speed_on
 from w2v_cli.decode_workers import WorkerPool
-from w2v_cli.infer_flags import join_ranks
-from w2v_cli.progress import set_up_logging, show_clips
+from w2v_cli.progress import Work, set_up_logging, show_progress
+from w2v_cli.sharding import joined_ranks, own_part, own_rank
 from w2v_cli.transcript_files import TranscriptFiles, stems_of
+from w2v_cli.visualization.stretch import write_picture
 
 logger = logging.getLogger("w2v-align")
 
@@ -128,16 +129,18 @@ def run_jobs(flags: AlignFlags) -> int:
         W2vError: nothing can be aligned, or the only recording cannot.
     """
     config = flags.program
-    with join_ranks(cpu=config.cpu) as device, speed_on(device):
+    rank = own_rank(config, cpu=config.cpu)
+    with joined_ranks(rank, cpu=config.cpu) as device, speed_on(device):
         set_up_logging(is_master=distributed.is_master() and not config.quiet, stream=sys.stderr)
         pairs = find_pairs(config.audio, config.text, allow_outside_root=config.allow_outside_root)
         jobs = [Job(pair, stem) for pair, stem in zip(pairs, stems_of([pair.name for pair in pairs]), strict=True)]
         source = open_source(config, device)
         results = Results(flags, source.info)
-        open_jobs = [job for job in jobs if not results.is_done(job.stem)]
-        if len(open_jobs) < len(jobs):
-            logger.info("%d of %d recordings are done already", len(jobs) - len(open_jobs), len(jobs))
-        mine = open_jobs[distributed.rank() :: distributed.world_size()]
+        # First the part, then what is left of it: another rank may be writing already.
+        part = own_part(config, rank, jobs)
+        mine = [job for job in part if not results.is_done(job.stem)]
+        if len(mine) < len(part):
+            logger.info("%d of %d recordings are done already", len(part) - len(mine), len(part))
         report = Report()
         align_all(mine, source, TextAligner(source.info, flags.alignment), results, report, is_only=len(jobs) == 1)
         everywhere = Report()
@@ -188,7 +191,8 @@ class Results:
 
     def is_done(self, stem: str) -> bool:
         """Whether an earlier run left all that is asked for of a recording."""
-        has_files = self.files is None or self.files.is_done(stem)
+        has_picture = self.config.picture is None or self._picture(stem).is_file()
+        has_files = self.files is None or (self.files.is_done(stem) and has_picture)
         has_clips = self.clips is None or (self.clips.is_done(stem) and not self.config.overwrite)
         return (self.files is not None or self.clips is not None) and has_files and has_clips
 
@@ -196,6 +200,8 @@ class Results:
         """Write, or print, one alignment."""
         if self.files is not None:
             self.files.write(job.stem, alignment.transcript)
+            if self.config.picture is not None:
+                write_picture(self._picture(job.stem), job.pair.path, alignment.transcript, self.config.picture)
         if self.clips is not None:
             self.clips.write(job.stem, job.pair.path, alignment)
         if self.files is None and self.clips is None:
@@ -204,6 +210,9 @@ class Results:
             text = transcript.textgrid(with_chars=True) if kind == "textgrid" else render(transcript, kind, self.style)
             sys.stdout.write(text)
             sys.stdout.flush()
+
+    def _picture(self, stem: str) -> Path:
+        return Path(self.config.output_dir or "") / f"{stem}.png"
 
     def finish(self, jobs: Sequence[Job]) -> None:
         """Write what lists all recordings."""
@@ -244,7 +253,8 @@ def align_all(
     num_workers = default_workers() if results.config.num_workers is None else results.config.num_workers
     found = aligned(source.read(fitting()), texts, accepted, aligner, 0 if is_only else num_workers)
     ordered = found if results.files is not None or results.clips is not None else in_order(found)
-    shown = show_clips(ordered, len(jobs), "aligned", quiet=results.config.quiet or is_only)
+    style = "none" if results.config.quiet or is_only else None
+    shown = show_progress(ordered, size_of, Work("aligned", len(jobs), 0.0), style)
     for number, alignment in shown:
         job = accepted[number]
         if isinstance(alignment, str):
@@ -256,6 +266,12 @@ def align_all(
             note_failure(job, str(e), report, is_only=is_only)
             continue
         note_alignment(job, alignment, results.config, report, is_only=is_only)
+
+
+def size_of(aligned: tuple[int, TextAlignment | str]) -> tuple[int, float]:
+    """Return 1 recording, and its seconds, which are not known of one that failed."""
+    _, alignment = aligned
+    return 1, 0.0 if isinstance(alignment, str) else alignment.transcript.duration
 
 
 def check_text(lines: list[str], recording: Recording, source: FrameSource, aligner: TextAligner) -> None:
@@ -358,12 +374,14 @@ def conclude(report: Report, *, is_only: bool) -> int:
         logger.info("characters that the dictionary lacks: %s", named_characters(report.missing))
     if is_only and report.failed:
         raise DataError(report.failed[0])
+    # All ranks know the sums, and one says them.
+    level = logging.WARNING if distributed.is_master() else logging.DEBUG
     if not is_only:
         logger.info("%d recordings aligned", report.num_aligned)
-    if report.failed:
-        logger.warning("%d recordings could not be aligned", len(report.failed))
-    if report.not_heard and not is_only:
-        logger.warning("the texts of %d recordings were not heard", len(report.not_heard))
+        if report.failed:
+            logger.log(level, "%d recordings could not be aligned", len(report.failed))
+        if report.not_heard:
+            logger.log(level, "the texts of %d recordings were not heard", len(report.not_heard))
     return 1 if report.failed else NOT_HEARD if report.not_heard else 0
 
 

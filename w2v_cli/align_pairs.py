@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from w2v.data.audio_files import AUDIO_ENDINGS
 from w2v.data.manifest import read_manifest
 from w2v.data.text_file import read_lines
 from w2v.errors import ConfigError, DataError
@@ -74,10 +75,10 @@ def _of_folder(folder: Path) -> list[Pair]:
     pairs = []
     for where, folders, files in os.walk(folder):
         folders.sort()
-        texts = {Path(name).stem: name for name in sorted(files) if name.endswith(TEXT_ENDINGS)}
+        texts = {Path(name).stem: name for name in sorted(files) if name.lower().endswith(TEXT_ENDINGS)}
         for name in sorted(files):
             stem, ending = os.path.splitext(name)
-            if stem in texts and ending not in TEXT_ENDINGS and ending in _AUDIO:
+            if stem in texts and ending.lower().lstrip(".") in AUDIO_ENDINGS:
                 path = Path(where, name)
                 pairs.append(Pair(str(path.relative_to(folder)), str(path), Path(where, texts[stem])))
     if not pairs:
@@ -92,9 +93,3 @@ def _of_manifest(path: Path, text: str | None, *, allow_outside_root: bool) -> l
     if len(lines) != len(manifest):
         raise DataError(f"{labels}: {len(lines)} lines, but {path} lists {len(manifest)} recordings")
     return [Pair(manifest.name(row), manifest.path(row), None, line) for row, line in enumerate(lines)]
-
-
-_AUDIO = {
-    *(".wav", ".flac", ".ogg", ".oga", ".opus", ".mp3", ".aiff", ".aif", ".au", ".caf", ".w64", ".sph"),
-    *(".m4a", ".m4b", ".aac", ".mp4", ".mkv", ".webm", ".mov", ".wma", ".ac3", ".amr", ".3gp"),
-}

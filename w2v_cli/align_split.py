@@ -78,7 +78,8 @@ class ClipWriter:
         rows = list(self._clips(stem, path, good))
         self._note(stem).parent.mkdir(parents=True, exist_ok=True)
         note = {"file": path, "clips": rows, "rejects": rejects}
-        write_atomically(self._note(stem), json.dumps(note, ensure_ascii=False).encode())
+        # Escapes stand for names that are no UTF-8 as well.
+        write_atomically(self._note(stem), json.dumps(note).encode())
 
     def finish(self, stems: Sequence[str]) -> dict[str, float]:
         """Write manifest, labels, dictionary and the list of rejects; return hours kept and rejected.

@@ -28,6 +28,8 @@ from w2v.inference.emissions import ModelEmissions, ctc_info
 from w2v.inference.load import LoadedModel, load_model
 from w2v.inference.prepare import cast_weights, to_int8
 from w2v.types import Emissions, IntArray
+from w2v_cli.progress import Work
+from w2v_cli.shard_flags import ShardOptions
 
 logger = logging.getLogger("w2v-infer")
 
@@ -43,7 +45,7 @@ def read_overrides(value: Any) -> dict[str, Any]:
 
 
 @dataclass(frozen=True)
-class SourceConfig:
+class SourceConfig(ShardOptions):
     """Which clips, and how their emissions are computed or read."""
 
     data: str = arg(help="folder with SUBSET.tsv and, for a score, SUBSET.LABELS", positional=True)
@@ -74,9 +76,7 @@ class SourceConfig:
     )
     batch_size: int | None = arg(None, help="most clips in a batch", aliases=("--max-sentences",))
     required_batch_size_multiple: int = arg(8, help="batches of at least this many clips are cut to a multiple of it")
-    num_workers: int = arg(1, help="processes that read audio; 0 reads in the main process")
-    num_shards: int = arg(1, help="split the batches over this many runs")
-    shard_id: int = arg(0, help="which of them this run takes, from 0")
+    num_workers: int = arg(1, help="files read at once")
     seed: int = arg(1, help="order of clips of equal length, and chance elsewhere")
     cpu: bool = arg(False, help="never use CUDA")
     fp16: bool = arg(False, help="compute in half precision")
@@ -94,12 +94,9 @@ class SourceConfig:
     no_progress_bar: bool = arg(False, help="lines instead of a bar (--log-format simple)")
 
     def __post_init__(self) -> None:
-        check_range(
-            self, 1, math.inf, "max_tokens", "batch_size", "required_batch_size_multiple", "num_shards", "log_interval"
-        )
+        super().__post_init__()
+        check_range(self, 1, math.inf, "max_tokens", "batch_size", "required_batch_size_multiple", "log_interval")
         check_range(self, 0, math.inf, "num_workers", "decode_workers")
-        if not 0 <= self.shard_id < self.num_shards:
-            raise ConfigError(f"--shard-id must be at least 0 and below --num-shards, got {self.shard_id}")
         if self.fp16 and self.bf16:
             raise ConfigError("--fp16 and --bf16 exclude each other; give one of them")
         if self.int8 and (self.fp16 or self.bf16):
@@ -126,7 +123,7 @@ class SourceConfig:
     @property
     def shard_prefix(self) -> str:
         """What the names of files begin with where each of several runs writes its own."""
-        return f"{self.shard_id}_" if self.num_shards > 1 else ""
+        return f"{self.shard.index}_" if self.shard.count > 1 else ""
 
     def shard_file(self, path: str) -> Path:
         """Return the emission file of this shard."""
@@ -151,7 +148,8 @@ class EmissionSource:
         dictionary: what their columns stand for.
         manifest: the clips.
         references: what was said in each clip, in symbols as the label file has them; None: not known.
-        batches: lines of the manifest, of all batches of this run's shard; ranks take turns.
+        plan: lines of the manifest, of the batches of all runs.
+        batches: those of this run, whose ranks take turns.
     """
 
     reader: Reader
@@ -159,9 +157,21 @@ class EmissionSource:
     dictionary: Dictionary
     manifest: Manifest
     references: list[str] | None
-    batches: list[IntArray]
+    plan: Sequence[IntArray]
+    batches: Sequence[IntArray]
 
-    def of_this_rank(self) -> list[IntArray]:
+    @property
+    def work(self) -> Work:
+        """What this rank has before it."""
+        batches = self.of_this_rank()
+        samples = sum(int(self.manifest.sizes[batch].sum()) for batch in batches)
+        return Work("", len(batches), samples / self.info.sample_rate)
+
+    def seconds(self, batch: Emissions) -> float:
+        """Return the seconds of audio in a batch."""
+        return sum(batch.num_samples) / self.info.sample_rate
+
+    def of_this_rank(self) -> Sequence[IntArray]:
         """Return the batches that this rank computes."""
         return self.batches[distributed.rank() :: distributed.world_size()]
 
@@ -228,7 +238,8 @@ def open_source(config: SourceConfig, device: torch.device) -> EmissionSource:
     path = Path(config.data) / f"{config.gen_subset}.tsv"
     manifest = read_manifest(path, allow_outside_root=config.allow_outside_root)
     references = open_references(config, info, manifest, dictionary)
-    return EmissionSource(reader, info, dictionary, manifest, references, plan_batches(config, manifest))
+    plan = plan_batches(config, manifest)
+    return EmissionSource(reader, info, dictionary, manifest, references, plan, config.shard.take(plan))
 
 
 def load(config: SourceConfig) -> tuple[LoadedModel, EmissionInfo]:
@@ -241,7 +252,7 @@ def load(config: SourceConfig) -> tuple[LoadedModel, EmissionInfo]:
     path = str(config.path)
     given = {"dictionary": config.dict} if config.dict else {}
     loaded = load_model(path, overrides=config.model_overrides, user_dir=config.user_dir, **given)
-    info = ctc_info(loaded, config.post_process, flag="--path")
+    info = ctc_info(loaded, flag="--path")
     trained = loaded.task.config.normalize
     if config.normalize is not None and config.normalize != trained:
         said = "--normalize" if config.normalize else "--no-normalize"
@@ -271,7 +282,7 @@ def open_references(
 
 
 def plan_batches(config: SourceConfig, manifest: Manifest) -> list[IntArray]:
-    """Return the batches of this shard, longest clips first, as the original makes them."""
+    """Return the batches of all runs, longest clips first, as the original makes them."""
     max_tokens = config.max_tokens
     if max_tokens is None and config.batch_size is None:
         max_tokens = MAX_TOKENS
@@ -287,5 +298,4 @@ def plan_batches(config: SourceConfig, manifest: Manifest) -> list[IntArray]:
             "%s: %d samples do not fit into --max-tokens %s; the clip is a batch of its own",
             manifest.name(row), manifest.sizes[row], max_tokens,
         )  # fmt: skip
-    batches = [plan.skipped[i : i + 1] for i in range(plan.num_skipped)] + plan.batches
-    return batches[config.shard_id :: config.num_shards]
+    return [plan.skipped[i : i + 1] for i in range(plan.num_skipped)] + plan.batches

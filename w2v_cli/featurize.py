@@ -1,12 +1,12 @@
 """`w2v-featurize`: audio files to frames of a trained model, one file per clip.
 
 Flags and files are those of the original's `wav2vec_featurize.py`, which served wav2vec 1 alone; this serves every
-model, in batches, and resumes where a killed run stopped.
+model, in batches, and resumes where a killed run stopped. Each rank of torchrun or Slurm takes its part of the clips;
+no rank needs another.
 """
 
 from __future__ import annotations
 
-import argparse
 import hashlib
 import json
 import logging
@@ -22,17 +22,20 @@ from typing import Any
 import numpy as np
 import torch
 
-from w2v.config import ArgumentParser, arg, build_config, check_range, str_tuple
+from w2v.config import arg, check_range, str_tuple
 from w2v.data.folder import list_folder
 from w2v.data.manifest import Manifest, read_manifest
+from w2v.distributed.ranks import RankInfo
 from w2v.errors import ConfigError, DataError
 from w2v.files import write_atomically
 from w2v.functional.windows import overlapping_windows
-from w2v.inference.encode import ClipEncoder, Encoded, conv_stack, feature_function
+from w2v.inference.encode import ClipEncoder, feature_function, in_one
 from w2v.inference.feature_file import SUFFIXES, write_features
 from w2v.inference.load import LoadedModel, load_model
+from w2v_cli.clips import ClipOptions, clip_encoder, describe, make_folder, parse_flags, size_of, work_of
 from w2v_cli.main import run
-from w2v_cli.progress import set_up_logging, show_clips
+from w2v_cli.progress import set_up_logging, show_progress
+from w2v_cli.sharding import own_part, own_rank
 
 logger = logging.getLogger("w2v-featurize")
 
@@ -40,7 +43,7 @@ SETTINGS_FILE = "w2v-featurize.json"
 
 
 @dataclass(frozen=True)
-class FeaturizeConfig:
+class FeaturizeConfig(ClipOptions):
     """What is read, what is computed, and where it goes."""
 
     input: str = arg(help="folder, or manifest (.tsv), with the audio", aliases=("-i",))
@@ -56,18 +59,12 @@ class FeaturizeConfig:
     max_tokens: int = arg(1_300_000, help="largest batch: clips x longest clip, in samples; 0: clip by clip")
     max_size: int = arg(1_300_000, help="clips longer than this, in samples, are cut into windows; 0: never")
     context: int = arg(64_000, help="samples at both ends of a window that only serve as context")
-    allow_outside_root: bool = arg(False, help="take clips that a manifest names by absolute paths or with `..`")
-    resample: bool = arg(True, help="convert other sample rates and mix channels down")
     overwrite: bool = arg(False, help="write files anew that are there already")
-    num_workers: int = arg(2, help="files read at once")
-    gpu: int = arg(0, help="number of the GPU, where there is one")
-    cpu: bool = arg(False, help="never use a GPU")
-    user_dir: str | None = arg(None, help="python file, folder or package with your own models")
-    quiet: bool = arg(False, help="no progress; only warnings")
+    gpu: int = arg(0, help="number of the GPU, where there is one and torchrun or Slurm name no other")
 
     def __post_init__(self) -> None:
-        check_range(self, 1, math.inf, "num_workers")
-        check_range(self, 0, math.inf, "max_tokens", "max_size", "context", "gpu")
+        super().__post_init__()
+        check_range(self, 0, math.inf, "context", "gpu")
         if self.use_feat and self.layer not in ("c", "z"):
             raise ConfigError(f"--use-feat and --layer {self.layer} exclude each other; give one of them")
 
@@ -92,44 +89,31 @@ def featurize(argv: Sequence[str]) -> int:
     Raises:
         W2vError: a flag, a file or the checkpoint breaks a rule; or, when all else is done, a clip could not be read.
     """
-    config, splits = parse_flags(argv)
-    set_up_logging(is_master=not config.quiet, stream=sys.stderr)
+    purpose = "Write the frames of a trained model, clip by clip."
+    names = "folders INPUT/NAME, or manifests INPUT/NAME.tsv; without it, all of INPUT"
+    config, splits = parse_flags(FeaturizeConfig, argv, "w2v-featurize", purpose, title="features", splits=names)
+    rank = own_rank(config, cpu=config.cpu)
+    set_up_logging(is_master=rank.rank == 0 and not config.quiet, stream=sys.stderr)
     loaded = load_model(config.model, user_dir=config.user_dir)
-    encoder = build_encoder(config, loaded)
+    encoder = build_encoder(config, loaded, rank)
     check_settings(config)
     failed: list[str] = []
     for job in find_jobs(config, splits, encoder.sample_rate):
-        failed += write_job(config, encoder, job)
+        failed += write_job(config, encoder, job, rank)
     if failed:
         raise DataError(f"no features of {len(failed)} clips; the first: {failed[0]}")
     return 0
 
 
-def parse_flags(argv: Sequence[str]) -> tuple[FeaturizeConfig, list[str]]:
-    """Return the options and the names given with `--split`."""
-    parser = ArgumentParser(prog="w2v-featurize", description="Write the frames of a trained model, clip by clip.")
-    parser.add_config(FeaturizeConfig, "features")
-    parser.add_argument(
-        "--split",
-        "--splits",
-        nargs="+",
-        metavar="NAME",
-        default=argparse.SUPPRESS,
-        help="folders INPUT/NAME, or manifests INPUT/NAME.tsv; without it, all of INPUT",
-    )
-    values = parser.parse(argv)
-    splits = list(values.pop("split", []))
-    return build_config(FeaturizeConfig, values, "w2v-featurize"), splits
-
-
-def build_encoder(config: FeaturizeConfig, loaded: LoadedModel) -> ClipEncoder:
+def build_encoder(config: FeaturizeConfig, loaded: LoadedModel, rank: RankInfo) -> ClipEncoder:
     """Return what turns clips into frames.
 
     Raises:
         ConfigError: the model has no such layer, or `--context` leaves no room in `--max-size`.
     """
-    layers = conv_stack(loaded.model)
-    cut = partial(overlapping_windows, layers=layers, max_size=config.max_size, context=config.context)
+    layers = loaded.model.conv_layers
+    windows = partial(overlapping_windows, layers=layers, max_size=config.max_size, context=config.context)
+    cut = windows if layers else in_one
     try:
         cut(config.max_size + 1)
     except ValueError as e:
@@ -137,20 +121,10 @@ def build_encoder(config: FeaturizeConfig, loaded: LoadedModel) -> ClipEncoder:
     with_gpu = torch.cuda.is_available() and not config.cpu
     if with_gpu and config.gpu >= torch.cuda.device_count():
         raise ConfigError(f"--gpu must be below {torch.cuda.device_count()}, the number of GPUs, got {config.gpu}")
-    device = torch.device("cuda", config.gpu) if with_gpu else torch.device("cpu")
-    model = loaded.model.eval().to(device)
-    task = loaded.task.config
-    return ClipEncoder(
-        encode=feature_function(model, "z" if config.use_feat else config.layer),
-        layers=layers,
-        cut=cut,
-        device=device,
-        sample_rate=task.sample_rate,
-        normalize=task.normalize,
-        resample=config.resample,
-        max_tokens=config.max_tokens,
-        num_threads=config.num_workers,
-    )
+    number = rank.local_rank if rank.world_size > 1 else config.gpu
+    device = torch.device("cuda", number) if with_gpu else torch.device("cpu")
+    encode = feature_function(loaded.model, "z" if config.use_feat else config.layer)
+    return clip_encoder(config, loaded, device, encode=encode, cut=cut)
 
 
 def check_settings(config: FeaturizeConfig) -> None:
@@ -216,26 +190,35 @@ def find_jobs(config: FeaturizeConfig, splits: Sequence[str], sample_rate: int) 
         yield Job(list_folder(source, config.ext, sample_rate, recursive=True), output)
 
 
-def write_job(config: FeaturizeConfig, encoder: ClipEncoder, job: Job) -> list[str]:
-    """Write the features of a job's clips that are not there yet; return what went wrong, a line per clip."""
+def write_job(config: FeaturizeConfig, encoder: ClipEncoder, job: Job, rank: RankInfo) -> list[str]:
+    """Write the features of this rank's clips that are not there yet; return what went wrong, a line per clip."""
     clips = job.clips
     clips.check_root()
     suffix = SUFFIXES[config.format]
-    paths = [feature_path(job.output, clips.name(row), suffix) for row in range(len(clips))]
-    check_names(clips, paths)
-    missing = [row for row, path in enumerate(paths) if config.overwrite or not path.is_file()]
-    if len(missing) < len(clips):
-        logger.info("%s: %d of %d clips are there already", job.output, len(clips) - len(missing), len(clips))
+    check_names(clips, job.output, suffix)
+    # Batches and parts are those of the whole list, also where some of it is there: nothing depends on the number of
+    # ranks, or on where an earlier run was ended.
+    batches = own_part(config, rank, encoder.plan(clips))
+    missing = np.zeros(len(clips), dtype=np.bool_)
+    for row in (int(row) for batch in batches for row in batch):
+        missing[row] = config.overwrite or not feature_path(job.output, clips.name(row), suffix).is_file()
+    num_clips = sum(map(len, batches))
+    if missing.sum() < num_clips:
+        logger.info("%s: %d of %d clips are there already", job.output, num_clips - missing.sum(), num_clips)
+    batches = [batch for batch in batches if missing[batch].any()]
     failed = []
-    for encoded in show_clips(encoder.run(clips, missing), len(missing), str(job.output), quiet=config.quiet):
-        if encoded.frames is None:
-            failed.append(describe(clips, encoded))
-            logger.warning("no features: %s", failed[-1])
-            continue
-        path = paths[encoded.row]
-        make_folder(path.parent)
-        write_features(path, encoded.frames.astype(np.float32, copy=False), encoder.frame_rate, config.format)
-    if job.labels_from is not None:
+    work = work_of(str(job.output), clips, batches, encoder.sample_rate)
+    sized = partial(size_of, sample_rate=encoder.sample_rate)
+    for batch in show_progress(encoder.run(clips, batches, missing), sized, work, "none" if config.quiet else None):
+        for encoded in batch:
+            if encoded.frames is None:
+                failed.append(describe(clips, encoded))
+                logger.warning("no features: %s", failed[-1])
+                continue
+            path = feature_path(job.output, clips.name(encoded.row), suffix)
+            make_folder(path.parent)
+            write_features(path, encoded.frames.astype(np.float32, copy=False), encoder.frame_rate, config.format)
+    if job.labels_from is not None and rank.rank == config.shard.index == 0:
         copy_labels(config, job.labels_from, job.output)
     return failed
 
@@ -246,25 +229,21 @@ def feature_path(folder: Path, name: str, suffix: str) -> Path:
     return folder.joinpath(*inside).with_suffix(suffix)
 
 
-def describe(clips: Manifest, encoded: Encoded) -> str:
-    """Return the path of a clip and why it has no frames."""
-    path = clips.path(encoded.row)
-    return encoded.reason if path in encoded.reason else f"{path}: {encoded.reason}"
-
-
-def check_names(clips: Manifest, paths: Sequence[Path]) -> None:
+def check_names(clips: Manifest, folder: Path, suffix: str) -> None:
     """Refuse two clips whose features would go into one file.
 
     Raises:
         DataError: `a.wav` and `a.flac` are both there.
     """
-    first: dict[Path, int] = {}
-    for row, path in enumerate(paths):
-        if path in first:
-            raise DataError(
-                f"{clips.name(first[path])} and {clips.name(row)} would both become {path}; choose with --ext"
-            )
-        first[path] = row
+    # Eight bytes for each clip, where a table of paths would take five hundred.
+    paths = (feature_path(folder, clips.name(row), suffix) for row in range(len(clips)))
+    marks = np.fromiter(map(hash, paths), dtype=np.int64, count=len(clips))
+    order = np.argsort(marks, kind="stable")
+    for place in np.flatnonzero(np.diff(marks[order]) == 0):
+        first, second = (clips.name(int(row)) for row in order[place : place + 2])
+        path = feature_path(folder, first, suffix)
+        if path == feature_path(folder, second, suffix):
+            raise DataError(f"{first} and {second} would both become {path}; choose with --ext")
 
 
 def copy_labels(config: FeaturizeConfig, folder: Path, output: Path) -> None:
@@ -281,18 +260,6 @@ def copy_labels(config: FeaturizeConfig, folder: Path, output: Path) -> None:
                 shutil.copy(path, output / path.name)
             except OSError as e:
                 raise DataError(f"cannot copy {path} to {output}: {e.strerror or e}") from e
-
-
-def make_folder(folder: Path) -> None:
-    """Make a folder and those above it.
-
-    Raises:
-        DataError: it cannot be made.
-    """
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-    except OSError as e:
-        raise DataError(f"cannot make the folder {folder}: {e.strerror or e}") from e
 
 
 if __name__ == "__main__":

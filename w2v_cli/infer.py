@@ -7,22 +7,46 @@ is `tune`'s.
 
 from __future__ import annotations
 
+import dataclasses
+import json
+import logging
 import sys
-from collections.abc import Iterator, Sequence
-from contextlib import nullcontext
+import time
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
 from itertools import chain
 from pathlib import Path
+from typing import Any
 
 from w2v import distributed
 from w2v.decoders import Decoder, build_decoder
 from w2v.inference.load import load_language_model
+from w2v.inference.part_files import PartFiles, settings_key
+from w2v.types import Emissions, IntArray
+from w2v.version import __version__
 from w2v_cli.cpu import speed_on
-from w2v_cli.decode_workers import decode, default_workers
+from w2v_cli.decode_workers import Readings, decode, default_workers
 from w2v_cli.emission_source import EmissionSource, SourceConfig, open_source
-from w2v_cli.infer_flags import join_ranks, parse_flags
-from w2v_cli.infer_output import OutputConfig, Results, Transcript, TranscriptWriter
+from w2v_cli.infer_flags import parse_flags
+from w2v_cli.infer_output import (
+    OutputConfig,
+    Results,
+    Transcript,
+    TranscriptWriter,
+    file_name,
+    make_results_folder,
+)
 from w2v_cli.main import run
 from w2v_cli.progress import set_up_logging, show_progress
+from w2v_cli.sharding import first_of_ranks, joined_ranks, own_rank
+
+logger = logging.getLogger("w2v-infer")
+
+# Flags that transcripts do not depend on, and files that are named by others or are too large to be looked at.
+SAME_TRANSCRIPTS = {
+    *("data", "results_path", "dump_emissions", "load_emissions", "num_workers", "decode_workers", "num_shards"),
+    *("shard_id", "quiet", "log_format", "log_interval", "no_progress_bar"),
+}
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -35,6 +59,33 @@ def main(argv: Sequence[str] | None = None) -> int:
     return run(lambda: infer(arguments))
 
 
+@dataclass(frozen=True)
+class Job:
+    """What is transcribed, and what becomes of it.
+
+    Attributes:
+        config: which clips.
+        output: what is written.
+        source: their emissions.
+        decoder: makes words of them.
+        writer: makes lines of words.
+        start: when it began.
+    """
+
+    config: SourceConfig
+    output: OutputConfig
+    source: EmissionSource
+    decoder: Decoder
+    writer: TranscriptWriter
+    start: float
+
+    @property
+    def suffix(self) -> str:
+        """What follows the kind in the names of result files."""
+        model = Path(self.config.path).name if self.config.path else self.source.info.model
+        return f"{model}-{self.config.gen_subset}"
+
+
 def infer(argv: Sequence[str]) -> int:
     """Transcribe what the flags name.
 
@@ -45,42 +96,113 @@ def infer(argv: Sequence[str]) -> int:
     config, output, decoder_config = parse_flags(
         argv, "w2v-infer", purpose, emissions=SourceConfig, output=OutputConfig
     )
-    with join_ranks(cpu=config.cpu) as device, speed_on(device):
+    with joined_ranks(own_rank(config, cpu=config.cpu), cpu=config.cpu) as device, speed_on(device):
         # Without files the transcripts go to stdout, so what is said about them goes to stderr.
         stream = sys.stdout if output.results_path else sys.stderr
         set_up_logging(is_master=distributed.is_master() and not config.quiet, stream=stream)
         source = open_source(config, device)
         decoder = build_decoder(decoder_config, source.dictionary, source.info.post_process, load_language_model)
         writer = TranscriptWriter(source, output, with_nbest=decoder_config.nbest > 1)
-        suffix = f"{Path(config.path).name if config.path else source.info.model}-{config.gen_subset}"
-        results = (
-            Results(source, output, writer.kinds, suffix=suffix, prefix=config.shard_prefix)
-            if distributed.is_master()
-            else None
-        )
-        with results or nullcontext():
-            for transcript in in_order(transcribe(config, decoder, source, writer)):
-                if results is not None:
-                    results.add(transcript)
-        if results is not None:
-            results.report(config.gen_subset, writer.speakers, config.seed)
-            if results.num_unreadable:
-                return 1  # all others are there; what is missing has been counted and named
-    return 0
+        job = Job(config, output, source, decoder, writer, time.monotonic())
+        if output.results_path and (distributed.world_size() > 1 or config.shard.count > 1):
+            unreadable = transcribe_in_parts(job, Path(output.results_path))
+        else:
+            unreadable = write_results(job, in_order(transcribe(job)), prefix=config.shard_prefix, start=job.start)
+    # All other transcripts are there; the clips that are missing have been named and counted.
+    return 1 if unreadable else 0
 
 
-def transcribe(
-    config: SourceConfig, decoder: Decoder, source: EmissionSource, writer: TranscriptWriter
-) -> Iterator[tuple[int, list[Transcript]]]:
+def transcribe(job: Job) -> Iterator[tuple[int, list[Transcript]]]:
     """Yield the transcripts of each batch of this rank, with the batch's number among those of all ranks."""
+    config, source, decoder = job.config, job.source, job.decoder
     workers = default_workers(decoder.config) if config.decode_workers is None else config.decode_workers
     emissions = source.read(config.shard_file(config.dump_emissions) if config.dump_emissions else None)
+
+    def size_of(decoded: tuple[Emissions, Readings]) -> tuple[int, float]:
+        return len(decoded[0].rows), source.seconds(decoded[0])
+
     decoded = show_progress(
-        decode(emissions, decoder, workers), len(source.of_this_rank()), source.info.sample_rate,
-        config.progress_style, config.log_interval,
-    )  # fmt: skip
+        decode(emissions, decoder, workers), size_of, source.work, config.progress_style, config.log_interval
+    )
     for number, (batch, readings) in enumerate(decoded):
-        yield number * distributed.world_size() + distributed.rank(), writer.transcripts(batch, readings)
+        yield number * distributed.world_size() + distributed.rank(), job.writer.transcripts(batch, readings)
+
+
+def write_results(job: Job, transcripts: Iterable[Transcript], *, prefix: str, start: float | None) -> int:
+    """Write, or print, and score transcripts; ranks other than the first one pass them on only.
+
+    Returns the number of clips that could not be read, 0 on other ranks.
+
+    Args:
+        job: what was transcribed.
+        transcripts: in the order of the files.
+        prefix: of the files' names.
+        start: when the work on them began; None: parts of it were done in other runs.
+    """
+    if not distributed.is_master():
+        for _ in transcripts:
+            pass
+        return 0
+    with Results(job.source, job.output, job.writer.kinds, suffix=job.suffix, prefix=prefix, start=start) as results:
+        for transcript in transcripts:
+            results.add(transcript)
+    results.report(job.config.gen_subset, job.writer.speakers, job.config.seed)
+    return results.num_unreadable
+
+
+def transcribe_in_parts(job: Job, folder: Path) -> int:
+    """Write the results of a run that is one of several, or has several ranks; each keeps what it has done in a file.
+
+    A run that lost a rank resumes with what is missing. The first rank writes the files of this run; the run that ends
+    last, those of all runs.
+    """
+    config, source = job.config, job.source
+    make_results_folder(folder)
+    key = first_of_ranks(lambda: run_key(job))
+    parts = PartFiles(folder / file_name("hypo.word", job.suffix), key, len(source.manifest))
+    done = first_of_ranks(parts.done)
+    if config.dump_emissions is not None:
+        done[:] = False  # what an earlier run has transcribed is in no file of emissions
+    missing = [batch for batch in source.batches if not done[batch].all()]
+    if resumed := len(source.batches) - len(missing):
+        logger.info("resuming an earlier run, which has done %d of %d batches", resumed, len(source.batches))
+    rest = dataclasses.replace(job, source=dataclasses.replace(source, batches=missing))
+    with parts.writer(f"{config.shard.index}-{distributed.rank()}") as write:
+        for _, transcripts in transcribe(rest):
+            write({transcript.row: json.dumps(dataclasses.asdict(transcript)) for transcript in transcripts})
+    distributed.barrier()
+    if not distributed.is_master():
+        return 0
+    start, unreadable = None if resumed else job.start, 0
+    if config.shard.count > 1:
+        unreadable = write_results(job, _read(parts, source.batches), prefix=config.shard_prefix, start=start)
+    left = int((~parts.done()).sum())
+    if left:
+        logger.info("the results of all runs are made by the one that ends last; %d clips are left", left)
+        return unreadable
+    unreadable = write_results(
+        job, _read(parts, source.plan), prefix="", start=start if config.shard.count == 1 else None
+    )
+    parts.remove()
+    return unreadable
+
+
+def run_key(job: Job) -> str:
+    """Return what transcripts depend on, as a short text."""
+    config = job.config
+    settings: dict[str, Any] = {"version": __version__}
+    for part in (config, job.output, job.decoder.config):
+        settings |= {name: value for name, value in dataclasses.asdict(part).items() if name not in SAME_TRANSCRIPTS}
+    # By name and content: another machine may have a file elsewhere.
+    files = {name: Path(v) for name, v in settings.items() if isinstance(v, str) and v and Path(v).exists()}
+    settings |= {name: path.name for name, path in files.items()}
+    labels = Path(config.data) / f"{config.gen_subset}.{config.labels or job.source.info.labels}"
+    return settings_key(settings, [*files.values(), labels], job.source.manifest)
+
+
+def _read(parts: PartFiles, batches: Iterable[IntArray]) -> Iterator[Transcript]:
+    rows = (int(row) for batch in batches for row in batch)
+    return (Transcript(**json.loads(text)) for text in parts.read(rows))
 
 
 def in_order(batches: Iterator[tuple[int, list[Transcript]]]) -> Iterator[Transcript]:

@@ -1,20 +1,14 @@
-"""The command line of `w2v-infer` and `w2v-infer tune`, and the ranks that share a corpus."""
+"""The command line of `w2v-infer` and `w2v-infer tune`."""
 
 from __future__ import annotations
 
-import os
 from collections.abc import Mapping, Sequence
-from contextlib import AbstractContextManager
 from dataclasses import fields
 from typing import Any
-
-import torch
 
 from w2v.config import ArgumentParser, build_config
 from w2v.config.unsupported_flags import refuse_unsupported
 from w2v.decoders import DECODERS
-from w2v.distributed.process_group import process_group
-from w2v.distributed.ranks import find_rank
 from w2v.plugins import import_installed, import_user_dir
 
 
@@ -49,15 +43,3 @@ def parse_flags(argv: Sequence[str], program: str, purpose: str, **kinds: type[A
 def _pick(kind: type[Any], values: Mapping[str, Any], program: str) -> Any:
     names = {item.name for item in fields(kind)}
     return build_config(kind, {name: value for name, value in values.items() if name in names}, program)
-
-
-def join_ranks(*, cpu: bool) -> AbstractContextManager[torch.device]:
-    """Meet the other processes that torchrun started, if there are any, in a context that gives the device.
-
-    Args:
-        cpu: never use CUDA.
-    """
-    # Slurm's variables are not looked at: there, each task may be a run of its own with --num-shards.
-    variables = {name: os.environ[name] for name in ("RANK", "WORLD_SIZE", "LOCAL_RANK") if name in os.environ}
-    place = find_rank(no_spawn=True, cpu=cpu, environ=variables)
-    return process_group(place, cpu=cpu)

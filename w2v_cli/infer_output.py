@@ -160,20 +160,28 @@ class Results:
         kinds: kinds of files, as `TranscriptWriter` has them.
         suffix: what follows the kind in each file name.
         prefix: what comes before it, where there are several shards.
+        start: when the work began (`time.monotonic`); None: parts of it were done in other runs, so no speed is told.
 
     Raises:
         ConfigError: a file cannot be made.
     """
 
     def __init__(
-        self, source: EmissionSource, config: OutputConfig, kinds: list[str], *, suffix: str, prefix: str
+        self,
+        source: EmissionSource,
+        config: OutputConfig,
+        kinds: list[str],
+        *,
+        suffix: str,
+        prefix: str,
+        start: float | None,
     ) -> None:
         self.source = source
         self.config = config
         self.scorer: Scorer | None = None if source.references is None else build_scorer(config.scoring, config)
         self.rows: list[int] = []
         self.num_samples: list[int] = []
-        self._start = time.monotonic()
+        self._start = start
         self._files: dict[str, TextIO] = {}
         if config.results_path is not None:
             self._open(Path(config.results_path), {kind: prefix + file_name(kind, suffix) for kind in kinds})
@@ -211,17 +219,15 @@ class Results:
             speakers: who speaks in each clip of the manifest, where it is known.
             seed: of the bootstrap.
         """
-        elapsed = max(time.monotonic() - self._start, 1e-9)
         seconds = sum(self.num_samples) / self.source.info.sample_rate
         if self.num_unreadable:
             logger.error(
-                "%d of %d clips are unreadable; their transcripts are empty (exit code 1)", self.num_unreadable,
-                len(self.rows),
-            )  # fmt: skip
-        lines = [
-            f"{subset}: {len(self.rows)} clips, {seconds:.1f} s of audio in {elapsed:.1f} s "
-            f"({seconds / elapsed:.1f} audio-seconds per second)"
-        ]
+                "%d of %d clips are unreadable; their transcripts are empty", self.num_unreadable, len(self.rows)
+            )
+        lines = [f"{subset}: {len(self.rows)} clips, {seconds:.1f} s of audio"]
+        if self._start is not None:
+            elapsed = max(time.monotonic() - self._start, 1e-9)
+            lines[0] += f" in {elapsed:.1f} s ({seconds / elapsed:.1f} audio-seconds per second)"
         if self.scorer is not None:
             lines += self._scores(self.scorer, speakers, seed)
         print("\n".join(lines), file=sys.stdout if self._files else sys.stderr)
@@ -249,8 +255,8 @@ class Results:
             )
 
     def _open(self, folder: Path, names: dict[str, str]) -> None:
+        make_results_folder(folder)
         try:
-            folder.mkdir(parents=True, exist_ok=True)
             for kind, name in names.items():
                 self._files[kind] = open(folder / name, "w", encoding="utf-8")  # noqa: SIM115 - closed by the context
         except OSError as e:
@@ -267,6 +273,18 @@ class Results:
                 file.close()
         except OSError as e:  # the last lines reach the disk here
             raise DataError(f"cannot write the results: {e.strerror or e}") from e
+
+
+def make_results_folder(folder: Path) -> None:
+    """Make the folder of the result files.
+
+    Raises:
+        ConfigError: it cannot be made.
+    """
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as e:
+        raise ConfigError(f"--results-path: cannot write to {folder}: {e.strerror or e}") from e
 
 
 def for_sclite(text: str) -> str:

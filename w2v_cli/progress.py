@@ -6,16 +6,16 @@ import json
 import logging
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
 from typing import Any, TypeVar
-
-from w2v.types import Emissions
 
 logger = logging.getLogger(__name__)
 
-
 LINE_FORMAT = "%(asctime)s | %(levelname)s | %(name)s | %(message)s"
 DATE_FORMAT = "%Y-%m-%d %H:%M:%S"
+SECONDS_BETWEEN_LINES = 30.0
+Batch = TypeVar("Batch")
 
 
 def set_up_logging(*, is_master: bool, stream: Any = None) -> None:
@@ -32,71 +32,72 @@ def set_up_logging(*, is_master: bool, stream: Any = None) -> None:
     root.setLevel(logging.INFO if is_master else logging.WARNING)
 
 
-SECONDS_BETWEEN_LINES = 30.0
-Clip = TypeVar("Clip")
+@dataclass(frozen=True)
+class Work:
+    """What a program over clips has before it.
 
-
-def show_clips(clips: Iterator[Clip], total: int, name: str, *, quiet: bool) -> Iterator[Clip]:
-    """Pass clips through and report on them.
-
-    Args:
-        clips: what is passed through.
-        total: how many there are.
+    Attributes:
         name: what is being made.
-        quiet: report nothing.
+        batches: how many batches.
+        seconds: of audio, as the manifest has it; 0: not known, so the time left follows from the batches.
     """
-    if quiet:
-        yield from clips
-    elif sys.stderr.isatty():
-        from tqdm import tqdm
 
-        with tqdm(total=total, desc=name, unit="clip", dynamic_ncols=True, leave=False) as bar:
-            for clip in clips:
-                yield clip
-                bar.update()
-    else:
-        last = time.monotonic()
-        for done, clip in enumerate(clips, 1):
-            yield clip
-            if done == total or time.monotonic() - last > SECONDS_BETWEEN_LINES:
-                last = time.monotonic()
-                logger.info("%s: %d of %d clips", name, done, total)
-
-
-Readings = TypeVar("Readings")
+    name: str
+    batches: int
+    seconds: float
 
 
 def show_progress(
-    batches: Iterator[tuple[Emissions, Readings]], total: int, sample_rate: int, style: str | None, log_interval: int
-) -> Iterator[tuple[Emissions, Readings]]:
-    """Pass decoded batches through, with a bar on a terminal and a line every `log_interval` batches elsewhere.
+    batches: Iterable[Batch],
+    size_of: Callable[[Batch], tuple[int, float]],
+    work: Work,
+    style: str | None = None,
+    log_interval: int | None = None,
+) -> Iterator[Batch]:
+    """Pass batches through and show audio-seconds per second and the time left.
 
     Args:
         batches: what is passed through.
-        total: how many there are.
-        sample_rate: samples per second.
+        size_of: clips of a batch, and seconds of audio.
+        work: all of it.
         style: `--log-format`; None is a bar on a terminal and JSON elsewhere.
-        log_interval: batches between two lines.
+        log_interval: batches between two lines; None: half a minute between them, and one at the end.
     """
     terminal = sys.stderr.isatty()
     style = style or ("tqdm" if terminal else "json")
-    bar: Any = None
-    if style == "tqdm" and terminal:
-        from tqdm import tqdm
-
-        bar = tqdm(total=total, unit="batch", dynamic_ncols=True, leave=False)
-    start, samples, clips = time.monotonic(), 0, 0
-    for done, (batch, readings) in enumerate(batches, 1):
-        yield batch, readings
-        clips += len(batch.rows)
-        samples += sum(batch.num_samples)
-        speed = samples / sample_rate / max(time.monotonic() - start, 1e-9)
+    bar = _bar(work) if style == "tqdm" and terminal else None
+    start = said = time.monotonic()
+    clips, seconds = 0, 0.0
+    for done, batch in enumerate(batches, 1):
+        yield batch
+        new_clips, new_seconds = size_of(batch)
+        clips, seconds, now = clips + new_clips, seconds + new_seconds, time.monotonic()
         if bar is not None:
-            bar.set_postfix(audio=f"{speed:.3g}s/s", refresh=False)
-            bar.update()
-        elif style != "none" and done % log_interval == 0:
-            values = {"batch": done, "batches": total, "clips": clips, "audio_s_per_s": round(speed, 1)}
-            line = ", ".join(f"{name}={value}" for name, value in values.items())
-            logger.info(json.dumps(values) if style == "json" else line)
+            bar.set_postfix(clips=clips, refresh=False)
+            bar.update(new_seconds if work.seconds else 1)
+            continue
+        due = done == work.batches or now - said > SECONDS_BETWEEN_LINES
+        if style != "none" and (due if log_interval is None else done % log_interval == 0):
+            said = now
+            speed = seconds / max(now - start, 1e-9)
+            share = min(seconds / work.seconds, 1.0) if work.seconds else done / work.batches
+            left = (now - start) * (1 / max(share, 1e-9) - 1)
+            _say({"batch": done, "batches": work.batches, "clips": clips}, work.name, speed, left, style)
     if bar is not None:
         bar.close()
+
+
+def _bar(work: Work) -> Any:
+    from tqdm import tqdm
+
+    return tqdm(
+        total=work.seconds or work.batches, desc=work.name or None, unit=" audio-s" if work.seconds else " clip",
+        unit_scale=True, dynamic_ncols=True, leave=False,
+    )  # fmt: skip
+
+
+def _say(counts: dict[str, int], name: str, speed: float, left: float, style: str) -> None:
+    values: dict[str, Any] = {**({"name": name} if name else {}), **counts}
+    values |= {"audio_s_per_s": round(speed, 1), "left_s": round(left)}
+    line = ", ".join(f"{key}={value}" for key, value in values.items())
+    logger.info(json.dumps(values) if style == "json" else line)

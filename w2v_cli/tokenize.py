@@ -6,21 +6,22 @@ joined by `-`. Besides, this writes the dictionary for BERT training and says ho
 
 from __future__ import annotations
 
-import argparse
+import contextlib
+import json
 import logging
-import math
 import sys
 from collections import Counter
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
+from typing import ClassVar
 
 import numpy as np
 import numpy.typing as npt
-import torch
 
-from w2v.config import ArgumentParser, arg, build_config, check_range
+from w2v import distributed
+from w2v.config import arg
 from w2v.data.dictionary import write_dictionary
 from w2v.data.folder import list_folder
 from w2v.data.manifest import Manifest, read_manifest
@@ -28,10 +29,13 @@ from w2v.data.text_file import read_lines
 from w2v.errors import ConfigError, DataError
 from w2v.files import write_atomically
 from w2v.functional.windows import equal_chunks
-from w2v.inference.encode import ClipEncoder, code_function, codebook_size, conv_stack
-from w2v.inference.load import LoadedModel, load_model
+from w2v.inference.encode import ClipEncoder, Encoded, code_function, in_one
+from w2v.inference.load import load_model
+from w2v.inference.part_files import PartFiles, settings_key
+from w2v_cli.clips import ClipOptions, clip_encoder, describe, make_folder, parse_flags, size_of, work_of
 from w2v_cli.main import run
-from w2v_cli.progress import set_up_logging, show_clips
+from w2v_cli.progress import set_up_logging, show_progress
+from w2v_cli.sharding import first_of_ranks, joined_ranks, own_rank
 
 logger = logging.getLogger("w2v-tokenize")
 
@@ -39,8 +43,10 @@ Codes = npt.NDArray[np.int64]
 
 
 @dataclass(frozen=True)
-class TokenizeConfig:
+class TokenizeConfig(ClipOptions):
     """What is read, and where tokens go."""
+
+    shard_flag: ClassVar[str] = "--shard"
 
     checkpoint: str = arg(help="checkpoint of a model with a quantizer", aliases=("--path", "--model"))
     output_dir: str = arg(help="folder for SPLIT.src and, with --labels, SPLIT.lbl")
@@ -49,35 +55,31 @@ class TokenizeConfig:
     labels: str | None = arg(
         None, help="file with a line per clip, or the ending of files beside the clips; its lines become SPLIT.lbl"
     )
-    shard: int | None = arg(None, help="number of the part that this run makes, from 0; goes with --num-shards")
-    num_shards: int | None = arg(None, help="number of parts: part k holds clips k, k + N, k + 2 N, ...")
+    shard_id: int | None = arg(
+        None, help="number of the part that this run makes, from 0; goes with --num-shards", aliases=("--shard",)
+    )
+    num_shards: int | None = arg(
+        None, help="number of parts: part k holds clips k, k + N, k + 2 N, ...; ranks of torchrun or Slurm need no flag"
+    )
     max_size: int = arg(1_300_000, help="clips longer than this, in samples, are encoded in equal parts; 0: never")
     max_tokens: int = arg(
         0,
         help="largest batch: clips x longest clip, in samples; 0: clip by clip, so that no rounding depends on others",
     )
     no_dict: bool = arg(False, help="write no dict.txt")
-    allow_outside_root: bool = arg(False, help="take clips that a manifest names by absolute paths or with `..`")
-    resample: bool = arg(True, help="convert other sample rates and mix channels down")
-    num_workers: int = arg(2, help="files read at once")
-    cpu: bool = arg(False, help="never use a GPU")
-    data_parallel: bool = arg(False, help="accepted; one GPU is used, several take --shard each")
+    data_parallel: bool = arg(False, help="accepted; a process uses one GPU, torchrun starts one for each")
     log_format: str | None = arg(None, help="accepted, and ignored as in the original")
-    user_dir: str | None = arg(None, help="python file, folder or package with your own models")
     quiet: bool = arg(False, help="no progress and no counts; only warnings")
-
-    def __post_init__(self) -> None:
-        check_range(self, 1, math.inf, "num_workers", "num_shards")
-        check_range(self, 0, math.inf, "max_tokens", "max_size", "shard")
-        if (self.shard is None) != (self.num_shards is None):
-            raise ConfigError("--shard and --num-shards go together; give both or neither")
-        if self.shard is not None and self.num_shards is not None and self.shard >= self.num_shards:
-            raise ConfigError(f"--shard must be below --num-shards {self.num_shards}, got {self.shard}")
 
     @property
     def suffix(self) -> str:
         """What follows the names of the output files."""
-        return "" if self.shard is None else f".{self.shard}"
+        return "" if self.shard_id is None else f".{self.shard_id}"
+
+    @property
+    def progress_style(self) -> str | None:
+        """How progress is shown; None: as fits the terminal."""
+        return "none" if self.quiet or not distributed.is_master() else None
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -91,73 +93,63 @@ def tokenize(argv: Sequence[str]) -> int:
     Raises:
         W2vError: a flag, a file or the checkpoint breaks a rule; or, when all else is done, a clip could not be read.
     """
-    config, splits = parse_flags(argv)
-    set_up_logging(is_master=not config.quiet, stream=sys.stderr)
-    loaded = load_model(config.checkpoint, user_dir=config.user_dir)
-    encoder = build_encoder(config, loaded)
-    groups, num_vars = codebook_size(loaded.model)
-    output = Path(config.output_dir)
-    try:
-        output.mkdir(parents=True, exist_ok=True)
-    except OSError as e:
-        raise DataError(f"cannot make the folder {output}: {e.strerror or e}") from e
+    purpose = "Write the discrete tokens of a quantizer."
+    config, splits = parse_flags(
+        TokenizeConfig, argv, "w2v-tokenize", purpose, title="tokens", splits="names of the splits"
+    )
+    if not splits:
+        raise ConfigError("w2v-tokenize: --splits is required")
+    rank = own_rank(config, cpu=config.cpu)
     failed: list[str] = []
-    for split in splits:
-        clips = find_clips(config, split, encoder.sample_rate)
-        rows = range(len(clips))[config.shard :: config.num_shards] if config.num_shards else range(len(clips))
-        labels = read_clip_labels(config, clips, rows)
-        codes = encode_split(config, encoder, clips, rows, split, failed)
-        write_lines(output / f"{split}.src{config.suffix}", [to_line(clip) for clip in codes])
-        if labels is not None:
-            write_lines(output / f"{split}.lbl{config.suffix}", labels)
-        report(split, codes, groups, num_vars)
-    if not config.no_dict:
-        make_dictionary(config, output, splits[0])
+    with joined_ranks(rank, cpu=config.cpu) as device:
+        set_up_logging(is_master=rank.rank == 0 and not config.quiet, stream=sys.stderr)
+        loaded = load_model(config.checkpoint, user_dir=config.user_dir)
+        model = loaded.model
+        layers = model.conv_layers
+        cut = partial(equal_chunks, layers=layers, max_size=config.max_size) if layers else in_one
+        encoder = clip_encoder(config, loaded, device, encode=code_function(model), cut=cut)
+        output = Path(config.output_dir)
+        make_folder(output)
+        for split in splits:
+            failed += tokenize_split(config, encoder, model.codebook_size, split, with_dict=split == splits[0])
     if failed:
         raise DataError(f"no tokens of {len(failed)} clips, whose lines are empty; the first: {failed[0]}")
     return 0
 
 
-def parse_flags(argv: Sequence[str]) -> tuple[TokenizeConfig, list[str]]:
-    """Return the options and the names given with `--splits`.
+def tokenize_split(
+    config: TokenizeConfig, encoder: ClipEncoder, codebook: tuple[int, int], split: str, *, with_dict: bool
+) -> list[str]:
+    """Write the tokens of a split, and its labels; return what went wrong, a line per clip.
 
-    Raises:
-        ConfigError: a flag breaks a rule.
+    Args:
+        config: the options.
+        encoder: from clips to codes.
+        codebook: groups, and codewords per group.
+        split: its name.
+        with_dict: whether its tokens make dict.txt, unless that is not wanted.
     """
-    parser = ArgumentParser(prog="w2v-tokenize", description="Write the discrete tokens of a quantizer.")
-    parser.add_config(TokenizeConfig, "tokens")
-    parser.add_argument(
-        "--splits", "--split", nargs="+", metavar="NAME", default=argparse.SUPPRESS, help="names of the splits"
-    )
-    values = parser.parse(argv)
-    splits = list(values.pop("splits", []))
-    config = build_config(TokenizeConfig, values, "w2v-tokenize")
-    if not splits:
-        raise ConfigError("w2v-tokenize: --splits is required")
-    return config, splits
-
-
-def build_encoder(config: TokenizeConfig, loaded: LoadedModel) -> ClipEncoder:
-    """Return what turns clips into codes.
-
-    Raises:
-        ConfigError: the model has no quantizer.
-    """
-    device = torch.device("cuda" if torch.cuda.is_available() and not config.cpu else "cpu")
-    model = loaded.model.eval().to(device)
-    layers = conv_stack(model)
-    task = loaded.task.config
-    return ClipEncoder(
-        encode=code_function(model),
-        layers=layers,
-        cut=partial(equal_chunks, layers=layers, max_size=config.max_size),
-        device=device,
-        sample_rate=task.sample_rate,
-        normalize=task.normalize,
-        resample=config.resample,
-        max_tokens=config.max_tokens,
-        num_threads=config.num_workers,
-    )
+    clips = find_clips(config, split, encoder.sample_rate)
+    rows = config.shard.take(range(len(clips)))
+    output = Path(config.output_dir) / f"{split}.src{config.suffix}"
+    labels = read_clip_labels(config, clips, rows) if distributed.is_master() else None
+    parts = PartFiles(output, first_of_ranks(lambda: key_of(config, clips)), len(clips))
+    encode_missing(config, encoder, clips, rows, parts, split)
+    failed: list[str] = []
+    if distributed.is_master():
+        counts: Counter[str] = Counter()
+        write_lines(output, counted(tokens_of(parts.read(rows), failed), counts))
+        if labels is not None:
+            write_lines(output.with_name(f"{split}.lbl{config.suffix}"), labels)
+        parts.remove()
+        report(split, len(rows), counts, codebook)
+        if config.num_shards is not None:
+            counts = join_shards(output.parent, split, len(clips), config.num_shards)
+        if counts and with_dict and not config.no_dict:
+            write_dictionary(output.parent / "dict.txt", counts)
+            logger.info("dict.txt: %d tokens of %s", len(counts), split)
+    distributed.barrier()
+    return failed
 
 
 def find_clips(config: TokenizeConfig, split: str, sample_rate: int) -> Manifest:
@@ -193,32 +185,55 @@ def read_clip_labels(config: TokenizeConfig, clips: Manifest, rows: Sequence[int
     return labels
 
 
-def encode_split(
-    config: TokenizeConfig, encoder: ClipEncoder, clips: Manifest, rows: Sequence[int], split: str, failed: list[str]
-) -> list[Codes]:
-    """Return the codes (T, G) of each clip, in the order of `rows`; none for a clip too short or unreadable.
+def key_of(config: TokenizeConfig, clips: Manifest) -> str:
+    """Return what the tokens of clips depend on, as a short text."""
+    names = ("max_size", "max_tokens", "resample", "cpu")
+    settings = {name: value for name, value in asdict(config).items() if name in names}
+    return settings_key(settings, [config.checkpoint, *([config.user_dir] if config.user_dir else [])], clips)
+
+
+def encode_missing(
+    config: TokenizeConfig, encoder: ClipEncoder, clips: Manifest, rows: Sequence[int], parts: PartFiles, split: str
+) -> None:
+    """Write this rank's part of the lines that no earlier run has written; return when all ranks have.
 
     Args:
         config: the options.
         encoder: from clips to codes.
         clips: all clips of the split.
         rows: which of them.
+        parts: where lines go, and are found.
         split: its name, for messages.
-        failed: takes the reason for each clip that cannot be read.
     """
-    codes: dict[int, Codes] = {}
-    for encoded in show_clips(encoder.run(clips, rows), len(rows), split, quiet=config.quiet):
-        if encoded.frames is not None:
-            # 16 bits: a large corpus waits here until its split is done.
-            codes[encoded.row] = encoded.frames.astype(np.int16 if encoded.frames.max(initial=0) < 2**15 else np.int64)
-            continue
-        codes[encoded.row] = np.zeros((0, 1), dtype=np.int16)
-        path = clips.path(encoded.row)
-        reason = encoded.reason if path in encoded.reason else f"{path}: {encoded.reason}"
-        logger.warning("no tokens, the line is empty: %s", reason)
-        if not encoded.is_short:
+    done = first_of_ranks(parts.done)
+    if num_done := int(done[rows].sum()):
+        logger.info("%s: resuming an earlier run, which has done %d of %d clips", split, num_done, len(rows))
+    missing = [batch for batch in encoder.plan(clips, rows) if not done[batch].all()]
+    batches = missing[distributed.rank() :: distributed.world_size()]
+    encoded = encoder.run(clips, batches)
+    sized = partial(size_of, sample_rate=encoder.sample_rate)
+    work = work_of(split, clips, batches, encoder.sample_rate)
+    with parts.writer(str(distributed.rank())) as write:
+        for batch in show_progress(encoded, sized, work, config.progress_style):
+            write({clip.row: to_text(clips, clip) for clip in batch})
+    distributed.barrier()
+
+
+def to_text(clips: Manifest, encoded: Encoded) -> str:
+    """Return a clip's tokens, or why there are none, as a line of JSON: tokens, reason."""
+    if encoded.frames is not None:
+        return json.dumps([to_line(encoded.frames), ""])
+    reason = describe(clips, encoded)
+    logger.warning("no tokens, the line is empty: %s", reason)
+    return json.dumps(["", "" if encoded.is_short else reason])
+
+
+def tokens_of(texts: Iterator[str], failed: list[str]) -> Iterator[str]:
+    """Yield the lines that `to_text` wrote; `failed` takes the reason for each clip that could not be read."""
+    for tokens, reason in map(json.loads, texts):
+        if reason:
             failed.append(reason)
-    return [codes[row] for row in rows]
+        yield tokens
 
 
 def to_line(codes: Codes) -> str:
@@ -226,47 +241,66 @@ def to_line(codes: Codes) -> str:
     return " ".join("-".join(map(str, frame)) for frame in codes.tolist())
 
 
-def write_lines(path: Path, lines: Sequence[str]) -> None:
+def write_lines(path: Path, lines: Iterable[str]) -> None:
     """Write a text file that appears whole or not at all."""
-    write_atomically(path, "".join(f"{line}\n" for line in lines).encode())
+    write_atomically(path, (f"{line}\n".encode() for line in lines))
 
 
-def report(split: str, codes: Sequence[Codes], groups: int, num_vars: int) -> None:
-    """Say how many codes of each group, and how many tokens, are in use."""
-    frames = np.concatenate([clip for clip in codes if len(clip)] or [np.zeros((0, groups), dtype=np.int64)])
-    for group in range(groups):
-        counts = np.bincount(frames[:, group], minlength=num_vars)
-        shares = counts[counts > 0] / max(len(frames), 1)
-        perplexity = float(np.exp(-(shares * np.log(shares)).sum()))
-        used = int((counts > 0).sum())
-        logger.info("%s: group %d: %d of %d codes in use, perplexity %.1f", split, group, used, num_vars, perplexity)
-    logger.info("%s: %d clips, %d frames, %d different tokens", split, len(codes), len(frames), count_tokens(frames))
+def counted(lines: Iterable[str], counts: Counter[str]) -> Iterator[str]:
+    """Pass lines on, and count their tokens."""
+    for line in lines:
+        counts.update(line.split(" ") if line else ())
+        yield line
 
 
-def count_tokens(frames: Codes) -> int:
-    """Return how many different rows (N, G) codes have."""
-    return len(np.unique(frames, axis=0)) if len(frames) else 0
+def join_shards(output: Path, split: str, num_clips: int, num_shards: int) -> Counter[str]:
+    """Join the files of runs with `--num-shards` into those of one run, if all are there; return counts of tokens.
 
-
-def make_dictionary(config: TokenizeConfig, output: Path, split: str) -> None:
-    """Write dict.txt from the tokens of a split: what BERT and language models on tokens are trained with.
-
-    With `--num-shards` it is made once all parts are there.
+    The run that ends last does it. Line i of the whole is a line of part i modulo N.
     """
-    if config.num_shards is None:
-        parts = [output / f"{split}.src"]
-    else:
-        parts = [output / f"{split}.src.{shard}" for shard in range(config.num_shards)]
-        waiting = [part.name for part in parts if not part.is_file()]
-        if waiting:
-            logger.info("dict.txt is made by the run that ends last; not there yet: %s", ", ".join(waiting))
-            return
     counts: Counter[str] = Counter()
-    for part in parts:
-        for line in read_lines(part, "token file"):
-            counts.update(line.split(" ") if line else ())
-    write_dictionary(output / "dict.txt", counts)
-    logger.info("dict.txt: %d tokens of %s", len(counts), split)
+    for kind in ("src", "lbl"):
+        paths = [output / f"{split}.{kind}.{shard}" for shard in range(num_shards)]
+        there = [path for path in paths if path.is_file()]
+        if kind == "lbl" and not there:
+            continue
+        sizes = [count_lines(path) if path in there else -1 for path in paths]
+        waiting = [
+            path.name for shard, path in enumerate(paths) if sizes[shard] != len(range(shard, num_clips, num_shards))
+        ]
+        if waiting:
+            logger.info("%s.%s is made by the run that ends last; not there yet: %s", split, kind, ", ".join(waiting))
+            continue
+        write_lines(output / f"{split}.{kind}", counted(interleaved(paths), counts if kind == "src" else Counter()))
+    return counts
+
+
+def interleaved(paths: Sequence[Path]) -> Iterator[str]:
+    """Yield the first lines of all files, their second lines, and so on."""
+    with contextlib.ExitStack() as stack:
+        files = [stack.enter_context(open(path, encoding="utf-8", newline="\n")) for path in paths]
+        while lines := [line for file in files if (line := file.readline())]:
+            yield from (line.removesuffix("\n") for line in lines)
+
+
+def count_lines(path: Path) -> int:
+    """Return the lines of a file."""
+    with open(path, "rb") as file:
+        return sum(block.count(b"\n") for block in iter(partial(file.read, 1 << 20), b""))
+
+
+def report(split: str, num_clips: int, counts: Mapping[str, int], codebook: tuple[int, int]) -> None:
+    """Say how many codes of each group, and how many tokens, are in use."""
+    groups, num_vars = codebook
+    tokens = np.array([token.split("-") for token in counts] or np.zeros((0, groups)), dtype=np.int64)
+    times = np.array(list(counts.values()), dtype=np.int64)
+    for group in range(groups):
+        found = np.bincount(tokens[:, group], weights=times, minlength=num_vars)
+        shares = found[found > 0] / max(times.sum(), 1)
+        perplexity = float(np.exp(-(shares * np.log(shares)).sum()))
+        used = len(shares)
+        logger.info("%s: group %d: %d of %d codes in use, perplexity %.1f", split, group, used, num_vars, perplexity)
+    logger.info("%s: %d clips, %d frames, %d different tokens", split, num_clips, times.sum(), len(counts))
 
 
 if __name__ == "__main__":

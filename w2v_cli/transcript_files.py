@@ -37,13 +37,15 @@ class TranscriptFiles:
         return not self.overwrite and all(self._path(stem, name).is_file() for name in self.formats)
 
     def write(self, stem: str, transcript: Transcript) -> None:
-        """Write the files of a recording.
+        """Write the files of a recording; one that is there is kept unless `overwrite`.
 
         Raises:
             DataError: one cannot be written.
         """
         for name in self.formats:
             path = self._path(stem, name)
+            if path.is_file() and not self.overwrite:
+                continue
             try:
                 path.parent.mkdir(parents=True, exist_ok=True)
             except OSError as e:

@@ -31,6 +31,7 @@ from w2v.inference.emission_file import EmissionFile
 from w2v.inference.load import load_language_model
 from w2v.rng import numpy_generator
 from w2v.scoring import SCORERS, ScorerConfig, build_scorer
+from w2v.types import Emissions
 from w2v_cli.decode_workers import WorkerPool, default_workers
 from w2v_cli.emission_source import EmissionSource, SourceConfig, open_source
 from w2v_cli.infer_flags import parse_flags
@@ -139,9 +140,11 @@ def cached_source(config: SourceConfig, stack: contextlib.ExitStack) -> Emission
     path = Path(stack.enter_context(tempfile.TemporaryDirectory())) / "emissions"
     if config.dump_emissions is not None:
         path = config.shard_file(config.dump_emissions)
-    emissions = ((batch, None) for batch in source.read(path))
-    rate = source.info.sample_rate
-    for _ in show_progress(emissions, len(source.batches), rate, config.progress_style, config.log_interval):
+
+    def size_of(batch: Emissions) -> tuple[int, float]:
+        return len(batch.rows), source.seconds(batch)
+
+    for _ in show_progress(source.read(path), size_of, source.work, config.progress_style, config.log_interval):
         pass
     return dataclasses.replace(source, reader=EmissionFile(path))
 

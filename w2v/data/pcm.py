@@ -53,12 +53,14 @@ class PcmFormat:
         return SIZES[self.kind] * self.channels
 
 
-def read_pcm_format(value: str) -> PcmFormat:
+def read_pcm_format(value: str | PcmFormat) -> PcmFormat:
     """Parse `s16le:16000:1` (kind, rate, channels; one channel where it is left out), for a flag.
 
     Raises:
         ValueError: it is none.
     """
+    if isinstance(value, PcmFormat):
+        return value
     kind, *numbers = value.split(":")
     if kind not in KINDS or not 1 <= len(numbers) <= 2 or not all(n.isascii() and n.isdigit() for n in numbers):
         raise ValueError(f"must be KIND:RATE:CHANNELS with a kind of {', '.join(KINDS)}, got {value!r}")

@@ -34,7 +34,12 @@ HEARTBEAT_TIMEOUT = 60.0  # seconds; what --heartbeat-timeout is by default
 
 @contextlib.contextmanager
 def process_group(
-    place: RankInfo, *, cpu: bool = False, backend: str | None = None, timeout: float = HEARTBEAT_TIMEOUT
+    place: RankInfo,
+    *,
+    cpu: bool = False,
+    backend: str | None = None,
+    timeout: float = HEARTBEAT_TIMEOUT,
+    collective_timeout: timedelta = TIMEOUT,
 ) -> Iterator[torch.device]:
     """Take part in a run, in a `with` statement: join the other processes, and leave them in good order.
 
@@ -46,6 +51,7 @@ def process_group(
         cpu: never use CUDA.
         backend: `nccl` or `gloo`; None: whichever fits the device.
         timeout: seconds that a process may be silent (`--heartbeat-timeout`).
+        collective_timeout: how long one process may wait in a collective for the others.
 
     Yields:
         the device of this process.
@@ -60,7 +66,7 @@ def process_group(
     store, heartbeat, us = _rendezvous(place, timeout)
     try:
         device = _device(place, cpu)
-        _join_group(store, place, device, backend)
+        _join_group(store, place, device, backend, collective_timeout)
         yield device
     except W2vError as e:
         heartbeat.fail(f"{us}: {e}", e.exit_code)
@@ -109,7 +115,6 @@ def _rendezvous(place: RankInfo, timeout: float) -> tuple[Store, Heartbeat, str]
         taken = "; another rank 0 or another program has this port" if "EADDRINUSE" in str(e) else ""
         why = str(e).partition(chr(10))[0]
         raise ConfigError(f"rank {place.rank} cannot {where} at {_address(method)}: {why}{taken}") from e
-    store.set_timeout(TIMEOUT)
     names = [f"rank {number} ({card})" for number, card in enumerate(cards)]
     return store, Heartbeat(links, names, timeout, leave), names[place.rank]
 
@@ -129,14 +134,15 @@ def _device(place: RankInfo, cpu: bool) -> torch.device:
     return device
 
 
-def _join_group(store: Store, place: RankInfo, device: torch.device, backend: str | None) -> None:
+def _join_group(store: Store, place: RankInfo, device: torch.device, backend: str | None, timeout: timedelta) -> None:
     # A published command says nccl even where --cpu is added; on the CPU only gloo can do it.
     chosen = "gloo" if device.type == "cpu" else backend or "nccl"
     if chosen == "gloo" and "GLOO_SOCKET_IFNAME" not in os.environ:
         interface = interface_towards(rendezvous_host(place.init_method))
         if interface:
             os.environ["GLOO_SOCKET_IFNAME"] = interface
+    store.set_timeout(timeout)
     try:
-        dist.init_process_group(chosen, store=store, rank=place.rank, world_size=place.world_size, timeout=TIMEOUT)
+        dist.init_process_group(chosen, store=store, rank=place.rank, world_size=place.world_size, timeout=timeout)
     except (RuntimeError, ValueError, OSError) as e:
         raise ConfigError(f"--distributed-backend {chosen} cannot join the ranks: {e}") from e

@@ -66,7 +66,7 @@ def find_rank(
     if "RANK" in environ and "WORLD_SIZE" in environ:
         return _checked(_torchrun_rank(environ, world_size, rank, init_method, device_id, gpus), gpus)
     if init_method is None and _under_slurm(environ, port, world_size):
-        return _checked(_slurm_rank(environ, port, gpus, world_size), gpus)
+        return _checked(_slurm_rank(environ, port, gpus, world_size, no_spawn), gpus)
     size = world_size if world_size is not None else 1 if no_spawn else max(gpus, 1)
     if init_method is not None and size > 1:
         return _checked(_flag_rank(size, rank, init_method, no_spawn, device_id, gpus), gpus)
@@ -156,10 +156,11 @@ def _slurm_nodes(environ: Mapping[str, str]) -> str | None:
     return environ.get("SLURM_STEP_NODELIST") or environ.get("SLURM_JOB_NODELIST")
 
 
-def _slurm_rank(environ: Mapping[str, str], port: int, gpus: int, world_size: int | None) -> RankInfo:
+def _slurm_rank(environ: Mapping[str, str], port: int, gpus: int, world_size: int | None, no_spawn: bool) -> RankInfo:
     tasks = _number(environ, "SLURM_NTASKS", 1)
     nodes = _number(environ, "SLURM_NNODES", _number(environ, "SLURM_JOB_NUM_NODES", 1))
-    total = nodes * gpus if tasks == nodes and gpus > 1 else tasks
+    spawns = tasks == nodes and gpus > 1 and not no_spawn
+    total = nodes * gpus if spawns else tasks
     if world_size not in (None, total):
         raise ConfigError(
             f"--distributed-world-size {world_size}, but SLURM_NTASKS={tasks} in the environment makes {total} ranks; "
@@ -171,7 +172,7 @@ def _slurm_rank(environ: Mapping[str, str], port: int, gpus: int, world_size: in
     number = port if port > 0 else 20_000 + _number(environ, "SLURM_JOB_ID", 0) % 20_000
     method = f"tcp://{host}:{number}"
     task = _number(environ, "SLURM_PROCID", 0)
-    if tasks == nodes and gpus > 1:
+    if spawns:
         # One task per machine: it starts one process per GPU.
         return RankInfo(total, task * gpus, 0, method, spawn=gpus, source=source)
     if tasks == 1:

@@ -96,6 +96,7 @@ class Transcript:
         segments: in order; none where nothing was said.
         model: name of the model.
         sample_rate: of the model, in Hz.
+        has_padded_words: whether words were widened to the middle of the pauses around them (`--pad-words`).
     """
 
     file: str
@@ -103,6 +104,7 @@ class Transcript:
     segments: tuple[Segment, ...]
     model: str = ""
     sample_rate: int = 16000
+    has_padded_words: bool = False
 
     @property
     def words(self) -> tuple[Word, ...]:
@@ -139,6 +141,7 @@ class Transcript:
             "text": self.text,
             "confidence": round(self.confidence, 4),
             "confidence_is": CONFIDENCE,
+            **({"padded_words": True} if self.has_padded_words else {}),
             "segments": [segment_as_dict(segment) for segment in self.segments],
         }
 

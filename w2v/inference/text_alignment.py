@@ -126,7 +126,9 @@ class TextAligner:
             if line
         ]
         tidied = tidy(segments, duration)
-        return TextAlignment(Transcript(file, duration, tidied, self.info.model, self.info.sample_rate), spelling)
+        is_padded = self.config.pad_words
+        transcript = Transcript(file, duration, tidied, self.info.model, self.info.sample_rate, is_padded)
+        return TextAlignment(transcript, spelling)
 
     def _word(self, word: SpelledWord, places: list[int], targets: _Targets, aligned: CtcAlignment) -> Word | None:
         """Return a word with its times; None where it has no place on the path."""

@@ -7,7 +7,7 @@ say the same. A transcriber holds no state between calls, and may be used by sev
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from itertools import count
@@ -40,6 +40,8 @@ SHORTEST_UNIT, LONGEST_UNIT, UNIT_PAUSE = 20.0, 60.0, 0.5
 
 Decode = Callable[[Iterator[Emissions]], Iterator[tuple[Emissions, list[list[Hypothesis]]]]]
 """Decodes batches in order; `w2v_cli.decode_workers.decode` does so on all cores."""
+
+Heard = Callable[[Sequence[Segment]], None]
 
 
 @dataclass(frozen=True)
@@ -101,17 +103,28 @@ class Transcriber:
         self._reader()  # says now what cannot be
 
     def transcripts(
-        self, recordings: Iterable[Recording], decode: Decode | None = None
+        self, recordings: Iterable[Recording], decode: Decode | None = None, heard: Heard | None = None
     ) -> Iterator[Transcript | Failure]:
-        """Yield the transcript of each recording in the order given, as soon as it and those before it are ready."""
-        ready: dict[int, Transcript | Failure] = {}
-        following = 0
-        for number, job in self._finished(recordings, decode):
-            assert job.end is not None
-            ready[number] = self._transcript(job) if job.end.num_samples is not None else self._failure(job)
+        """Yield the transcript of each recording in the order given, as soon as it and those before it are ready.
+
+        Args:
+            recordings: what is transcribed.
+            decode: decodes batches; None: this thread does.
+            heard: is told the segments of the recording whose turn it is, as soon as they are ready.
+        """
+        ready: dict[int, _Job] = {}
+        told = following = 0
+        for number, job in self._progress(recordings, decode):
+            ready[number] = job
             while following in ready:
-                yield ready.pop(following)
-                following += 1
+                job = ready[following]
+                if heard is not None:
+                    heard(job.segments[told:])
+                    told = len(job.segments)
+                if not job.is_done:
+                    break
+                yield self._result(ready.pop(following))
+                told, following = 0, following + 1
 
     def segments(self, recording: Recording) -> Iterator[Segment]:
         """Yield the segments of one recording as soon as they are ready.
@@ -143,19 +156,12 @@ class Transcriber:
             self._add(job, moved, hypotheses[0])
         return tuple(job.segments)
 
-    def _transcript(self, job: _Job) -> Transcript:
+    def _result(self, job: _Job) -> Transcript | Failure:
         assert job.end is not None
-        duration = round((job.end.num_samples or 0) / self.info.sample_rate, 3)
+        if job.end.num_samples is None:
+            return Failure(job.name, job.end.reason)
+        duration = round(job.end.num_samples / self.info.sample_rate, 3)
         return Transcript(job.name, duration, tuple(job.segments), self.info.model, self.info.sample_rate)
-
-    def _failure(self, job: _Job) -> Failure:
-        assert job.end is not None
-        return Failure(job.name, job.end.reason)
-
-    def _finished(self, recordings: Iterable[Recording], decode: Decode | None) -> Iterator[tuple[int, _Job]]:
-        for number, job in self._progress(recordings, decode):
-            if job.is_done:
-                yield number, job
 
     def _progress(self, recordings: Iterable[Recording], decode: Decode | None) -> Iterator[tuple[int, _Job]]:
         """Yield a recording each time segments were added to it, and once when it is done."""

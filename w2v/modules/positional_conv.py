@@ -39,7 +39,10 @@ class PositionalConv(nn.Module):
         weight = torch.empty(embed_dim, embed_dim // groups, kernel)
         nn.init.normal_(weight, mean=0.0, std=math.sqrt(4.0 / (kernel * embed_dim)))
         self.bias = nn.Parameter(torch.zeros(embed_dim))
-        self.weight_g = nn.Parameter(weight.norm(dim=(0, 1), keepdim=True))
+        # On the meta device, where models are built to be filled from a file, a norm would import torch's reference
+        # operations: 2 s for a shape.
+        norm = weight.new_empty(1, 1, kernel) if weight.is_meta else weight.norm(dim=(0, 1), keepdim=True)
+        self.weight_g = nn.Parameter(norm)
         self.weight_v = nn.Parameter(weight)
         self.register_buffer("fixed", None, persistent=False)
 

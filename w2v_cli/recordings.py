@@ -1,0 +1,72 @@
+"""Which recordings a command names, and what the files are called that come of each. Needs no torch."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import PurePath
+
+from w2v.data.media_file import ENDINGS as MEDIA_ENDINGS
+from w2v.errors import ConfigError
+from w2v_cli.transcript_files import stems_of
+
+STANDARD_INPUT = "-"
+AUDIO_ENDINGS = (
+    ".wav", ".flac", ".mp3", ".ogg", ".oga", ".opus", ".aiff", ".aif", ".aifc", ".au", ".snd", ".caf", ".w64", ".rf64",
+    ".sph", ".nist", ".voc", *MEDIA_ENDINGS,
+)  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Job:
+    """One recording.
+
+    Attributes:
+        path: the file, or `-`.
+        output: what its transcripts are called in the output folder, without their ending.
+    """
+
+    path: str
+    output: str
+
+
+def find_jobs(inputs: Sequence[str], endings: Sequence[str] = ()) -> list[Job]:
+    """Return the recordings that files and folders name, in the order given; those of a folder by name.
+
+    Args:
+        inputs: files, folders (searched to any depth), or `-`.
+        endings: of the files in folders, such as `wav`; (): all that hold sound.
+
+    Raises:
+        ConfigError: there are none, or two of them would be written to one file.
+    """
+    wanted = tuple(f".{ending.lower().lstrip('.')}" for ending in endings) or AUDIO_ENDINGS
+    found: list[tuple[str, str]] = []  # the file, and its name below the output folder
+    for given in inputs:
+        if given != STANDARD_INPUT and os.path.isdir(given):
+            below = sorted(name for name in _files(given) if name.lower().endswith(wanted))
+            if not below:
+                raise ConfigError(f"{given}: no file with the ending {', '.join(wanted)} in this folder")
+            found += [(os.path.join(given, name), name) for name in below]
+        else:
+            found.append((given, "stdin.wav" if given == STANDARD_INPUT else PurePath(given).name))
+    if not found:
+        raise ConfigError("w2v-transcribe: name at least one audio file or folder, or - for standard input")
+    return [Job(path, stem) for (path, _), stem in zip(found, stems_of([name for _, name in found]), strict=True)]
+
+
+def _files(folder: str) -> Iterator[str]:
+    """Yield the files below a folder, hidden ones left out, by their paths relative to it."""
+    seen: set[str] = set()
+    for where, folders, names in os.walk(folder, followlinks=True):
+        real = os.path.realpath(where)
+        if real in seen:  # a link that leads back up would never end
+            folders.clear()
+            continue
+        seen.add(real)
+        folders[:] = sorted(name for name in folders if not name.startswith("."))
+        prefix = os.path.relpath(where, folder)
+        for name in names:
+            if not name.startswith("."):
+                yield name if prefix == "." else os.path.join(prefix, name)
