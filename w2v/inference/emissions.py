@@ -72,7 +72,8 @@ class ModelEmissions:
         task, model = self.loaded.task.config, self.loaded.model.to(self.device).eval()
         encoder = replace(
             ctc_encoder(model, self.device, self.half, self.info, self.longest),
-            normalize=task.normalize, resample=True, channel=getattr(task, "channel", None), num_threads=self.num_workers,
+            normalize=task.normalize, resample=True, channel=getattr(task, "channel", None),
+            num_threads=self.num_workers,
         )  # fmt: skip
         for clips in encoder.run(manifest, batches):
             yield self._batch(clips)
