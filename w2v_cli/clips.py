@@ -81,6 +81,7 @@ def clip_encoder(
         device=device,
         sample_rate=task.sample_rate,
         normalize=task.normalize,
+        normalize_epsilon=task.normalize_epsilon,
         resample=config.resample,
         max_tokens=config.max_tokens,
         num_threads=config.num_workers,

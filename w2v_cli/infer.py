@@ -105,11 +105,12 @@ def infer(argv: Sequence[str]) -> int:
         writer = TranscriptWriter(source, output, with_nbest=decoder_config.nbest > 1)
         job = Job(config, output, source, decoder, writer, time.monotonic())
         if output.results_path and (distributed.world_size() > 1 or config.shard.count > 1):
-            unreadable = transcribe_in_parts(job, Path(output.results_path))
+            num_unreadable = transcribe_in_parts(job, Path(output.results_path))
         else:
-            unreadable = write_results(job, in_order(transcribe(job)), prefix=config.shard_prefix, start=job.start)
-    # All other transcripts are there; the clips that are missing have been named and counted.
-    return 1 if unreadable else 0
+            num_unreadable = write_results(job, in_order(transcribe(job)), prefix=config.shard_prefix, start=job.start)
+        if num_unreadable:
+            return 1  # all others are there; what is missing has been counted and named
+    return 0
 
 
 def transcribe(job: Job) -> Iterator[tuple[int, list[Transcript]]]:
@@ -131,7 +132,7 @@ def transcribe(job: Job) -> Iterator[tuple[int, list[Transcript]]]:
 def write_results(job: Job, transcripts: Iterable[Transcript], *, prefix: str, start: float | None) -> int:
     """Write, or print, and score transcripts; ranks other than the first one pass them on only.
 
-    Returns the number of clips that could not be read, 0 on other ranks.
+    Returns the number of clips that could not be read.
 
     Args:
         job: what was transcribed.
@@ -154,7 +155,7 @@ def transcribe_in_parts(job: Job, folder: Path) -> int:
     """Write the results of a run that is one of several, or has several ranks; each keeps what it has done in a file.
 
     A run that lost a rank resumes with what is missing. The first rank writes the files of this run; the run that ends
-    last, those of all runs.
+    last, those of all runs. Returns the number of clips that could not be read.
     """
     config, source = job.config, job.source
     make_results_folder(folder)
@@ -173,18 +174,19 @@ def transcribe_in_parts(job: Job, folder: Path) -> int:
     distributed.barrier()
     if not distributed.is_master():
         return 0
-    start, unreadable = None if resumed else job.start, 0
+    start = None if resumed else job.start
+    num_unreadable = 0
     if config.shard.count > 1:
-        unreadable = write_results(job, _read(parts, source.batches), prefix=config.shard_prefix, start=start)
+        num_unreadable = write_results(job, _read(parts, source.batches), prefix=config.shard_prefix, start=start)
     left = int((~parts.done()).sum())
     if left:
         logger.info("the results of all runs are made by the one that ends last; %d clips are left", left)
-        return unreadable
-    unreadable = write_results(
+        return num_unreadable
+    num_unreadable = write_results(
         job, _read(parts, source.plan), prefix="", start=start if config.shard.count == 1 else None
     )
     parts.remove()
-    return unreadable
+    return num_unreadable
 
 
 def run_key(job: Job) -> str:

@@ -222,8 +222,9 @@ class Results:
         seconds = sum(self.num_samples) / self.source.info.sample_rate
         if self.num_unreadable:
             logger.error(
-                "%d of %d clips are unreadable; their transcripts are empty", self.num_unreadable, len(self.rows)
-            )
+                "%d of %d clips are unreadable; their transcripts are empty (exit code 1)", self.num_unreadable,
+                len(self.rows),
+            )  # fmt: skip
         lines = [f"{subset}: {len(self.rows)} clips, {seconds:.1f} s of audio"]
         if self._start is not None:
             elapsed = max(time.monotonic() - self._start, 1e-9)

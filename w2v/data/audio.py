@@ -224,26 +224,30 @@ def check_format(path: str, rate: int, channels: int, needed: int) -> None:
         raise DataError(f"{path}: {channels} channels, need 1; --resample mixes them down")
 
 
-def normalize(source: Samples) -> Samples:
+def normalize(source: Samples, epsilon: float = NORMALIZE_EPSILON) -> Samples:
     """Return a clip with zero mean and unit (biased) variance; silence stays silence.
 
     The original's `--normalize`: a layer norm over the whole clip, before any crop.
+
+    Args:
+        source: (S,) samples.
+        epsilon: added to the variance; 1e-7 in Hugging Face's feature extractor, which shows in quiet recordings.
     """
     if not len(source):
         return source
     result = np.empty_like(source)
-    result *= centre(source, result)
+    result *= centre(source, result, epsilon)
     return result
 
 
-def centre(clip: Samples, out: Samples) -> np.float32:
+def centre(clip: Samples, out: Samples, epsilon: float = NORMALIZE_EPSILON) -> np.float32:
     """Write a clip (S,) of at least one sample with zero mean to `out`; return what brings that to unit variance."""
     np.subtract(clip, clip.mean(), out=out)
     # Sums of rows in float32, their sum in float64.
     size = len(out) // _SQUARES_ROW * _SQUARES_ROW
     rows, rest = out[:size].reshape(-1, _SQUARES_ROW), out[size:]
     squares = float(np.einsum("ij,ij->i", rows, rows).sum(dtype=np.float64)) + float(np.einsum("i,i", rest, rest))
-    scale: np.float32 = np.float32(1 / math.sqrt(squares / len(out) + NORMALIZE_EPSILON))
+    scale: np.float32 = np.float32(1 / math.sqrt(squares / len(out) + epsilon))
     return scale
 
 

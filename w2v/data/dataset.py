@@ -21,7 +21,7 @@ from torch import Tensor
 from torch.utils.data import get_worker_info
 
 from w2v.data import worker_limits
-from w2v.data.audio import Samples, centre, normalize, read_audio, read_window
+from w2v.data.audio import NORMALIZE_EPSILON, Samples, centre, normalize, read_audio, read_window
 from w2v.data.augment import Augmentation
 from w2v.data.batch_sampler import PaddingStats, padding_stats
 from w2v.data.labels import Labels
@@ -102,6 +102,7 @@ class AudioDataset(BatchDataset):
             README release shifts labels against audio here.
         pad: pad clips to the longest of a batch instead of cropping them to the shortest; always so with labels.
         normalize: bring each clip to zero mean and unit variance, before any crop.
+        normalize_epsilon: added to the variance.
         resample: convert other rates and mix channels down, instead of refusing the file.
         channel: take this channel alone, from 1.
         replace_unreadable: replace a clip that cannot be read by the next one that can; otherwise raise.
@@ -129,6 +130,7 @@ class AudioDataset(BatchDataset):
         min_sample_size: int | None = None,
         pad: bool = False,
         normalize: bool = False,
+        normalize_epsilon: float = NORMALIZE_EPSILON,
         resample: bool = False,
         channel: int | None = None,
         replace_unreadable: bool = True,
@@ -145,6 +147,7 @@ class AudioDataset(BatchDataset):
         self.min_sample_size = min_sample_size or 0
         self.pad = pad or labels is not None
         self.normalize = normalize
+        self.normalize_epsilon = normalize_epsilon
         self.resample = resample
         self.channel = channel
         self.replace_unreadable = replace_unreadable
@@ -223,7 +226,7 @@ class AudioDataset(BatchDataset):
         if len(samples) < shortest:
             raise DataError(f"{self.path(index)}: holds {len(samples)} samples, need at least {shortest}")
         if self.normalize:
-            samples = normalize(samples)
+            samples = normalize(samples, self.normalize_epsilon)
         if rng is not None and self.max_sample_size is not None and len(samples) > self.max_sample_size:
             start = int(rng.integers(len(samples) - self.max_sample_size + 1))
             samples = samples[start : start + self.max_sample_size]
@@ -306,7 +309,7 @@ class AudioDataset(BatchDataset):
         clip = self._clip[:size]
         if not read_window(path, self.sample_rate, size, 0, clip, offset):
             return False
-        scale = centre(clip, clip)
+        scale = centre(clip, clip, self.normalize_epsilon)
         window = clip[start : start + len(row)]
         np.multiply(window, scale, out=row[: len(window)])
         row[len(window) :] = 0

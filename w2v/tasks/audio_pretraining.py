@@ -52,6 +52,9 @@ class AudioPretrainingConfig:
     resample: bool = arg(False, help="convert files of another rate, and mix channels down")
     channel: int | None = arg(None, help="of files with several channels, take this one alone, from 1")
     normalize: bool = arg(False, help="give every clip zero mean and unit variance; must be as in pretraining")
+    normalize_epsilon: float = arg(
+        1e-5, help="added to the variance by --normalize; 1e-7 for models that were trained with Hugging Face's classes"
+    )
     max_sample_size: int | None = arg(None, help="crop clips to this many samples; with labels: leave longer ones out")
     min_sample_size: int | None = arg(None, help="leave out clips shorter than this many samples")
     enable_padding: bool = arg(False, help="pad clips to the longest of the batch instead of cropping to the shortest")
@@ -70,7 +73,7 @@ class AudioPretrainingConfig:
 
     def __post_init__(self) -> None:
         check_range(self, 1, math.inf, "sample_rate", "max_sample_size", "min_sample_size", "channel")
-        check_range(self, 0, math.inf, "augment_shift_ms", "augment_gain_db")
+        check_range(self, 0, math.inf, "augment_shift_ms", "augment_gain_db", "normalize_epsilon")
         if self.labels is not None and self.augmentation.is_on:
             raise ConfigError("--augment-snr-db, --augment-shift-ms and --augment-gain-db do not go with --labels")
 
@@ -140,6 +143,7 @@ class AudioPretrainingTask(Task):
             min_sample_size=max(config.min_sample_size or 0, self._shortest_clip),
             pad=config.enable_padding or labels is not None,
             normalize=config.normalize,
+            normalize_epsilon=config.normalize_epsilon,
             resample=config.resample,
             channel=config.channel,
             impossible=self._impossible(manifest, labels),
