@@ -97,7 +97,7 @@ setup(
     license="MIT",
     python_requires=">=3.10",
     packages=find_packages(include=["w2v", "w2v.*", "w2v_cli", "w2v_cli.*"]),
-    package_data={"w2v": ["py.typed", "training/reference_curves/*.csv"]},
+    package_data={"w2v": ["py.typed", "config/recipes/*.yaml", "training/reference_curves/*.csv"]},
     install_requires=REQUIRED,
     extras_require=EXTRAS,
     entry_points={"console_scripts": [f"w2v-{name}=w2v_cli.{name}:main" for name in PROGRAMS]},

@@ -12,14 +12,12 @@ from __future__ import annotations
 from dataclasses import dataclass, field, replace
 from typing import Protocol
 
-import numpy as np
-import numpy.typing as npt
 import torch
 from torch import Tensor
 
-BoolArray = npt.NDArray[np.bool_]
-IntArray = npt.NDArray[np.int64]
-FloatArray = npt.NDArray[np.float64]
+from w2v.array_types import BoolArray as BoolArray
+from w2v.array_types import FloatArray as FloatArray
+from w2v.array_types import IntArray as IntArray
 
 BLANK = 0
 """Index of CTC's blank: the dictionary's `<s>`, as in the original."""

@@ -54,7 +54,7 @@ class FeaturizeConfig(ClipOptions):
         "c", help="frames to write: c: context; z: before it; q: z quantised; 1, 2, ...: that transformer block"
     )
     use_feat: bool = arg(False, help="the original's spelling of --layer z")
-    format: str = arg("h5", help="h5: the original's .h5context (needs h5py)", choices=tuple(SUFFIXES))
+    format: str = arg("npy", help="h5: the original's .h5context (needs h5py)", choices=tuple(SUFFIXES))
     no_copy_labels: bool = arg(False, help="do not copy the other files of a split's folder")
     max_tokens: int = arg(1_300_000, help="largest batch: clips x longest clip, in samples; 0: clip by clip")
     max_size: int = arg(1_300_000, help="clips longer than this, in samples, are cut into windows; 0: never")

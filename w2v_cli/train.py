@@ -35,6 +35,11 @@ def train(argv: list[str]) -> int:
     from w2v.distributed.launcher import launch
     from w2v.training.options import parse_train_command
 
+    if "--version" in argv:
+        from w2v.version import __version__
+
+        print(f"w2v-train {__version__}")
+        return 0
     if any(argv[place : place + 2] == ["--recipe", "help"] for place in range(len(argv))):
         from w2v.config.recipes import recipe_list
 

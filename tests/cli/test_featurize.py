@@ -46,7 +46,7 @@ def serve(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Load:
     (tmp_path / "model.pt").write_bytes(b"stands for a checkpoint")
 
     def serve(model: W2vModel, *, normalize: bool = False) -> None:
-        task = SimpleNamespace(config=SimpleNamespace(sample_rate=16000, normalize=normalize))
+        task = SimpleNamespace(config=SimpleNamespace(sample_rate=16000, normalize=normalize, normalize_epsilon=1e-5))
         loaded = SimpleNamespace(model=model, task=task, config={})
         monkeypatch.setattr("w2v_cli.featurize.load_model", lambda path, **_: loaded)
 
@@ -90,7 +90,7 @@ def test_files_of_the_original(golden: Path, folder: str, flags: list[str], serv
     splits = sorted(path.name for path in recorded.iterdir())
     output = tmp_path / "out"
     source = ["-i", str(golden / "featurize" / "in"), "-o", str(output), "--model", str(tmp_path / "model.pt")]
-    assert main([*source, "--split", *splits, "--ext", "wav", "--gpu", "0", *flags]) == 0
+    assert main([*source, "--split", *splits, "--ext", "wav", "--format", "h5", "--gpu", "0", *flags]) == 0
     expected = sorted(path.relative_to(recorded) for path in recorded.rglob("*.h5context"))
     assert expected
     assert sorted(path.relative_to(output) for path in output.rglob("*.h5context")) == expected

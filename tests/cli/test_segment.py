@@ -29,7 +29,7 @@ def recording(plan, seed=0, rate=RATE):
     rng = np.random.default_rng(seed)
     parts = [talk(s, rng, rate) if i % 2 else np.zeros(round(s * rate), np.float32) for i, s in enumerate(plan)]
     samples = np.concatenate(parts)
-    return samples + 0.002 * rng.normal(size=len(samples)).astype(np.float32)
+    return samples + 0.0005 * rng.normal(size=len(samples)).astype(np.float32)
 
 
 PLAN = [1, 4, 0.5, 6, 0.8, 5, 0.5, 8, 6, 12, 0.4, 3, 5, 1, 3]  # speech: 39 s

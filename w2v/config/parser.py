@@ -11,6 +11,7 @@ from typing import Any
 
 from w2v.config.fields import REQUIRED, Option, _plain, options_of
 from w2v.errors import ConfigError
+from w2v.version import __version__
 
 
 class ArgumentParser(argparse.ArgumentParser):
@@ -19,6 +20,8 @@ class ArgumentParser(argparse.ArgumentParser):
     def __init__(self, **kwargs: Any) -> None:
         kwargs.setdefault("formatter_class", HelpFormatter)
         super().__init__(allow_abbrev=False, **kwargs)
+        if self.add_help:
+            self.add_argument("--version", action="version", version=f"%(prog)s {__version__}")
         self.owners: dict[str, str] = {}
         self.options: dict[str, Option] = {}
         self.elsewhere: dict[str, str] = {}  # flag -> where it would be known, such as "--optimizer sgd"

@@ -11,8 +11,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from w2v.array_types import IntArray
 from w2v.errors import DataError
-from w2v.types import IntArray
 
 
 @dataclass(frozen=True)

@@ -20,10 +20,10 @@ from typing import NoReturn
 import numpy as np
 import numpy.typing as npt
 
+from w2v.array_types import IntArray
 from w2v.data.text_blocks import read_blocks
 from w2v.errors import DataError
 from w2v.files import write_atomically
-from w2v.types import IntArray
 
 Bytes = npt.NDArray[np.uint8]
 

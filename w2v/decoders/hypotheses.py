@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from w2v.types import FloatArray, IntArray
+from w2v.array_types import FloatArray, IntArray
 
 Hypotheses = IntArray
 """(N, NUM_COLUMNS) int64; `floats` is the same memory as float64."""

@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 
+from w2v.array_types import BoolArray, FloatArray, IntArray
 from w2v.decoders.beam_search import Beam, BeamSearch, Frame, SearchOptions
 from w2v.decoders.hypotheses import (
     BASE,
@@ -30,7 +31,6 @@ from w2v.decoders.hypotheses import (
 )  # fmt: skip
 from w2v.decoders.lexicon_tree import ROOT, LexiconTree
 from w2v.lm.language_model import LanguageModel
-from w2v.types import BoolArray, FloatArray, IntArray
 
 # Columns of an arc, 8 bytes each. The first two alone decide whether it is reached.
 ADDED = 0  # float: what it adds to a score, besides the emission and the language model

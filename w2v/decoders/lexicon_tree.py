@@ -12,7 +12,7 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from w2v.types import FloatArray, IntArray
+from w2v.array_types import FloatArray, IntArray
 
 ROOT = 0
 

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from w2v.types import BoolArray, IntArray
+from w2v.array_types import BoolArray, IntArray
 
 SELECTIONS = ("static", "uniform", "normal", "poisson")
 """Laws of the span length: always `length`; uniform in [other, 2 length]; normal(length, other); poisson(length)."""

@@ -22,11 +22,11 @@ from itertools import repeat
 import numpy as np
 import numpy.typing as npt
 
+from w2v.array_types import FloatArray, IntArray
 from w2v.data.text_blocks import check_utf8, read_blocks
 from w2v.errors import DataError
 from w2v.files import write_atomically
 from w2v.lm.ngram_table import BackoffModel, NgramTable
-from w2v.types import FloatArray, IntArray
 
 KIND = "language model"
 MAX_ORDER = 16

@@ -6,11 +6,11 @@ from typing import Any
 
 import numpy as np
 
+from w2v.array_types import FloatArray, IntArray
 from w2v.errors import DataError, MissingPackageError
 from w2v.lm.language_model import LanguageModel
 from w2v.lm.ngram_table import SENTENCE_END, SENTENCE_START, UNKNOWN
 from w2v.lm.vocabulary import read_vocabulary
-from w2v.types import FloatArray, IntArray
 
 
 class KenlmModel(LanguageModel):

@@ -18,10 +18,10 @@ from itertools import pairwise, repeat
 import numpy as np
 import numpy.typing as npt
 
+from w2v.array_types import FloatArray, IntArray
 from w2v.errors import ConfigError
 from w2v.lm.ngram_counts import RESERVED, START_NUMBER, NgramCounts, TextCounts
 from w2v.lm.ngram_table import BackoffModel, NgramTable
-from w2v.types import FloatArray, IntArray
 
 logger = logging.getLogger(__name__)
 

@@ -12,7 +12,7 @@ from collections.abc import Iterable, Sequence
 
 import numpy as np
 
-from w2v.types import FloatArray, IntArray
+from w2v.array_types import FloatArray, IntArray
 
 
 class LanguageModel:

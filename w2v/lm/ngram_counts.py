@@ -15,10 +15,10 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
+from w2v.array_types import IntArray
 from w2v.data.text_blocks import check_utf8, read_blocks
 from w2v.errors import DataError
 from w2v.lm.ngram_table import SENTENCE_END, SENTENCE_START, UNKNOWN
-from w2v.types import IntArray
 
 logger = logging.getLogger(__name__)
 

@@ -11,6 +11,7 @@ from pathlib import Path
 
 import numpy as np
 
+from w2v.array_types import FloatArray, IntArray
 from w2v.data.text_blocks import read_blocks
 from w2v.errors import ConfigError, DataError
 from w2v.lm.arpa import read_arpa
@@ -18,7 +19,6 @@ from w2v.lm.kenlm_model import KenlmModel
 from w2v.lm.language_model import LanguageModel
 from w2v.lm.ngram_table import SENTENCE_END, SENTENCE_START, UNKNOWN_SPELLINGS, BackoffModel, with_unknown
 from w2v.lm.vocabulary import BINARY_MAGIC, SPECIAL_WORDS, is_binary
-from w2v.types import FloatArray, IntArray
 
 MEMO_SIZE = 1 << 16
 _ODD = 0x1E3779B97F4A7C15

@@ -14,7 +14,7 @@ from functools import cached_property
 import numpy as np
 import numpy.typing as npt
 
-from w2v.types import FloatArray, IntArray
+from w2v.array_types import FloatArray, IntArray
 
 SENTENCE_START, SENTENCE_END, UNKNOWN = "<s>", "</s>", "<unk>"
 UNKNOWN_SPELLINGS = (UNKNOWN, "<UNK>")

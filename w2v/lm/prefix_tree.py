@@ -6,7 +6,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from w2v.types import IntArray
+from w2v.array_types import IntArray
 
 
 class RowStore:

@@ -17,11 +17,11 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from w2v.array_types import FloatArray, IntArray
 from w2v.data.dictionary import SPECIALS, Dictionary
 from w2v.lm.language_model import LanguageModel
 from w2v.lm.prefix_tree import NONE, PrefixTree, RowStore
 from w2v.modules.multihead_attention import Memory
-from w2v.types import FloatArray, IntArray
 
 FILLER = re.compile(r"madeupword\d{4}")
 """Entries with which the original fills its dictionaries up to a multiple of 8."""
