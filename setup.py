@@ -44,6 +44,8 @@ EXTRAS = {
     # for Python 3.10 to 3.14; the packages they are built from need a C++ compiler, or end at Python 3.12.
     "kenlm": ["ufal-kenlm>=26.4", "ufal-flashlight-text>=0.0.7.1"],
     "onnx": ["onnx>=1.15"],
+    # Models by their names on the Hugging Face hub.
+    "hub": ["huggingface_hub>=0.26"],
     # tensorboardX is required anyway; the extra exists because the message about --tensorboard-logdir names it.
     "tensorboard": ["tensorboardX>=2.6"],
     # espeak-ng is GPL-3: it is installed by who wants the demo, loaded as a library, and never part of this package.
@@ -60,6 +62,7 @@ EXTRAS = {
         "h5py>=3.8",
         # Other implementations that w2v-convert is held against.
         "transformers>=4.46",
+        "huggingface_hub>=0.26",
         "onnx>=1.15",
         "onnxruntime>=1.17",
         "espeakng-loader>=0.2.4",
@@ -81,17 +84,8 @@ EXTRAS["all"] = sorted({package for name in EXTRAS if name not in ("test", "dev"
 
 # Each program is `main() -> int` of a module in w2v_cli; what it returns is the exit code.
 PROGRAMS = (
-    "manifest",
-    "labels",
-    "train",
-    "infer",
-    "align",
-    "featurize",
-    "tokenize",
-    "transcribe",
-    "convert",
-    "lm",
-    "visualize",
+    *("manifest", "segment", "labels", "train", "infer", "transcribe", "align", "featurize", "tokenize", "convert"),
+    *("lm", "visualize"),
 )
 
 setup(

@@ -9,6 +9,7 @@ from w2v.version import __version__
 
 if TYPE_CHECKING:
     from w2v.inference.align import align as align
+    from w2v.inference.frame_times import frame_times as frame_times
     from w2v.inference.load import load_language_model as load_language_model
     from w2v.inference.load import load_model as load_model
     from w2v.inference.recording import read_audio as read_audio
@@ -20,6 +21,7 @@ if TYPE_CHECKING:
 # Name -> the module that defines it, imported at first use: `import w2v` alone stays quick.
 _FACE = {
     "align": "w2v.inference.align",
+    "frame_times": "w2v.inference.frame_times",
     "load_language_model": "w2v.inference.load",
     "load_model": "w2v.inference.load",
     "read_audio": "w2v.inference.recording",

@@ -28,6 +28,8 @@ def import_user_dir(path: str) -> ModuleType:
         Exception: whatever the plugin itself raises, with its own traceback.
     """
     location = Path(path).expanduser().resolve()
+    if location.name == "__init__.py":
+        location = location.parent
     if location.is_file() and location.suffix == ".py":
         return _import(location.stem, location)
     if not location.is_dir():
@@ -47,6 +49,8 @@ def import_installed() -> None:
 
 
 def _import(name: str, file: Path) -> ModuleType:
+    if "." in name:
+        raise ConfigError(f"--user-dir: {name!r} is no name that Python can import; rename {file} without the dot")
     parent = str(file.parent.parent if file.name == "__init__.py" else file.parent)
     loaded = sys.modules.get(name)
     if loaded is None:

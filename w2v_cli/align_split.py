@@ -23,7 +23,7 @@ from w2v.inference.clip_cutting import Clip, CutConfig, CutWord, cut_clips
 from w2v.inference.emission_file import EmissionInfo
 from w2v.inference.recording import FileRecording
 from w2v.inference.spelling import WILDCARD, SpelledText, SpelledWord
-from w2v.inference.text_alignment import TextAlignment
+from w2v.inference.text_alignment import TextAlignment, is_stretched
 
 REJECTS = "file\tstart\tend\tconfidence\treason\ttext\n"
 
@@ -126,14 +126,17 @@ def cut_words(alignment: TextAlignment, min_confidence: float, star: str) -> lis
     A word that the dictionary cannot spell has no label to learn, and one that was not heard a wrong one. Between words
     with a star between them there may be speech without a label.
     """
+    was_heard = alignment.median_confidence >= min_confidence
     times = iter(alignment.transcript.words)
     found = []
     for begins, word in _with_stars(alignment.spelling, star):
         time = next(times)
         reason = ""
-        if any(symbol.label == WILDCARD for symbol in word.symbols):
+        if not was_heard:
+            reason = "text not heard"
+        elif any(symbol.label == WILDCARD for symbol in word.symbols):
             reason = "cannot be spelled"
-        elif not time.interpolated and time.confidence < min_confidence:
+        elif not time.interpolated and (time.confidence < min_confidence or is_stretched(time)):
             reason = "not heard"
         found.append(CutWord(time, reason, begins))
     return found
@@ -171,6 +174,8 @@ def _write_flac(path: Path, samples: npt.NDArray[np.float32], rate: int) -> None
 
     path.parent.mkdir(parents=True, exist_ok=True)
     try:
-        soundfile.write(path, samples, rate, format="FLAC", subtype="PCM_16")
+        # Opened here: soundfile takes no name that is not valid in the locale.
+        with open(path, "wb") as file:
+            soundfile.write(file, samples, rate, format="FLAC", subtype="PCM_16")
     except (OSError, soundfile.LibsndfileError) as e:
         raise DataError(f"cannot write {path}: {e}") from e

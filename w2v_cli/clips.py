@@ -30,7 +30,7 @@ class ClipOptions(ShardOptions):
     max_tokens: int = arg(0, help="largest batch: clips x longest clip, in samples; 0: clip by clip")
     max_size: int = arg(1_300_000, help="longest clip, in samples, that the model sees at once; 0: any")
     allow_outside_root: bool = arg(False, help="take clips that a manifest names by absolute paths or with `..`")
-    resample: bool = arg(False, help="convert other sample rates and mix channels down, instead of refusing them")
+    resample: bool = arg(True, help="convert other sample rates and mix channels down")
     num_workers: int = arg(2, help="files read at once")
     cpu: bool = arg(False, help="never use a GPU")
     user_dir: str | None = arg(None, help="python file, folder or package with your own models")
@@ -81,6 +81,7 @@ def clip_encoder(
         device=device,
         sample_rate=task.sample_rate,
         normalize=task.normalize,
+        normalize_epsilon=task.normalize_epsilon,
         resample=config.resample,
         max_tokens=config.max_tokens,
         num_threads=config.num_workers,

@@ -17,6 +17,7 @@ import torch
 from w2v import distributed
 from w2v.config import arg, check_range, parse_literal
 from w2v.config.sections import LOG_FORMATS
+from w2v.convert.locate import is_address
 from w2v.data.batch_sampler import batch_by_size, length_order
 from w2v.data.dictionary import Dictionary
 from w2v.data.labels import read_references
@@ -103,7 +104,7 @@ class SourceConfig(ShardOptions):
             raise ConfigError("--int8 and --fp16 or --bf16 exclude each other; give one of them")
         if self.path is None and self.load_emissions is None:
             raise ConfigError("w2v-infer: --path is required (or --load-emissions, to decode what a model once wrote)")
-        if self.path is not None and ":" in self.path and not Path(self.path).exists():
+        if self.path is not None and ":" in self.path and not (is_address(self.path) or Path(self.path).exists()):
             raise ConfigError(f"--path takes one checkpoint, got {self.path!r}; models cannot be combined")
         if self.load_emissions is not None and self.dump_emissions is not None:
             raise ConfigError("--load-emissions and --dump-emissions exclude each other; give one of them")
@@ -250,9 +251,14 @@ def load(config: SourceConfig) -> tuple[LoadedModel, EmissionInfo]:
         ConfigError: `--normalize` contradicts the checkpoint.
     """
     path = str(config.path)
-    given = {"dictionary": config.dict} if config.dict else {}
-    loaded = load_model(path, overrides=config.model_overrides, user_dir=config.user_dir, **given)
-    info = ctc_info(loaded, flag="--path")
+    loaded = load_model(
+        path,
+        overrides=config.model_overrides,
+        user_dir=config.user_dir,
+        dictionary=config.dict or None,
+        data=None if config.dict else config.data,
+    )
+    info = ctc_info(loaded, config.post_process, flag="--path")
     trained = loaded.task.config.normalize
     if config.normalize is not None and config.normalize != trained:
         said = "--normalize" if config.normalize else "--no-normalize"

@@ -7,7 +7,6 @@ no rank needs another.
 
 from __future__ import annotations
 
-import hashlib
 import json
 import logging
 import math
@@ -23,6 +22,7 @@ import numpy as np
 import torch
 
 from w2v.config import arg, check_range, str_tuple
+from w2v.convert.locate import fingerprint
 from w2v.data.folder import list_folder
 from w2v.data.manifest import Manifest, read_manifest
 from w2v.distributed.ranks import RankInfo
@@ -135,7 +135,7 @@ def check_settings(config: FeaturizeConfig) -> None:
         DataError: the folder cannot be written.
     """
     settings: dict[str, Any] = {
-        "model": fingerprint(Path(config.model)),
+        "model": fingerprint(config.model),
         "layer": "z" if config.use_feat else config.layer,
         "max_size": config.max_size,
         "context": config.context,
@@ -154,15 +154,6 @@ def check_settings(config: FeaturizeConfig) -> None:
                 )
     make_folder(path.parent)
     write_atomically(path, (json.dumps(settings, indent=1) + "\n").encode())
-
-
-def fingerprint(path: Path) -> str:
-    """Return a short digest of a file's content."""
-    digest = hashlib.blake2b(digest_size=8)
-    with open(path, "rb") as file:
-        while block := file.read(1 << 22):
-            digest.update(block)
-    return digest.hexdigest()
 
 
 def find_jobs(config: FeaturizeConfig, splits: Sequence[str], sample_rate: int) -> Iterator[Job]:

@@ -105,9 +105,11 @@ def infer(argv: Sequence[str]) -> int:
         writer = TranscriptWriter(source, output, with_nbest=decoder_config.nbest > 1)
         job = Job(config, output, source, decoder, writer, time.monotonic())
         if output.results_path and (distributed.world_size() > 1 or config.shard.count > 1):
-            transcribe_in_parts(job, Path(output.results_path))
+            num_unreadable = transcribe_in_parts(job, Path(output.results_path))
         else:
-            write_results(job, in_order(transcribe(job)), prefix=config.shard_prefix, start=job.start)
+            num_unreadable = write_results(job, in_order(transcribe(job)), prefix=config.shard_prefix, start=job.start)
+        if num_unreadable:
+            return 1  # all others are there; what is missing has been counted and named
     return 0
 
 
@@ -127,8 +129,10 @@ def transcribe(job: Job) -> Iterator[tuple[int, list[Transcript]]]:
         yield number * distributed.world_size() + distributed.rank(), job.writer.transcripts(batch, readings)
 
 
-def write_results(job: Job, transcripts: Iterable[Transcript], *, prefix: str, start: float | None) -> None:
+def write_results(job: Job, transcripts: Iterable[Transcript], *, prefix: str, start: float | None) -> int:
     """Write, or print, and score transcripts; ranks other than the first one pass them on only.
+
+    Returns the number of clips that could not be read.
 
     Args:
         job: what was transcribed.
@@ -139,18 +143,19 @@ def write_results(job: Job, transcripts: Iterable[Transcript], *, prefix: str, s
     if not distributed.is_master():
         for _ in transcripts:
             pass
-        return
+        return 0
     with Results(job.source, job.output, job.writer.kinds, suffix=job.suffix, prefix=prefix, start=start) as results:
         for transcript in transcripts:
             results.add(transcript)
     results.report(job.config.gen_subset, job.writer.speakers, job.config.seed)
+    return results.num_unreadable
 
 
-def transcribe_in_parts(job: Job, folder: Path) -> None:
+def transcribe_in_parts(job: Job, folder: Path) -> int:
     """Write the results of a run that is one of several, or has several ranks; each keeps what it has done in a file.
 
     A run that lost a rank resumes with what is missing. The first rank writes the files of this run; the run that ends
-    last, those of all runs.
+    last, those of all runs. Returns the number of clips that could not be read.
     """
     config, source = job.config, job.source
     make_results_folder(folder)
@@ -168,16 +173,20 @@ def transcribe_in_parts(job: Job, folder: Path) -> None:
             write({transcript.row: json.dumps(dataclasses.asdict(transcript)) for transcript in transcripts})
     distributed.barrier()
     if not distributed.is_master():
-        return
+        return 0
     start = None if resumed else job.start
+    num_unreadable = 0
     if config.shard.count > 1:
-        write_results(job, _read(parts, source.batches), prefix=config.shard_prefix, start=start)
+        num_unreadable = write_results(job, _read(parts, source.batches), prefix=config.shard_prefix, start=start)
     left = int((~parts.done()).sum())
     if left:
         logger.info("the results of all runs are made by the one that ends last; %d clips are left", left)
-        return
-    write_results(job, _read(parts, source.plan), prefix="", start=start if config.shard.count == 1 else None)
+        return num_unreadable
+    num_unreadable = write_results(
+        job, _read(parts, source.plan), prefix="", start=start if config.shard.count == 1 else None
+    )
     parts.remove()
+    return num_unreadable
 
 
 def run_key(job: Job) -> str:

@@ -206,6 +206,11 @@ class Results:
         except OSError as e:
             raise DataError(f"cannot write the results: {e.strerror or e}") from e
 
+    @property
+    def num_unreadable(self) -> int:
+        """Clips of which nothing could be read."""
+        return self.num_samples.count(0)
+
     def report(self, subset: str, speakers: list[str], seed: int) -> None:
         """Print the score, the speed, and what else was asked for.
 
@@ -215,9 +220,11 @@ class Results:
             seed: of the bootstrap.
         """
         seconds = sum(self.num_samples) / self.source.info.sample_rate
-        unreadable = self.num_samples.count(0)
-        if unreadable:
-            logger.warning("%d of %d clips are unreadable; their transcripts are empty", unreadable, len(self.rows))
+        if self.num_unreadable:
+            logger.error(
+                "%d of %d clips are unreadable; their transcripts are empty (exit code 1)", self.num_unreadable,
+                len(self.rows),
+            )  # fmt: skip
         lines = [f"{subset}: {len(self.rows)} clips, {seconds:.1f} s of audio"]
         if self._start is not None:
             elapsed = max(time.monotonic() - self._start, 1e-9)

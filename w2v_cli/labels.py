@@ -130,13 +130,14 @@ def _write(config: LabelsConfig) -> int:
             f"{config.tsv}: {len(missing)} of {len(words)} clips have no text: {_examples(missing)}; --drop-missing "
             "leaves them out"
         )
-    folder = _output_folder(config, writes_manifest=config.drop_missing or clips.is_new)
+    writes_manifest = bool(missing) or clips.is_new
+    folder = _output_folder(config, writes_manifest=writes_manifest)
     kept = [row for row, text in enumerate(words) if text is not None]
     texts = [text for text in words if text is not None]
     letters = [spell(text) for text in texts]
     counts = Counter(symbol for line in letters for symbol in line.split())
     notes = _dictionary(config, folder, counts)
-    if config.drop_missing or clips.is_new:
+    if writes_manifest or (config.drop_missing and not _is_input(config, folder)):
         names, sizes = [clips.names[row] for row in kept], [clips.sizes[row] for row in kept]
         write_manifest(folder / f"{config.output_name}.tsv", manifest.root, names, sizes)
     write_atomically(folder / f"{config.output_name}.wrd", _lines(texts))
@@ -256,17 +257,22 @@ def _stretch(manifest: Manifest, row: int, start: float, end: float | None, wher
 
 def _output_folder(config: LabelsConfig, *, writes_manifest: bool) -> Path:
     folder = Path(config.output_dir)
-    target = folder / f"{config.output_name}.tsv"
-    if writes_manifest and target.exists() and target.samefile(config.tsv):
+    if writes_manifest and _is_input(config, folder):
         raise DataError(
-            f"{target}: is the manifest that is read, and would be overwritten by one with other clips; give another "
-            "--output-dir or --output-name"
+            f"{folder / config.output_name}.tsv: is the manifest that is read, and would be overwritten by one with "
+            "fewer clips; give another --output-dir or --output-name"
         )
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as e:
         raise DataError(f"--output-dir: cannot make the folder {folder}: {e.strerror or e}") from e
     return folder
+
+
+def _is_input(config: LabelsConfig, folder: Path) -> bool:
+    """Whether the manifest that would be written is the one that is read."""
+    target = folder / f"{config.output_name}.tsv"
+    return target.exists() and target.samefile(config.tsv)
 
 
 def _dictionary(config: LabelsConfig, folder: Path, counts: Counter[str]) -> list[str]:

@@ -12,16 +12,15 @@ import os
 import random
 import signal
 import sys
-from collections import Counter
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass
-from itertools import islice
 from typing import Any
 
 from w2v.config import ArgumentParser, arg, build_config, check_range, str_tuple
-from w2v.data.audio import audio_info, read_audio
+from w2v.data.audio import LONGEST, audio_info, read_audio
+from w2v.data.audio_files import list_audio
 from w2v.data.manifest import is_listable, write_manifest
 from w2v.errors import DataError
 from w2v.files import write_atomically
@@ -43,8 +42,10 @@ class ManifestConfig:
     )
     valid_percent: float = arg(0.01, help="share of files that go to valid.tsv, from 0 to 1 (a fraction)")
     dest: str = arg(".", help="folder to write to; made where it is missing")
-    ext: tuple[str, ...] = arg(
-        ("flac",), help="extensions to look for, separated by commas (flac,wav,ogg,mp3)", parse=str_tuple
+    ext: tuple[str, ...] | None = arg(
+        None,
+        help="endings to look for, separated by commas, in any case (default: all kinds of audio)",
+        parse=str_tuple,
     )
     seed: int = arg(42, help="seed of the split: one draw per file, in the order in which the folder lists them")
     path_must_contain: str | None = arg(None, help="leave out files whose full path lacks this text")
@@ -55,14 +56,20 @@ class ManifestConfig:
     resample: bool = arg(
         False, help="take other rates and several channels, counting samples at --sample-rate; train with --resample"
     )
+    channel: int | None = arg(
+        None, help="take files with several channels, of which training takes this one, from 1; train with --channel"
+    )
     min_samples: int = arg(400, help="reject shorter files; 400 samples give one frame of wav2vec 2.0")
+    max_sample_size: int = arg(
+        250_000, help="say how much is lost where training crops clips to so many samples, as the recipe does"
+    )
     probe: bool = arg(False, help="decode every file to the end instead of reading its header only")
     jobs: int | None = arg(None, help="processes that read headers (default: one per core)")
 
     def __post_init__(self) -> None:
         check_range(self, 0, 1, "valid_percent")
         check_range(self, 0, math.inf, "sample_rate", "min_samples")
-        check_range(self, 1, math.inf, "jobs")
+        check_range(self, 1, math.inf, "jobs", "channel", "max_sample_size")
 
 
 @dataclass(frozen=True)
@@ -93,23 +100,25 @@ def _parse(argv: Sequence[str] | None) -> ManifestConfig:
 
 def _write(config: ManifestConfig) -> int:
     root = os.path.realpath(config.root)
-    files = list_files(config, root)
+    files, left_out = list_files(config, root)
     try:
         os.makedirs(config.dest, exist_ok=True)
     except OSError as e:
         raise DataError(f"--dest: cannot make the folder {config.dest}: {e.strerror or e}") from e
     draw = random.Random(config.seed).random
     splits: dict[str, list[tuple[str, Found]]] = {"train": [], "valid": []}
-    rejects = []
-    key = f"{root!r} {config.sample_rate} {config.resample} {config.min_samples} {config.probe}"
+    rejects, draws = [], []
+    key = f"{root!r} {config.sample_rate} {config.resample} {config.channel} {config.min_samples} {config.probe}"
     record = ScanRecord(os.path.join(config.dest, RECORD), key)
     with record:
         for path, found in zip(files, _scan(config, files, record), strict=True):
             # A rejected file takes its draw with it, so the split of the others does not depend on rejects.
-            split = "train" if draw() > config.valid_percent else "valid"
+            draws.append(draw())
+            split = "train" if draws[-1] > config.valid_percent else "valid"
             name = os.path.relpath(path, root)
             if found.reason:
                 rejects.append(f"{_one_line(name)}\t{found.reason}\n")
+                draws.pop()
             else:
                 splits[split].append((name, found))
     record.remove()
@@ -117,18 +126,49 @@ def _write(config: ManifestConfig) -> int:
     if len(rejects) == len(files):
         raise DataError(
             f"none of the {len(files)} files under {root} can be used; "
-            f"{os.path.join(config.dest, 'rejects.tsv')} has the reasons, the first: {rejects[0]}"
+            f"{os.path.join(config.dest, 'rejects.tsv')} has the reasons, the first: {rejects[0].rstrip()}"
         )
+    notes = _fill_valid(config, splits, draws) + _cropping(config, splits["train"]) + left_out
     for split, rows in splits.items():
         path = os.path.join(config.dest, f"{split}.tsv")
         write_manifest(path, root, [name for name, _ in rows], [found.samples for _, found in rows])
     parts = [f"{split}.tsv: {len(rows)} files, {_hours(rows):.2f} hours" for split, rows in splits.items()]
-    print(f"{'; '.join(parts)}; rejects.tsv: {len(rejects)} files", flush=True)
+    print("\n".join([f"{'; '.join(parts)}; rejects.tsv: {len(rejects)} files", *notes]), flush=True)
     return 0
 
 
-def list_files(config: ManifestConfig, root: str) -> list[str]:
+def _fill_valid(config: ManifestConfig, splits: dict[str, list[tuple[str, Found]]], draws: list[float]) -> list[str]:
+    """Move a clip to valid.tsv where the draws gave it none; return what is to be said about an empty one."""
+    train, valid = splits["train"], splits["valid"]
+    if valid:
+        return []
+    if config.valid_percent == 0 or len(train) < 2:
+        return ["valid.tsv is empty: write another set's manifest over it, or train with --disable-validation"]
+    # The one nearest to being drawn, so that the other clips stay where the original has them.
+    place = draws.index(min(draws))
+    valid.append(train.pop(place))
+    return [f"--valid-percent {config.valid_percent:g} gave valid.tsv no clip of {len(train) + 1}: it has one"]
+
+
+def _cropping(config: ManifestConfig, rows: list[tuple[str, Found]]) -> list[str]:
+    """Return what cropping in pretraining would lose of long clips, if it is worth a line."""
+    samples = [found.samples for _, found in rows]
+    long = [size for size in samples if size > config.max_sample_size]
+    lost = sum(long) - config.max_sample_size * len(long)
+    if lost <= 0.01 * sum(samples):
+        return []
+    rate = sum(samples) / max(sum(found.seconds for _, found in rows), 1e-9)
+    return [
+        f"{len(long)} clips are longer than --max-sample-size {config.max_sample_size} "
+        f"({config.max_sample_size / rate:.1f} s): cropping loses {lost / rate / 3600:.2f} hours of "
+        f"{sum(samples) / rate / 3600:.2f} in each epoch; w2v-segment cuts long recordings"
+    ]
+
+
+def list_files(config: ManifestConfig, root: str) -> tuple[list[str], list[str]]:
     """Return the files with the extensions asked for, in the order in which the original lists them.
+
+    Also returns one line about each kind of file that is left out.
 
     Differs from the original: a link is listed under its own name, not under that of the file it points to, which
     may lie outside of the root; and a link that leads back up is not followed, over and over.
@@ -138,35 +178,19 @@ def list_files(config: ManifestConfig, root: str) -> list[str]:
     """
     if not os.path.isdir(root):
         raise DataError(f"{config.root} is not a folder" if os.path.exists(root) else f"no folder {config.root}")
-    extensions = list(dict.fromkeys(extension.lstrip(".") for extension in config.ext))
-    paths = list(_walk(root, ()))
-    files = [path for extension in extensions for path in paths if path.endswith(f".{extension}")]
+    listing = list_audio(root, config.ext)
+    files, notes = listing.files, listing.report()
     found = len(files)
     if config.path_must_contain:
         files = [path for path in files if config.path_must_contain in os.path.realpath(path)]
+        if len(files) < found:
+            notes.append(f"left out {found - len(files)} files without {config.path_must_contain!r} in their path")
     if not files:
-        wanted = ", ".join(f"*.{extension}" for extension in extensions) or "no extension"
+        wanted = ", ".join(f"*.{ending.lstrip('.')}" for ending in config.ext or ()) or "of audio"
         if found:
             raise DataError(f"none of the {found} files {wanted} under {root} has {config.path_must_contain!r} in it")
-        raise DataError(f"no files {wanted} under {root}; {_what_is_there(root)}")
-    return sorted(files) if config.sorted else files
-
-
-def _walk(folder: str, above: tuple[str, ...]) -> Iterator[str]:
-    """Yield the files below a folder that are not hidden, in the order of `glob`, which the original uses."""
-    try:
-        with os.scandir(folder) as found:
-            entries = [entry for entry in found if not entry.name.startswith(".")]
-    except OSError:  # it may not be read
-        return
-    # Only links are looked at again; os.path, because a link to itself is an error for an entry.
-    links = {entry.path for entry in entries if entry.is_symlink()}
-    yield from (e.path for e in entries if (os.path.isfile(e.path) if e.path in links else e.is_file()))
-    above = (*above, os.path.realpath(folder))
-    for entry in entries:
-        path = entry.path
-        if os.path.isdir(path) and os.path.realpath(path) not in above if path in links else entry.is_dir():
-            yield from _walk(path, above)
+        raise DataError(f"no files {wanted} under {root}; {'; '.join(notes) or 'it holds no files'}")
+    return sorted(files) if config.sorted else files, notes
 
 
 def examine(config: ManifestConfig, path: str) -> Found:
@@ -179,10 +203,17 @@ def examine(config: ManifestConfig, path: str) -> Found:
         samples = info.frames_at(rate)
         if info.sample_rate != rate and not config.resample:
             return Found(reason=f"sample rate {info.sample_rate} Hz, need {rate} Hz; --resample takes it")
-        if info.channels != 1 and not config.resample:
-            return Found(reason=f"{info.channels} channels, need 1; --resample takes it")
+        if config.channel is not None and config.channel > info.channels:
+            return Found(reason=f"{info.channels} channels, and no channel {config.channel}")
+        if info.channels != 1 and not config.resample and config.channel is None:
+            return Found(reason=f"{info.channels} channels, need 1; --resample mixes them, --channel takes one")
+        if info.frames > LONGEST * info.sample_rate:
+            hours = info.frames / info.sample_rate / 3600
+            return Found(
+                reason=f"{hours:.1f} hours, at most {LONGEST // 3600} are read; w2v-segment cuts it into clips"
+            )
         if config.probe:
-            samples = len(read_audio(path, rate, resample=config.resample))
+            samples = len(read_audio(path, rate, resample=config.resample, channel=config.channel))
     except DataError as e:
         return Found(reason=_one_line(str(e).removeprefix(f"{path}: ")))
     if samples < max(config.min_samples, 1):
@@ -238,14 +269,6 @@ def _examine_chunk(config: ManifestConfig, paths: list[str]) -> list[Found]:
 def _chunks(config: ManifestConfig, files: list[str]) -> Iterator[tuple[ManifestConfig, list[str]]]:
     for start in range(0, len(files), CHUNK):
         yield config, files[start : start + CHUNK]
-
-
-def _what_is_there(root: str) -> str:
-    """Return what a user who gave the wrong --ext needs to know."""
-    names = (name for _, _, files in os.walk(root) for name in files)
-    counts = Counter(os.path.splitext(name)[1] for name in islice(names, 100_000))
-    common = [f"{count} {extension}" for extension, count in counts.most_common(4) if extension]
-    return f"there are {', '.join(common)}: choose with --ext" if common else "it holds no files"
 
 
 def _hours(rows: list[tuple[str, Found]]) -> float:

@@ -18,6 +18,14 @@ SECONDS_BETWEEN_LINES = 30.0
 Batch = TypeVar("Batch")
 
 
+class _Lines(logging.StreamHandler[Any]):
+    """Writes lines for as long as somebody reads them: a closed terminal or pipe does not end a run of days."""
+
+    def handleError(self, record: logging.LogRecord) -> None:  # noqa: N802 - the name is logging's
+        if not isinstance(sys.exc_info()[1], OSError):
+            super().handleError(record)
+
+
 def set_up_logging(*, is_master: bool, stream: Any = None) -> None:
     """Send log lines to stdout in the original's form; processes other than the master only warn.
 
@@ -25,7 +33,7 @@ def set_up_logging(*, is_master: bool, stream: Any = None) -> None:
         is_master: whether this process reports on the run.
         stream: another place for the lines.
     """
-    handler = logging.StreamHandler(stream or sys.stdout)
+    handler = _Lines(stream or sys.stdout)
     handler.setFormatter(logging.Formatter(LINE_FORMAT, DATE_FORMAT))
     root = logging.getLogger()
     root.handlers = [handler]

@@ -35,6 +35,11 @@ def train(argv: list[str]) -> int:
     from w2v.distributed.launcher import launch
     from w2v.training.options import parse_train_command
 
+    if any(argv[place : place + 2] == ["--recipe", "help"] for place in range(len(argv))):
+        from w2v.config.recipes import recipe_list
+
+        print(recipe_list())
+        return 0
     command = parse_train_command(argv)
     if command.print_config:
         print(_as_yaml(command.config.to_plain()), end="")

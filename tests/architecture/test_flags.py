@@ -49,6 +49,8 @@ DIFFERENT = {
     ("common", "--distributed-backend"): "nccl with CUDA, gloo without: the original cannot train on CPUs in parallel",
     ("common", "--distributed-world-size"): "one process per visible GPU, as the original does when none is typed",
     ("criterion wav2vec", "--log-keys"): "an empty list instead of none",
+    ("common", "--lr"): "none: it is required, because 0.25 suits none of these models",
+    ("lr_scheduler polynomial_decay", "--total-num-update"): "--max-update, as in later releases; a million without it",
     ("lr_scheduler cosine", "--max-lr"): "none, so that both meanings of --lr can be told apart",
     ("model wav2vec_ctc", "--feature-grad-mult"): "0, which the architecture says; the parser's none crashes",
 }

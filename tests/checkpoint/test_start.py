@@ -282,3 +282,12 @@ def test_lost_best_files_are_written_again_or_forgotten(tmp_path: Path) -> None:
     assert {name for name in found if "best_loss" in name} == {
         "checkpoint.best_loss_4.00_3.pt", "checkpoint.best_loss_4.50_5.pt",
     }  # fmt: skip
+
+
+def test_files_of_other_programs_are_left_where_they_are(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    """As a published checkpoint that lies in the folder: it is told of, and keeps its name."""
+    run(tmp_path, 2)
+    torch.save({"args": None, "model": {}}, tmp_path / "checkpoint9.pt")
+    (tmp_path / "checkpoint_last.pt").unlink()
+    assert Run(tmp_path).num_updates == 2
+    assert (tmp_path / "checkpoint9.pt").exists()

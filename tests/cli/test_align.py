@@ -340,6 +340,27 @@ def test_clips_to_train_on(pairs: Path, model: Path, digits: JoinedDigits, tmp_p
     assert tuned.code == 0, tuned.err
 
 
+def test_clips_of_a_wrong_text_and_of_a_name_that_is_no_utf8(
+    pairs: Path, model: Path, digits: JoinedDigits, tmp_path: Path
+) -> None:
+    folder = tmp_path / "in"
+    folder.mkdir()
+    name = os.fsdecode(b"na\xefve")
+    for stem, text in ((name, "\n".join(digits.lines)), ("wrong", "TWENTY HOUSES WERE BUILT HERE")):
+        (folder / f"{stem}.WAV").write_bytes((pairs / "talk.wav").read_bytes())
+        (folder / f"{stem}.txt").write_text(text)
+    out = tmp_path / "clips"
+    done = call(align.main, [model, folder, "--cpu", "--split", out, "--num-workers", 0])
+    assert done.code == 3
+    assert "wrong.WAV: its text was not heard" in done.err
+    manifest = read_manifest(out / "train.tsv")
+    assert len(manifest) > 0
+    assert all(os.path.exists(manifest.path(row)) and name in manifest.name(row) for row in range(len(manifest)))
+    rejects = (out / "rejects.tsv").read_bytes().decode("utf-8", "surrogateescape").splitlines()[1:]
+    assert "TWENTY HOUSES WERE BUILT HERE" in " ".join(line.split("\t")[5] for line in rejects if "wrong" in line)
+    assert all(line.split("\t")[4] == "text not heard" for line in rejects if "wrong" in line)
+
+
 def test_two_processes_share_a_corpus(corpus: Path) -> None:
     """P21: the same files from one process and from two of torchrun's."""
     command = ["-m", "w2v_cli.align", str(corpus / "emissions.safetensors"), str(corpus / "test.tsv"), "--cpu"]

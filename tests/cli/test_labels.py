@@ -184,7 +184,9 @@ def test_no_dictionary_and_no_manifest_is_overwritten(corpus, capsys):
     assert read(corpus, "dict.ltr.txt") == first
     before = (corpus / "train.tsv").read_bytes()
     arguments = [str(corpus / "train.tsv"), "--output-dir", str(corpus), "--output-name", "train", "--drop-missing"]
-    assert main(arguments) == 2
+    assert main(arguments) == 0  # nothing is missing: the manifest stays
+    assert (corpus / "train.tsv").read_bytes() == before
+    assert main([*arguments, *transcripts(corpus, f"{NAMES[0]}\tONE")]) == 2
     assert "is the manifest that is read, and would be overwritten" in capsys.readouterr().err
     assert (corpus / "train.tsv").read_bytes() == before
 

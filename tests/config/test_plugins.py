@@ -149,3 +149,23 @@ def test_an_installed_plugin_shows_in_the_help(tmp_path: Path) -> None:
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
     assert "--width N" in done.stdout
+
+
+def test_a_packages_own_file_stands_for_it(tmp_path: Path) -> None:
+    write_model(tmp_path / "whole_package" / "__init__.py", "from_its_file")
+    module = import_user_dir(str(tmp_path / "whole_package" / "__init__.py"))
+    assert module.__name__ == "whole_package"
+    assert MODELS.get("from_its_file").defined_in == "whole_package.Model"
+
+
+@pytest.mark.parametrize("place", ["my.model/__init__.py", "v1.2/x.y.py", "v1.2.py"])
+def test_names_that_python_cannot_import(tmp_path: Path, place: str) -> None:
+    path = write_model(tmp_path / place, "never")
+    given = path if path.name == "v1.2.py" else path.parent
+    with pytest.raises(ConfigError, match=r"is no name that Python can import; rename .* without the dot"):
+        import_user_dir(str(given))
+
+
+def test_a_dot_in_a_folder_of_files_does_no_harm(tmp_path: Path) -> None:
+    write_model(tmp_path / "v1.2" / "plain_name.py", "from_a_dotted_folder")
+    assert import_user_dir(str(tmp_path / "v1.2")).__name__ == "plain_name"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections import Counter
 
 import numpy as np
@@ -157,3 +158,12 @@ def test_labels_equal_a_reader_of_one_line_at_a_time(tmp_path_factory, rows, end
         assert [labels[row].tolist() for row in range(len(lines))] == [dictionary.encode(line) for line in lines]
         lacking = Counter(symbol for line in lines for symbol in line.split() if dictionary.index(symbol) == 3)
         assert labels.unknown == lacking
+
+
+@given(st.lists(st.lists(st.sampled_from("AB|"), min_size=1, max_size=7), min_size=1, max_size=6))
+def test_frames_needed_by_enumeration(tmp_path_factory, rows):
+    path = tmp_path_factory.mktemp("labels") / "x.ltr"
+    path.write_text("".join(f"{' '.join(row)}\n" for row in rows))
+    labels = read_labels(path, len(rows), Dictionary.from_symbols(["|", "A", "B"]))
+    expected = [len(row) + sum(a == b for a, b in itertools.pairwise(row)) for row in rows]
+    assert labels.frames_needed().tolist() == expected

@@ -6,11 +6,12 @@ import socket
 import sys
 import threading
 import time
+from datetime import timedelta
 
 import pytest
 import torch.distributed as dist
 
-from w2v.distributed.rendezvous import attempt, interface_towards, rendezvous_host
+from w2v.distributed.rendezvous import attempt, interface_towards, rendezvous_host, rendezvous_store
 
 
 def meet(store: dist.Store, order: list[int]) -> set[str]:
@@ -54,3 +55,12 @@ def test_the_interface_that_leads_to_a_machine() -> None:
     assert interface_towards("localhost") == "lo"
     assert interface_towards("no.such.machine.invalid") is None
     assert interface_towards("127.0.0.1") in [name for _, name in socket.if_nameindex()]
+
+
+@pytest.mark.parametrize(
+    ("port", "why"), [("", "there is no port; set MASTER_PORT"), ("x", "must be a number, got 'x'")]
+)
+def test_a_port_that_is_none_is_named(monkeypatch: pytest.MonkeyPatch, port: str, why: str) -> None:
+    monkeypatch.setenv("MASTER_PORT", port)
+    with pytest.raises(ValueError, match=why):
+        rendezvous_store("env://", 1, 2, timedelta(seconds=1))

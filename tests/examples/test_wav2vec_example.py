@@ -14,7 +14,9 @@ import pytest
 import torch
 
 from w2v.models.wav2vec import Wav2VecConfig
+from w2v.training.curves import Point
 from w2v.training.options import parse_train_command
+from w2v_cli.visualization.curves import curve_lines
 
 FOLDER = Path(__file__).resolve().parents[2] / "examples" / "wav2vec"
 
@@ -78,7 +80,13 @@ def test_the_classifier_learns_what_can_be_learnt() -> None:
     assert probe.unseen_accuracy(rng.normal(size=(300, 4)), targets, persons, "b") < 0.5
 
 
-def test_the_loss_in_the_curves_is_without_penalties(tmp_path: Path) -> None:
-    lines = ['x | train_inner | {"loss": "3", "loss_0": "2"}', "x | valid | {}", 'x | train_inner | {"loss": "3"}']
-    (tmp_path / "train.log").write_text("\n".join(lines))
-    assert [line["loss"] for line in load("plot_curves").read_log(tmp_path / "train.log")] == ["2", "3"]
+def test_the_loss_in_the_curves_is_without_penalties() -> None:
+    points = [
+        *(Point("gumbel", "train", name, 10, value) for name, value in (("loss", 3.0), ("loss_0", 2.0))),
+        *(Point("wav2vec", "train", name, 10, value) for name, value in (("loss", 4.0), ("accuracy", 0.1))),
+        Point("finetuned", "train", "loss", 10, 5.0),
+    ]
+    assert {line.label: line.y.tolist() for line in curve_lines(points, "loss_0")} == {
+        "gumbel": [2.0],
+        "wav2vec": [4.0],
+    }

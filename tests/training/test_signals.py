@@ -44,3 +44,20 @@ def test_the_second_ctrl_c_leaves_at_once_even_out_of_c_code() -> None:
         child.wait(0.5)
     child.send_signal(signal.SIGINT)
     assert child.wait(2) == -signal.SIGINT
+
+
+def test_lines_that_nobody_reads_any_more_are_left_out_in_silence() -> None:
+    """As after `w2v-train ... | head`, or when the terminal is gone: no traceback for each of them."""
+    code = (
+        "import logging, sys\nfrom w2v_cli.progress import set_up_logging\nset_up_logging(is_master=True)\n"
+        "for n in range(3000): logging.getLogger('train').info('line %d', n)\nsys.stderr.write('done')\n"
+        "import os; os._exit(0)"
+    )
+    environ = {**os.environ, "PYTHONPATH": str(Path(__file__).resolve().parents[2])}
+    command = [sys.executable, "-c", code]
+    with subprocess.Popen(command, env=environ, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as child:
+        assert child.stdout is not None
+        assert child.stderr is not None
+        assert child.stdout.readline().endswith("line 0\n")
+        child.stdout.close()
+        assert child.stderr.read() == "done"

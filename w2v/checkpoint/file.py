@@ -74,7 +74,7 @@ def copy_checkpoint(source: Path, path: Path) -> None:
 
 
 def load_checkpoint(path: Path) -> dict[str, Any]:
-    """Read a checkpoint of ours; tensors are on the CPU and may be windows on the file (copy before changing them).
+    """Read a checkpoint of ours; tensors are on the CPU, in memory of their own.
 
     Training resumes from what is read here, so every byte is compared with its checksum. Programs that use
     a model open it through `w2v.convert` instead, which leaves what nobody asks for unread, and so unverified.
@@ -82,7 +82,7 @@ def load_checkpoint(path: Path) -> dict[str, Any]:
     Raises:
         CheckpointError: the file is missing, damaged, or of another kind or a later version.
     """
-    # Windows are safe, because a checkpoint is only ever replaced by a rename, never changed in place.
+    # Not mapped: a run of weeks must not end because another program writes this file.
     state = read_torch_file(path, verify=True)
     if not isinstance(state, dict) or "format_version" not in state:
         raise CheckpointError(

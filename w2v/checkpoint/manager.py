@@ -48,9 +48,7 @@ class CheckpointManager:
     def __init__(self, config: CheckpointConfig) -> None:
         self.config = config
         self.folder = Path(config.save_dir)
-        self.scores = BestScores(
-            config.best_checkpoint_metric, config.maximize_best_checkpoint_metric, config.keep_best_checkpoints
-        )
+        self.scores = BestScores(config.best_checkpoint_metric, config.larger_is_better, config.keep_best_checkpoints)
         self.start = Start()
         self._lock = FolderLock(self.folder)
         self._last_is_damaged = False

@@ -91,7 +91,7 @@ class Mark:
 def peek(path: Path) -> Mark | None:
     """Return the mark of a checkpoint without reading its tensors; None where the file is missing or cut short."""
     try:
-        state = read_torch_file(path)
+        state = read_torch_file(path, mapped=True)  # nothing of its tensors is read
     except CheckpointError:
         return None
     return Mark.of(state) if isinstance(state, dict) else None
@@ -229,7 +229,8 @@ class StartFinder:
             except CheckpointError as e:
                 logger.warning("%s", e)
                 error = error or e
-                self._set_aside(path)
+                if "damaged" in str(e):  # and not one of another program, or of a later release
+                    self._set_aside(path)
                 continue
             if found is None and (self.last_is_damaged or not self._config.no_last_checkpoints):
                 what = "is damaged" if self.last_is_damaged else "leads nowhere" if last.is_symlink() else "is missing"

@@ -19,6 +19,7 @@ import torch
 
 from w2v.checkpoint.unpickle import StorageKey, Unpickler, UnsafePickleError
 from w2v.errors import CheckpointError
+from w2v.files.pointer import refuse_pointer
 
 MAX_RECORDS = 100_000
 MAX_PICKLE = 64 << 20
@@ -31,14 +32,16 @@ _END64 = struct.Struct("<4sQ2H2L4Q")
 _LOCAL = struct.Struct("<4s5H3L2H")
 
 
-def read_torch_file(path: Path, *, verify: bool = False) -> Any:
-    """Read a file of `torch.save`; tensors are windows on the file where its format allows.
+def read_torch_file(path: Path, *, verify: bool = False, mapped: bool = False) -> Any:
+    """Read a file of `torch.save`.
 
     Args:
         path: the file.
         verify: compare every record with its checksum, which `torch.save` keeps in an archive's directory (CRC-32).
             Reads the whole file, at some 2 GB/s where it is in memory. Without, damage that leaves the structure
             whole goes unnoticed, as in `torch.load`. Files of before torch 1.6 have no checksums.
+        mapped: leave tensors in the file, where its format allows: what nobody looks at is never read. Writing to such
+            a tensor changes a copy; if the file is cut short meanwhile, the program ends with a bus error.
 
     Returns:
         Dicts, lists, numbers, text, tensors on the CPU, and `unpickle.Record` for objects of foreign classes.
@@ -48,6 +51,7 @@ def read_torch_file(path: Path, *, verify: bool = False) -> Any:
     """
     if not path.is_file():
         raise CheckpointError(f"{path}: there is no such checkpoint")
+    refuse_pointer(path, CheckpointError)
     try:
         with open(path, "rb") as file:
             size = file.seek(0, 2)
@@ -55,7 +59,7 @@ def read_torch_file(path: Path, *, verify: bool = False) -> Any:
                 raise DamageError("it is empty or cut short")
             with mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as content:
                 if content[:4] == b"PK\x03\x04":
-                    return _read_archive(path, content, verify=verify)
+                    return _read_archive(path, content, verify=verify, keep_mapped=mapped)
                 return _read_legacy(path, content)
     except UnsafePickleError as e:
         raise CheckpointError(f"{path}: cannot be read: it holds {e}; nothing of it was run") from e
@@ -182,7 +186,7 @@ def _large_sizes(extra: bytes, size: int, packed: int, header: int) -> tuple[int
     raise DamageError("a size is missing")
 
 
-def _read_archive(path: Path, content: mmap.mmap, *, verify: bool) -> Any:
+def _read_archive(path: Path, content: mmap.mmap, *, verify: bool, keep_mapped: bool) -> Any:
     archive = _Archive(content)
     if verify:
         archive.verify()
@@ -206,7 +210,8 @@ def _read_archive(path: Path, content: mmap.mmap, *, verify: bool) -> Any:
             if mapped is None:
                 mapped = _mapped(path, content)
             part = mapped[start:stop]
-            if start % storage.dtype.itemsize:  # made by another writer: kernels need aligned numbers
+            # Another writer may not have aligned its numbers, which kernels need.
+            if not keep_mapped or start % storage.dtype.itemsize:
                 part = part.clone()
             found[storage.key] = part
         return found[storage.key]

@@ -28,6 +28,8 @@ def audio_seconds(value: Any) -> float:
 
 LOG_FORMATS = ("json", "none", "simple", "tqdm")
 COMPILE_MODES = ("default", "reduce-overhead")
+SMALLER_IS_BETTER = ("loss", "nll_loss", "ppl", "wer", "raw_wer", "uer", "loss_0")
+LARGER_IS_BETTER = ("accuracy", "code_perplexity", "prob_perplexity")
 DDP_BACKENDS = ("c10d", "no_c10d", "pytorch_ddp", "legacy_ddp", "fully_sharded")
 
 
@@ -156,8 +158,11 @@ class OptimizationConfig:
         parse=audio_seconds,
         metavar="TIME",
     )
-    lr: tuple[float, ...] = arg(
-        (0.25,), help="learning rate, or one per epoch; with cosine and --max-lr: its floor", parse=float_tuple
+    # Differs from the original, whose default of 0.25 suits none of these models.
+    lr: tuple[float, ...] | None = arg(
+        None,
+        help="learning rate, or one per epoch; with cosine and --max-lr: its floor (required: there is no default)",
+        parse=float_tuple,
     )
     min_lr: float = arg(-1.0, help="stop when the learning rate falls to this; cosine without --max-lr: its floor")
     stop_min_lr: float | None = arg(None, help="the newer spelling of --min-lr as a stop")
@@ -168,8 +173,8 @@ class OptimizationConfig:
             raise ConfigError(f"--update-freq must be at least 1, got {list(self.update_freq)}")
         if self.batch_audio is not None and self.update_freq != (1,):
             raise ConfigError("--batch-audio and --update-freq exclude each other; give one of them")
-        if any(not 0 <= rate < math.inf for rate in self.lr):
-            raise ConfigError(f"--lr must be at least 0, got {list(self.lr)}")
+        if any(not 0 <= rate < math.inf for rate in self.lr or ()):
+            raise ConfigError(f"--lr must be at least 0, got {list(self.lr or ())}")
 
 
 @dataclass(frozen=True)
@@ -202,7 +207,9 @@ class CheckpointConfig:
     no_last_checkpoints: bool = arg(False, help="do not write checkpoint_last.pt")
     no_save_optimizer_state: bool = arg(False, help="leave the optimizer's state out of checkpoints")
     best_checkpoint_metric: str = arg("loss", help="value of the first validation set that decides, such as wer")
-    maximize_best_checkpoint_metric: bool = arg(False, help="larger is better")
+    maximize_best_checkpoint_metric: bool = arg(
+        False, help="larger is better; known for accuracy and for losses and error rates, whose sense it cannot change"
+    )
     patience: int = arg(-1, help="stop after N validations without improvement; -1: never")
 
     def __post_init__(self) -> None:
@@ -210,3 +217,12 @@ class CheckpointConfig:
         check_range(self, 0, math.inf, "save_interval_updates")
         if self.finetune_from_model and self.restore_file != "checkpoint_last.pt":
             raise ConfigError("--finetune-from-model and --restore-file exclude each other; give one of them")
+        if self.maximize_best_checkpoint_metric and self.best_checkpoint_metric in SMALLER_IS_BETTER:
+            raise ConfigError(
+                f"--maximize-best-checkpoint-metric: the smallest {self.best_checkpoint_metric} is the best; drop it"
+            )
+
+    @property
+    def larger_is_better(self) -> bool:
+        """Whether a larger value of the metric is better: known by its name, or said by the flag."""
+        return self.maximize_best_checkpoint_metric or self.best_checkpoint_metric in LARGER_IS_BETTER

@@ -7,7 +7,7 @@ deeper than what was written. What the options mean is `options`' business.
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -20,17 +20,17 @@ PREFIX = "tag:yaml.org,2002:"
 
 @dataclass(frozen=True)
 class ConfigFile:
-    """Options of a file.
+    """Options of a file, or of several that lie over one another.
 
     Attributes:
-        path: the file; empty where there is none.
+        path: the file; empty where there is none, or several.
         sections: section -> name -> plain value.
-        lines: (section, name) -> line, from 1.
+        places: (section, name) -> `file:line`, for messages.
     """
 
     path: str = ""
     sections: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
-    lines: Mapping[tuple[str, str], int] = field(default_factory=dict)
+    places: Mapping[tuple[str, str], str] = field(default_factory=dict)
 
     def section(self, name: str) -> Mapping[str, Any]:
         """Return the options of a section; none where the file lacks it."""
@@ -38,7 +38,26 @@ class ConfigFile:
 
     def where(self, section: str, name: str) -> str:
         """Return `file:line` of an option."""
-        return f"{self.path}:{self.lines[section, name]}"
+        return self.places[section, name]
+
+    def over(self, below: ConfigFile) -> ConfigFile:
+        """Return the options of both, these where both have one."""
+        names = dict.fromkeys([*self.sections, *below.sections])
+        sections = {name: {**below.section(name), **self.section(name)} for name in names}
+        return ConfigFile("", sections, {**below.places, **self.places})
+
+    def put(self, section: str, name: str, value: Any, where: str) -> ConfigFile:
+        """Return the file with one more option, or another value for it."""
+        return ConfigFile("", {section: {name: value}}, {(section, name): where}).over(self)
+
+    def drop(self, section: str, name: str) -> ConfigFile:
+        """Return the file without an option."""
+        kept = {key: value for key, value in self.section(section).items() if key != name}
+        return replace(self, sections={**self.sections, section: kept})
+
+    def without(self, section: str) -> ConfigFile:
+        """Return the file without a section."""
+        return replace(self, sections={name: part for name, part in self.sections.items() if name != section})
 
 
 def read_config_file(path: str, known: Iterable[str]) -> ConfigFile:
@@ -90,15 +109,15 @@ class _Sections:
         plain = None if root is None else self._value(root, 0)
         if not isinstance(plain, dict):
             raise ConfigError(f"{self._path}:1: must hold sections ({names}), got {plain!r}")
-        lines: dict[tuple[str, str], int] = {}
+        places: dict[tuple[str, str], str] = {}
         for key, node in root.value:
             values = plain[key.value]
             if key.value not in self._known:
                 self._refuse(key, f"unknown section {key.value!r}; known: {names}")
             if not isinstance(values, dict):
                 self._refuse(key, f"section {key.value!r} must hold options, got {values!r}")
-            lines |= {(key.value, name.value): name.start_mark.line + 1 for name, _ in node.value}
-        return ConfigFile(self._path, plain, lines)
+            places |= {(key.value, name.value): f"{self._path}:{name.start_mark.line + 1}" for name, _ in node.value}
+        return ConfigFile(self._path, plain, places)
 
     def _kind(self, node: Any) -> str:
         if id(node) in self._seen:

@@ -15,6 +15,8 @@ from w2v.errors import CheckpointError
 from w2v.models import MODELS
 
 CLASSES = {"Wav2Vec2ForPreTraining": PRETRAINING, "Wav2Vec2ForCTC": CTC, "Wav2Vec2Model": ENCODER}
+# Classifiers: their encoder is taken, as `Wav2Vec2Model.from_pretrained` takes it; the head is not.
+CLASSIFIERS = ("Wav2Vec2ForSequenceClassification", "Wav2Vec2ForAudioFrameClassification", "Wav2Vec2ForXVector")
 ACTIVATIONS = {"gelu": "gelu", "gelu_accurate": "gelu_new", "gelu_fast": "gelu_new", "relu": "relu", "tanh": "tanh"}
 
 # (ours, theirs): options that mean the same.
@@ -147,6 +149,11 @@ def from_their_config(config: Mapping[str, Any], kind: str, where: str) -> dict[
     Raises:
         CheckpointError: the model is a variant that is not known here.
     """
+    if config.get("adapter_attn_dim") is not None:
+        raise CheckpointError(
+            f"{where}: holds adapters per language (MMS, adapter_attn_dim = {str(config['adapter_attn_dim'])[:20]}), "
+            "which are not read here; transformers runs it, or fine-tune a model without them (facebook/mms-300m)"
+        )
     for name, allowed in ONLY.items():
         if name in config and config[name] not in allowed:
             raise CheckpointError(

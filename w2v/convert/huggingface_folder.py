@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -15,17 +16,24 @@ import torch
 from torch import Tensor
 
 from w2v.checkpoint.torch_file import read_torch_file
-from w2v.convert.huggingface_config import CLASSES, from_their_config, kind_of, to_their_config
-from w2v.convert.huggingface_names import to_our_names, to_their_names
-from w2v.convert.huggingface_symbols import read_json, read_vocabulary, reorder, tokenizer_files
-from w2v.convert.model_file import CTC, ModelFile
+from w2v.convert.huggingface_config import CLASSES, CLASSIFIERS, from_their_config, kind_of, to_their_config
+from w2v.convert.huggingface_names import THEIR_PREFIX, to_our_names, to_their_names
+from w2v.convert.huggingface_symbols import find_vocabulary, read_json, read_vocabulary, reorder, tokenizer_files
+from w2v.convert.model_file import CTC, ENCODER, ModelFile
 from w2v.convert.safetensors_file import read_safetensors, write_safetensors
 from w2v.convert.symbols import find_symbols
+from w2v.data.post_process import fitting_post_process
 from w2v.errors import CheckpointError
 from w2v.models.wav2vec_ctc import ENCODER_PREFIX
 
 CONFIG_FILE = "config.json"
 AUDIO_FILE = "preprocessor_config.json"
+PROCESSOR_FILE = "processor_config.json"
+"""Where transformers 5 keeps the settings of AUDIO_FILE, under the key `feature_extractor`."""
+ADAPTER_FILE = "adapter_config.json"
+EXTRACTOR = "Wav2Vec2FeatureExtractor"
+THEIR_EPSILON = 1e-7
+"""What Wav2Vec2FeatureExtractor adds to the variance of a clip."""
 WEIGHTS = ("model.safetensors", "pytorch_model.bin")
 
 
@@ -33,11 +41,12 @@ WEIGHTS = ("model.safetensors", "pytorch_model.bin")
 
 
 def read_huggingface(folder: Path, dictionary: str | None) -> ModelFile:
-    """Read a folder of `Wav2Vec2ForPreTraining`, `Wav2Vec2ForCTC` or `Wav2Vec2Model`.
+    """Read a folder of `Wav2Vec2ForPreTraining`, `Wav2Vec2ForCTC` or `Wav2Vec2Model`; of a classifier, its encoder.
 
     Raises:
         CheckpointError: it holds another model, or is incomplete.
     """
+    _refuse_adapter(folder)
     config = read_json(folder / CONFIG_FILE)
     their_state = _read_weights(folder)
     kind, name = _kind(config, their_state, folder)
@@ -45,6 +54,9 @@ def read_huggingface(folder: Path, dictionary: str | None) -> ModelFile:
     encoder = sections["model"]["w2v_args"] if kind == CTC else sections["model"]
     is_layer_norm = encoder["extractor_mode"] == "layer_norm"
     notes: list[str] = []
+    if name in CLASSIFIERS:
+        their_state = {key: tensor for key, tensor in their_state.items() if key.startswith(THEIR_PREFIX)}
+        notes.append(f"the encoder of a {name}, without its head")
     state = to_our_names(their_state, kind, str(folder), layer_norm=is_layer_norm)
     _fit_encoder(state, ENCODER_PREFIX if kind == CTC else "", encoder, folder, notes)
     task = {"_name": "audio_pretraining", "data": ".", **_task_before(config)}
@@ -52,7 +64,10 @@ def read_huggingface(folder: Path, dictionary: str | None) -> ModelFile:
     symbols, source = None, ""
     if kind == CTC:
         task.setdefault("labels", "ltr")
-        state, symbols, source = _symbols(folder, config, state, dictionary, notes)
+        found = _symbols(folder, config, state, dictionary, notes)
+        state, symbols, source = found.state, found.symbols, found.source
+        if found.post_process is not None:
+            sections["criterion"].setdefault("post_process", found.post_process)
     kind_text = f"Hugging Face, {name}"
     return ModelFile(
         str(folder), kind_text, {"task": task, **sections}, state, symbols, source, _updates(config), notes
@@ -79,8 +94,10 @@ def _kind(config: Mapping[str, Any], state: Mapping[str, Tensor], folder: Path) 
         name = "Wav2Vec2ForPreTraining" if "project_hid.weight" in state else name
         return CLASSES[name], name
     name = names[0] if isinstance(names, list) and names else names
+    if name in CLASSIFIERS:
+        return ENCODER, str(name)
     if not isinstance(name, str) or name not in CLASSES:
-        known = ", ".join(CLASSES)
+        known = ", ".join((*CLASSES, *CLASSIFIERS))
         raise CheckpointError(f"{folder}: holds a {str(name)[:60]}; known here: {known}")
     return CLASSES[name], name
 
@@ -104,7 +121,7 @@ def _read_weights(folder: Path) -> dict[str, Tensor]:
 def _read_part(path: Path) -> dict[str, Tensor]:
     if path.suffix == ".safetensors":
         return read_safetensors(path)[0]
-    state = read_torch_file(path)
+    state = read_torch_file(path, mapped=True)
     if not isinstance(state, dict) or not all(isinstance(tensor, Tensor) for tensor in state.values()):
         raise CheckpointError(f"{path}: must hold tensors and nothing else")
     return state
@@ -126,34 +143,77 @@ def _fit_encoder(
         del state[f"{prefix}post_extract_proj.weight"], state[f"{prefix}post_extract_proj.bias"]
 
 
+def _refuse_adapter(folder: Path) -> None:
+    if (folder / ADAPTER_FILE).is_file() and not any((folder / name).is_file() for name in (CONFIG_FILE, *WEIGHTS)):
+        base = read_json(folder / ADAPTER_FILE).get("base_model_name_or_path")
+        raise CheckpointError(
+            f"{folder}: is a LoRA adapter of {str(base)[:80]} and no whole model; merge it in Python "
+            "(peft: merge_and_unload), save the result with save_pretrained, and open that folder"
+        )
+
+
 def _audio(folder: Path, is_layer_norm: bool, notes: list[str]) -> dict[str, Any]:
-    if (folder / AUDIO_FILE).is_file():
-        content = read_json(folder / AUDIO_FILE)
+    """Return how input is read: from the settings of the folder, or of the one above; guessed where there are none."""
+    for place in (folder, folder.parent):
+        content = _audio_settings(place)
+        if content is None:
+            continue
+        kind = content.get("feature_extractor_type", EXTRACTOR)
+        if kind != EXTRACTOR:
+            raise CheckpointError(f"{place}: its input is made by a {str(kind)[:60]}; only {EXTRACTOR} is known here")
         return {
             "normalize": bool(content.get("do_normalize", True)),
             "sample_rate": content.get("sampling_rate", 16000),
+            "normalize_epsilon": THEIR_EPSILON,
         }
     notes.append(
         f"there is no {AUDIO_FILE}: 16000 Hz {'with' if is_layer_norm else 'without'} normalisation is assumed, "
         f"as in published models with {'layer' if is_layer_norm else 'group'} norm"
     )
-    return {"normalize": is_layer_norm, "sample_rate": 16000}
+    return {"normalize": is_layer_norm, "sample_rate": 16000, "normalize_epsilon": THEIR_EPSILON}
+
+
+def _audio_settings(folder: Path) -> dict[str, Any] | None:
+    # In transformers' order: where both files are there, the newer one wins.
+    if (folder / PROCESSOR_FILE).is_file():
+        content = read_json(folder / PROCESSOR_FILE).get("feature_extractor")
+        if isinstance(content, dict):
+            return content
+    return read_json(folder / AUDIO_FILE) if (folder / AUDIO_FILE).is_file() else None
+
+
+@dataclass(frozen=True)
+class _Symbols:
+    """Labels, where they are from, and the state dict with the output layer in their order."""
+
+    state: dict[str, Tensor]
+    symbols: list[str]
+    source: str
+    post_process: str | None = None
 
 
 def _symbols(
     folder: Path, config: Mapping[str, Any], state: dict[str, Tensor], dictionary: str | None, notes: list[str]
-) -> tuple[dict[str, Tensor], list[str], str]:
+) -> _Symbols:
     weight = state.get("w2v_encoder.proj.weight")
     if weight is None or "w2v_encoder.proj.bias" not in state:
         raise CheckpointError(f"{folder}: lacks the tensor lm_head.weight or lm_head.bias")
-    vocabulary = None if dictionary else read_vocabulary(folder, config, len(weight))
-    if vocabulary is None:
-        symbols, source = find_symbols(folder / CONFIG_FILE, len(weight), given=dictionary, inside=None)
-        return state, symbols, source
+    path = Path(dictionary) if dictionary and dictionary.endswith(".json") else None
+    if path is None and not dictionary:
+        path = find_vocabulary(folder)
+    if path is None:
+        blank = config.get("pad_token_id")
+        is_ours = type(blank) is not int or blank == 0
+        symbols, source = find_symbols(
+            folder / CONFIG_FILE, len(weight), given=dictionary, inside=None, with_standard=is_ours
+        )
+        return _Symbols(state, symbols, source)
+    vocabulary = read_vocabulary(path, config, len(weight))
+    notes += vocabulary.notes
     if not vocabulary.is_in_order:
         notes.append("the rows of the output layer were put into the order of w2v: the blank first, then the specials")
         state = reorder(state, vocabulary)
-    return state, vocabulary.symbols, str(folder / "vocab.json")
+    return _Symbols(state, vocabulary.symbols, str(path), vocabulary.post_process)
 
 
 # ------------------------------------------------------------------------------------------ writing
@@ -192,7 +252,8 @@ def write_huggingface(folder: Path, file: ModelFile, *, new_weight_norm: bool = 
     if kind == CTC:
         if file.symbols is None:
             raise CheckpointError(f"{file.path}: has no dictionary; name one with --dict")
-        files |= tokenizer_files(file.symbols)
+        symbol = str(file.config.get("criterion", {}).get("post_process", "letter") or "none")
+        files |= tokenizer_files(file.symbols, fitting_post_process(symbol, file.symbols))
     try:
         folder.mkdir(parents=True, exist_ok=True)
         if as_bin:

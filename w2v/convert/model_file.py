@@ -23,7 +23,7 @@ class ModelFile:
         path: the file or folder.
         kind: what wrote it, in words.
         config: options by section; at least `task` and `model`, each with `_name`.
-        state: tensors of the model by name; windows on the file where its format allows.
+        state: tensors of the model by name; they may lie in the file (mapped): copy what is kept.
         symbols: the labels of a CTC model or the words of a language model, the four specials first.
         symbols_from: where they were found, in words.
         num_updates: how long it was trained.

@@ -15,6 +15,7 @@ from w2v.convert.encoder_shape import infer_encoder
 from w2v.convert.fairseq_config import FairseqConfig
 from w2v.convert.huggingface_folder import CONFIG_FILE, read_huggingface
 from w2v.convert.language_model_state import num_words, upgrade_language_model
+from w2v.convert.locate import locate
 from w2v.convert.model_file import CTC, LANGUAGE_MODEL, ModelFile
 from w2v.convert.safetensors_file import read_safetensors_model
 from w2v.convert.symbols import find_symbols
@@ -27,35 +28,39 @@ HEADS = tuple(f"{ENCODER_PREFIX}{head}" for head in PRETRAINING_HEADS)
 SPELLINGS = {"parametrizations.weight.original0": "weight_g", "parametrizations.weight.original1": "weight_v"}
 
 
-def read_model_file(path: str | Path, *, dictionary: str | None = None, pretrained: str | None = None) -> ModelFile:
+def read_model_file(
+    path: str | Path, *, dictionary: str | None = None, pretrained: str | None = None, data: str | None = None
+) -> ModelFile:
     """Open a model of any kind; nothing that it holds is run, and no other file is needed as a rule.
 
     Args:
         path: a file of w2v or of the original, a `.safetensors` file, or a folder of Hugging Face.
         dictionary: dictionary file for a CTC model or a language model (`--dict`).
+        data: folder of the data, in which a dictionary is looked for first, where the file holds none.
         pretrained: the pretrained model of a fine-tuned one that does not hold its encoder's options (`--w2v-path`).
 
     Raises:
         CheckpointError: it cannot be read, is of another kind, or is incomplete; the message says what is missing.
     """
-    file = _open(Path(path), dictionary, pretrained)
+    file = _open(locate(path), dictionary, pretrained, data)
     check_sizes(file.path, file.config["model"], file.state)
     return file
 
 
-def _open(place: Path, dictionary: str | None, pretrained: str | None) -> ModelFile:
+def _open(place: Path, dictionary: str | None, pretrained: str | None, data: str | None) -> ModelFile:
     if place.is_dir() or place.name == CONFIG_FILE:
         return read_huggingface(place if place.is_dir() else place.parent, dictionary)
     if place.suffix == ".safetensors":
         return read_safetensors_model(place, dictionary)
-    content = read_torch_file(place)
+    # Mapped, so that an optimizer's state is not read; whoever builds the model copies its tensors.
+    content = read_torch_file(place, mapped=True)
     if not isinstance(content, dict):
         raise CheckpointError(f"{place}: is no checkpoint: it holds a {type(content).__name__}")
     try:
         if "format_version" in content:
             return _own(place, content, dictionary)
         if "model" in content and (content.get("cfg") or content.get("args")):
-            return _fairseq(place, content, dictionary, pretrained)
+            return _fairseq(place, content, dictionary, pretrained, data)
     except UnsafePickleError as e:
         raise CheckpointError(f"{place}: cannot be read: it holds {e}; nothing of it was run") from e
     names = ", ".join(str(name)[:40] for name in list(content)[:5])
@@ -85,7 +90,9 @@ def _count(value: Any) -> int:
     return value if type(value) is int and value >= 0 else 0
 
 
-def _fairseq(path: Path, content: Mapping[str, Any], dictionary: str | None, pretrained: str | None) -> ModelFile:
+def _fairseq(
+    path: Path, content: Mapping[str, Any], dictionary: str | None, pretrained: str | None, data: str | None
+) -> ModelFile:
     given = content.get("cfg") or content.get("args")
     kind = "fairseq, args" if not content.get("cfg") else "fairseq, cfg of plain dicts"
     if isinstance(content.get("cfg"), Record):
@@ -104,7 +111,7 @@ def _fairseq(path: Path, content: Mapping[str, Any], dictionary: str | None, pre
         state = {name: tensor for name, tensor in state.items() if not name.startswith(HEADS)}
         inside = _dictionary(content)
         symbols, source = find_symbols(
-            path, num_classes(path, state), given=dictionary, inside=inside, labels=str(task["labels"])
+            path, num_classes(path, state), given=dictionary, inside=inside, labels=str(task["labels"]), data=data
         )
         _complete_encoder(path, sections, state, pretrained, notes)
     elif sections["model"]["_name"].startswith(LANGUAGE_MODEL):

@@ -13,6 +13,7 @@ from w2v.convert.model_file import ModelFile
 from w2v.convert.symbols import find_symbols
 from w2v.errors import CheckpointError
 from w2v.files import atomic_path
+from w2v.files.pointer import refuse_pointer
 
 METADATA = "w2v"
 """Key of the file's metadata that holds the rest of the model as JSON."""
@@ -28,6 +29,7 @@ def read_safetensors(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
 
     if not path.is_file():
         raise CheckpointError(f"{path}: there is no such file")
+    refuse_pointer(path, CheckpointError)
     try:
         with safe_open(str(path), framework="pt") as file:
             return {name: file.get_tensor(name) for name in file.keys()}, dict(file.metadata() or {})  # noqa: SIM118

@@ -42,6 +42,13 @@ class Criterion(nn.Module):
         if not isinstance(output, kind):
             raise ConfigError(f"{flags} (--arch), and this model returns a {type(output).__name__}")
 
+    def value_names(self) -> frozenset[str] | None:
+        """Return the names of the values that `summarize` gives, as far as that can be told beforehand; None: unknown.
+
+        They are what `--best-checkpoint-metric` may name.
+        """
+        return None
+
     @staticmethod
     def summarize(sums: Mapping[str, float]) -> dict[str, float]:
         """Turn totals of `Loss.sums` into the values that are logged, in the order of the log line.

@@ -34,6 +34,9 @@ class CrossEntropyCriterion(Criterion):
         sample_size = batch.num_items if self.config.sentence_avg else num_tokens
         return Loss(-output.log_probs.sum(), sample_size, {"ntokens": num_tokens, "nsentences": batch.num_items})
 
+    def value_names(self) -> frozenset[str]:
+        return frozenset({"loss", "nll_loss", "ppl", "ntokens", "nsentences"})
+
     @staticmethod
     def summarize(sums: Mapping[str, float]) -> dict[str, float]:
         """Return loss per `sample_size`, nll_loss per word, both in bits, and ppl, their perplexity per word."""

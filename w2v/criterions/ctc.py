@@ -69,6 +69,9 @@ class CtcCriterion(Criterion):
         sample_size = batch.num_items if self.config.sentence_avg else num_tokens
         return Loss(loss, sample_size, {"ntokens": num_tokens, "nsentences": batch.num_items})
 
+    def value_names(self) -> frozenset[str]:
+        return frozenset({"loss", "ntokens", "nsentences", *(["nll_loss"] if self.config.sentence_avg else [])})
+
     @staticmethod
     def summarize(sums: Mapping[str, float]) -> dict[str, float]:
         """Return loss per `sample_size`, ntokens, nsentences and nll_loss per symbol, both losses in bits."""

@@ -18,6 +18,9 @@ from w2v.criterions.base import Criterion, register_criterion
 from w2v.errors import ConfigError
 from w2v.types import AudioBatch, ContrastiveOutput, Loss, Value
 
+WATCHED = "code_perplexity"
+MOST_PENALTIES = 8
+
 
 @dataclass(frozen=True)
 class Wav2VecCriterionConfig:
@@ -57,7 +60,8 @@ class Wav2VecCriterion(Criterion):
             "nsentences": batch.num_items,
             "num_batches": 1,
         }
-        for key in self.config.log_keys:
+        # Differs from the original: the perplexity by which a collapse is noticed is always there.
+        for key in dict.fromkeys([*self.config.log_keys, WATCHED]):
             if key in output.stats:
                 value = output.stats[key]
                 sums[key] = value.detach() if isinstance(value, Tensor) else value
@@ -67,6 +71,11 @@ class Wav2VecCriterion(Criterion):
             sums["correct"] = _num_correct(logits)
             sums["count"] = sample_size
         return Loss(loss, sample_size, sums)
+
+    def value_names(self) -> frozenset[str]:
+        losses = [f"loss_{number}" for number in range(MOST_PENALTIES)] if self.config.loss_weights else []
+        accuracy = ["accuracy"] if self.config.infonce else []
+        return frozenset({"loss", "ntokens", "nsentences", WATCHED, *self.config.log_keys, *losses, *accuracy})
 
     def _penalties(self, output: ContrastiveOutput, sample_size: int) -> list[Tensor]:
         weights = self.config.loss_weights

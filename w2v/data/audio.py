@@ -18,6 +18,8 @@ import numpy as np
 import numpy.typing as npt
 
 from w2v.data import media_file as media
+from w2v.data.guessed_length import is_guessed
+from w2v.data.size_check import check_sizes
 from w2v.errors import DataError, MissingPackageError
 
 Samples = npt.NDArray[np.float32]
@@ -75,8 +77,16 @@ def audio_seconds(path: str) -> float | None:
         return None
 
 
-def read_audio(path: str, sample_rate: int, *, resample: bool = False) -> Samples:
-    """Read a whole clip.
+def read_audio(
+    path: str,
+    sample_rate: int,
+    *,
+    resample: bool = False,
+    channel: int | None = None,
+    start: int = 0,
+    frames: int | None = None,
+) -> Samples:
+    """Read a clip: a file, or a stretch of one.
 
     Differs from the original: other sample rates can be resampled, and several channels are averaged only when
     asked (the original always averages them); samples that are not finite are refused.
@@ -85,6 +95,9 @@ def read_audio(path: str, sample_rate: int, *, resample: bool = False) -> Sample
         path: the file.
         sample_rate: rate needed, in Hz.
         resample: bring other rates to `sample_rate` and average several channels, instead of refusing them.
+        channel: take this channel alone, from 1.
+        start: first sample, counted at the file's own rate.
+        frames: samples from there, at that rate; None: to the end.
 
     Returns:
         (S,) float32, nominally in [-1, 1]; empty where the file holds no samples.
@@ -96,24 +109,35 @@ def read_audio(path: str, sample_rate: int, *, resample: bool = False) -> Sample
     with _open(path) as file:
         rate = file.sample_rate
         if not resample:
-            check_format(path, rate, file.channels, sample_rate)
-        blocks = _mono_blocks(path, file, BLOCK, LONGEST)
+            check_format(path, rate, 1 if channel else file.channels, sample_rate)
+        # A stretch of a long file takes no more memory than it needs.
+        size = BLOCK if frames is None else min(BLOCK, max(frames, 1) * file.channels)
+        cut = file.skip(path, start)
+        blocks = _mono_blocks(path, file, size, LONGEST if frames is None else math.inf, channel)
+        if start or frames is not None:
+            blocks = _stretch(path, blocks, start - cut, frames)
         return _join(blocks if rate == sample_rate else resampled(path, blocks, rate, sample_rate))
 
 
-def audio_blocks(path: str, sample_rate: int) -> Iterator[Samples]:
+def audio_blocks(
+    path: str, sample_rate: int, *, resample: bool = True, channel: int | None = None
+) -> Iterator[Samples]:
     """Yield (S,) blocks of a file of any length, rate and number of channels, as `read_audio` would join them.
 
     Args:
         path: the file.
         sample_rate: rate needed, in Hz.
+        resample: bring other rates to `sample_rate` and average several channels, instead of refusing them.
+        channel: take this channel alone, from 1.
 
     Raises:
         DataError: the file is unreadable, or holds samples that are not finite or beyond `LOUDEST`.
     """
     with _open(path) as file:
-        blocks = _mono_blocks(path, file, STREAM_BLOCK, math.inf)
         rate = file.sample_rate
+        if not resample:
+            check_format(path, rate, 1 if channel else file.channels, sample_rate)
+        blocks = _mono_blocks(path, file, STREAM_BLOCK, math.inf, channel)
         yield from blocks if rate == sample_rate else resampled(path, blocks, rate, sample_rate)
 
 
@@ -141,15 +165,16 @@ def read_stretch(path: str, sample_rate: int, start: float, end: float) -> Sampl
     return _join(parts)
 
 
-def read_window(path: str, sample_rate: int, size: int, start: int, out: Samples) -> bool:
+def read_window(path: str, sample_rate: int, size: int, start: int, out: Samples, offset: int | None = None) -> bool:
     """Read a part of an ordinary clip straight into its place: without a copy, and without what comes before and after.
 
     Args:
         path: the file.
         sample_rate: rate it must have, in Hz.
-        size: samples it must hold, by its header.
-        start: first sample to be read.
+        size: samples it must hold, by its header; or of a stretch of it.
+        start: first sample to be read, counted from the beginning of the clip.
         out: (S,) where they go; zeros come behind the end of the clip.
+        offset: where in the file the clip begins that is a stretch of it; None: the clip is the file.
 
     Returns:
         whether it could be done: the file is as it should be, mono, and holds whole numbers, which are always finite.
@@ -158,11 +183,12 @@ def read_window(path: str, sample_rate: int, size: int, start: int, out: Samples
     window = out[: size - start]
     try:
         with _open_with_libsndfile(path) as file:
-            found = (file.samplerate, file.channels, file.frames, file.subtype[:4])
-            if found != (sample_rate, 1, size, "PCM_") or size > LONGEST * sample_rate:
+            found = (file.samplerate, file.channels, file.subtype[:4])
+            fits = file.frames == size if offset is None else file.frames >= offset + size
+            if found != (sample_rate, 1, "PCM_") or not fits or size > LONGEST * sample_rate:
                 return False
-            if start:
-                file.seek(start)
+            if start or offset:
+                file.seek(start + (offset or 0))
             if not _read_into(file, window):
                 return False
     except DataError:
@@ -198,26 +224,30 @@ def check_format(path: str, rate: int, channels: int, needed: int) -> None:
         raise DataError(f"{path}: {channels} channels, need 1; --resample mixes them down")
 
 
-def normalize(source: Samples) -> Samples:
+def normalize(source: Samples, epsilon: float = NORMALIZE_EPSILON) -> Samples:
     """Return a clip with zero mean and unit (biased) variance; silence stays silence.
 
     The original's `--normalize`: a layer norm over the whole clip, before any crop.
+
+    Args:
+        source: (S,) samples.
+        epsilon: added to the variance; 1e-7 in Hugging Face's feature extractor, which shows in quiet recordings.
     """
     if not len(source):
         return source
     result = np.empty_like(source)
-    result *= centre(source, result)
+    result *= centre(source, result, epsilon)
     return result
 
 
-def centre(clip: Samples, out: Samples) -> np.float32:
+def centre(clip: Samples, out: Samples, epsilon: float = NORMALIZE_EPSILON) -> np.float32:
     """Write a clip (S,) of at least one sample with zero mean to `out`; return what brings that to unit variance."""
     np.subtract(clip, clip.mean(), out=out)
     # Sums of rows in float32, their sum in float64.
     size = len(out) // _SQUARES_ROW * _SQUARES_ROW
     rows, rest = out[:size].reshape(-1, _SQUARES_ROW), out[size:]
     squares = float(np.einsum("ij,ij->i", rows, rows).sum(dtype=np.float64)) + float(np.einsum("i,i", rest, rest))
-    scale: np.float32 = np.float32(1 / math.sqrt(squares / len(out) + NORMALIZE_EPSILON))
+    scale: np.float32 = np.float32(1 / math.sqrt(squares / len(out) + epsilon))
     return scale
 
 
@@ -231,6 +261,7 @@ class _AudioFile:
         frames: samples per channel by its header; None: it does not tell.
         is_whole: whether its samples are whole numbers, which are always finite and become floats in [-1, 1].
         blocks: from a number of values to an iterator over (S,) or (S, channels) float32, until the file ends.
+        seek: moves to a sample at once; None: all before it has to be read.
     """
 
     sample_rate: int
@@ -238,6 +269,20 @@ class _AudioFile:
     frames: int | None
     is_whole: bool
     blocks: Callable[[int], Iterator[Samples]]
+    seek: Callable[[int], Any] | None = None
+
+    def skip(self, path: str, start: int) -> int:
+        """Move to sample `start` if that is quick; return how far the file has been moved.
+
+        Raises:
+            DataError: the file is shorter.
+        """
+        if not start or self.seek is None or self.frames is None:
+            return 0
+        if start > self.frames:
+            raise DataError(f"{path}: holds {self.frames} samples, and none at {start}")
+        self.seek(start)
+        return start
 
 
 class _UnknownFormatError(DataError):
@@ -255,6 +300,10 @@ def _open(path: str) -> Iterator[_AudioFile]:
             return
         if file.frames >= UNKNOWN_LENGTH:
             raise DataError(f"{path}: its header gives no length (written to a pipe); re-encode the file")
+        check_sizes(path, file.format, file.subtype, file.channels, file.frames, file.samplerate)
+        if is_guessed(path, file.format):
+            yield _open_whole(stack, path)
+            return
 
         def blocks(size: int) -> Iterator[Samples]:
             at_once = max(1, size // file.channels)
@@ -264,7 +313,8 @@ def _open(path: str) -> Iterator[_AudioFile]:
                 if len(block) < at_once:
                     return
 
-        yield _AudioFile(file.samplerate, file.channels, file.frames, file.subtype.startswith("PCM_"), blocks)
+        is_whole = file.subtype.startswith("PCM_")
+        yield _AudioFile(file.samplerate, file.channels, file.frames, is_whole, blocks, file.seek if is_whole else None)
 
 
 def _open_with_ffmpeg(stack: ExitStack, path: str, unknown: DataError) -> _AudioFile:
@@ -279,6 +329,18 @@ def _open_with_ffmpeg(stack: ExitStack, path: str, unknown: DataError) -> _Audio
     except DataError as e:
         raise e if is_media else unknown from e
     return _AudioFile(file.sample_rate, file.channels, file.frames, False, file.blocks)
+
+
+def _open_whole(stack: ExitStack, path: str) -> _AudioFile:
+    """Open a file of several streams, or of guessed length, with what reads it to its end."""
+    if not media.is_installed():
+        raise DataError(
+            f"{path}: is joined of several files, or of variable bit rate without a table, and libsndfile reads only a "
+            'part of it; re-encode it, or: pip install "w2v[media]"'
+        )
+    raw = stack.enter_context(open(path, "rb", opener=_open_at_once))  # noqa: SIM115 - closed by the stack
+    file = stack.enter_context(media.media_file(raw, path))
+    return _AudioFile(file.sample_rate, file.channels, None, False, file.blocks)
 
 
 @contextmanager
@@ -318,8 +380,32 @@ def _open_at_once(path: str, flags: int) -> int:
     return number
 
 
-def _mono_blocks(path: str, file: _AudioFile, size: int, longest: float) -> Iterator[Samples]:
-    """Yield (S,) blocks of the mean of all channels, of `size` values of the file, until it ends."""
+def _stretch(path: str, blocks: Iterable[Samples], skip: int, frames: int | None) -> Iterator[Samples]:
+    """Yield a part of (S,) blocks: without the first `skip` samples, and `frames` from there on.
+
+    Raises:
+        DataError: there are not so many.
+    """
+    wanted = math.inf if frames is None else frames
+    for block in blocks:
+        if skip >= len(block):
+            skip -= len(block)
+            continue
+        part = block[skip : skip + int(min(wanted, len(block)))]
+        skip, wanted = 0, wanted - len(part)
+        yield part
+        if wanted <= 0:
+            return
+    if frames is not None:
+        raise DataError(f"{path}: ends {int(wanted)} samples before the stretch that is asked for")
+
+
+def _mono_blocks(
+    path: str, file: _AudioFile, size: int, longest: float, channel: int | None = None
+) -> Iterator[Samples]:
+    """Yield (S,) blocks of one channel, or of the mean of all, of `size` values of the file, until it ends."""
+    if channel is not None and channel > file.channels:
+        raise DataError(f"{path}: has {file.channels} channels, and no channel {channel}")
     num_read = 0
     for block in file.blocks(size):
         # Looking for values that are not finite takes a tenth of the time that reading a WAV file does.
@@ -332,7 +418,10 @@ def _mono_blocks(path: str, file: _AudioFile, size: int, longest: float) -> Iter
         num_read += len(block)
         if num_read > longest * file.sample_rate:
             raise DataError(f"{path}: is longer than {LONGEST // 3600} hours; cut it into clips")
-        yield block if block.ndim == 1 else block.mean(axis=1)
+        if block.ndim == 1:
+            yield block
+        else:
+            yield block.mean(axis=1) if channel is None else np.ascontiguousarray(block[:, channel - 1])
 
 
 def resampled(name: str, blocks: Iterable[Samples], rate: int, needed: int) -> Iterator[Samples]:

@@ -15,12 +15,13 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 import torch
 from torch import Tensor
 from torch.utils.data import get_worker_info
 
 from w2v.data import worker_limits
-from w2v.data.audio import Samples, centre, normalize, read_audio, read_window
+from w2v.data.audio import NORMALIZE_EPSILON, Samples, centre, normalize, read_audio, read_window
 from w2v.data.augment import Augmentation
 from w2v.data.batch_sampler import PaddingStats, padding_stats
 from w2v.data.labels import Labels
@@ -101,14 +102,17 @@ class AudioDataset(BatchDataset):
             README release shifts labels against audio here.
         pad: pad clips to the longest of a batch instead of cropping them to the shortest; always so with labels.
         normalize: bring each clip to zero mean and unit variance, before any crop.
+        normalize_epsilon: added to the variance.
         resample: convert other rates and mix channels down, instead of refusing the file.
+        channel: take this channel alone, from 1.
         replace_unreadable: replace a clip that cannot be read by the next one that can; otherwise raise.
+        impossible: (lines of the manifest,) bool, clips whose labels do not fit into their frames: they are dropped.
 
     Attributes:
         sizes: (N,) samples per clip, as the manifest has them.
         lengths: (N,) cost of each clip in a batch, in samples: its size, or where it is cropped its cropped size.
         rows: (N,) line of each clip in the manifest, from 0.
-        num_skipped: clips dropped for their length.
+        num_skipped: clips dropped for their length, or for labels that do not fit.
         augmentation: random changes of each batch; None: none. Set by `augmented`.
         bad: index -> reason, of clips found unreadable so far.
 
@@ -126,8 +130,11 @@ class AudioDataset(BatchDataset):
         min_sample_size: int | None = None,
         pad: bool = False,
         normalize: bool = False,
+        normalize_epsilon: float = NORMALIZE_EPSILON,
         resample: bool = False,
+        channel: int | None = None,
         replace_unreadable: bool = True,
+        impossible: npt.NDArray[np.bool_] | None = None,
     ) -> None:
         manifest.check_root()
         if labels is not None and len(labels) != len(manifest):
@@ -140,10 +147,12 @@ class AudioDataset(BatchDataset):
         self.min_sample_size = min_sample_size or 0
         self.pad = pad or labels is not None
         self.normalize = normalize
+        self.normalize_epsilon = normalize_epsilon
         self.resample = resample
+        self.channel = channel
         self.replace_unreadable = replace_unreadable
-        self.num_too_short = self.num_too_long = 0
-        self.rows = self._rows_kept(labelled=labels is not None)
+        self.num_too_short = self.num_too_long = self.num_impossible = 0
+        self.rows = self._rows_kept(labelled=labels is not None, impossible=impossible)
         self.labels = labels if labels is None or not self.num_skipped else labels.take(self.rows)
         self.sizes: IntArray = manifest.sizes[self.rows]
         self.lengths: IntArray = self.sizes
@@ -155,7 +164,7 @@ class AudioDataset(BatchDataset):
         self._length_warned = False
         self._clip: Samples = np.empty(0, dtype=np.float32)  # kept: fresh memory takes as long as reading a file
 
-    def _rows_kept(self, labelled: bool) -> IntArray:
+    def _rows_kept(self, labelled: bool, impossible: npt.NDArray[np.bool_] | None) -> IntArray:
         sizes = self.manifest.sizes
         keep = sizes >= self.min_sample_size
         self.num_too_short = int((~keep).sum())
@@ -163,11 +172,15 @@ class AudioDataset(BatchDataset):
             too_long = sizes > self.max_sample_size
             self.num_too_long = int((too_long & keep).sum())
             keep &= ~too_long
+        if impossible is not None:
+            self.num_impossible = int((impossible & keep).sum())
+            keep &= ~impossible
         rows: IntArray = np.flatnonzero(keep)
         if not len(rows):
             raise DataError(
                 f"{self.manifest.source}: all {len(sizes)} clips are dropped: {self.num_too_short} are under "
-                f"--min-sample-size {self.min_sample_size}, {self.num_too_long} over --max-sample-size"
+                f"--min-sample-size {self.min_sample_size}, {self.num_too_long} over --max-sample-size, "
+                f"{self.num_impossible} have more symbols than frames"
             )
         return rows
 
@@ -176,7 +189,7 @@ class AudioDataset(BatchDataset):
 
     @property
     def num_skipped(self) -> int:
-        return self.num_too_short + self.num_too_long
+        return self.num_too_short + self.num_too_long + self.num_impossible
 
     def augmented(self, augmentation: Augmentation) -> AudioDataset:
         """Return the same clips with random changes in every batch; this one stays as it is."""
@@ -205,12 +218,15 @@ class AudioDataset(BatchDataset):
         Raises:
             DataError: the file cannot be read, or is shorter than `min_sample_size` once decoded.
         """
-        samples = read_audio(self.path(index), self.sample_rate, resample=self.resample)
+        path, offset, frames = self.manifest.stretch(int(self.rows[index]))
+        samples = read_audio(
+            path, self.sample_rate, resample=self.resample, channel=self.channel, start=offset or 0, frames=frames
+        )
         shortest = max(self.min_sample_size, 1) if self.replace_unreadable else self.min_sample_size
         if len(samples) < shortest:
             raise DataError(f"{self.path(index)}: holds {len(samples)} samples, need at least {shortest}")
         if self.normalize:
-            samples = normalize(samples)
+            samples = normalize(samples, self.normalize_epsilon)
         if rng is not None and self.max_sample_size is not None and len(samples) > self.max_sample_size:
             start = int(rng.integers(len(samples) - self.max_sample_size + 1))
             samples = samples[start : start + self.max_sample_size]
@@ -250,13 +266,13 @@ class AudioDataset(BatchDataset):
 
         It is the batch that `_as_found` makes, save that damage outside of its windows goes unseen.
         """
-        if self.resample or type(self).example is not AudioDataset.example:
+        if self.channel or type(self).example is not AudioDataset.example:
             return None
         sizes = self.sizes[indices].tolist()
         width, starts = self._windows(indices, sizes, seed)
         source = _rows(len(sizes), width)
         for row, index, size, start in zip(source.numpy(), indices.tolist(), sizes, starts, strict=True):
-            if not self._read_row(self.path(index), size, start, row):
+            if not self._read_row(index, size, start, row):
                 return None
         report.num_read = len(sizes)
         targets = [self._targets(index) for index in indices.tolist()]
@@ -280,17 +296,20 @@ class AudioDataset(BatchDataset):
         rng = numpy_generator(seed, "crop")
         return width, crop_starts(lengths, width, lambda high: int(rng.integers(high)))
 
-    def _read_row(self, path: str, size: int, start: int, row: Samples) -> bool:
+    def _read_row(self, index: int, size: int, start: int, row: Samples) -> bool:
+        path, offset, frames = self.manifest.stretch(int(self.rows[index]))
+        if frames is not None and frames != size:
+            return False
         if not self.normalize:
-            return read_window(path, self.sample_rate, size, start, row)
+            return read_window(path, self.sample_rate, size, start, row, offset)
         if size > LONG_CLIP:
             return False
         if len(self._clip) < size:
             self._clip = np.empty(size, dtype=np.float32)
         clip = self._clip[:size]
-        if not read_window(path, self.sample_rate, size, 0, clip):
+        if not read_window(path, self.sample_rate, size, 0, clip, offset):
             return False
-        scale = centre(clip, clip)
+        scale = centre(clip, clip, self.normalize_epsilon)
         window = clip[start : start + len(row)]
         np.multiply(window, scale, out=row[: len(window)])
         row[len(window) :] = 0

@@ -41,16 +41,19 @@ class Dictionary:
         self._ids: dict[str, int] = {}
         for number, symbol in enumerate(self.symbols):
             self._ids[symbol] = number
+        # Outputs that nothing names are <unk>, too; labels never mean them.
+        self._ids[SPECIALS[self.unk]] = self.unk
 
     @classmethod
     def from_symbols(cls, symbols: Sequence[str]) -> Dictionary:
         """Build a dictionary from its symbols; the four specials may be left out.
 
         Raises:
-            DataError: a symbol occurs twice.
+            DataError: a symbol occurs twice, other than `<unk>`, which outputs without a name are called.
         """
         rest = list(symbols[4:]) if tuple(symbols[:4]) == SPECIALS else list(symbols)
-        twice = [symbol for symbol, count in Counter([*SPECIALS, *rest]).items() if count > 1]
+        unnamed = SPECIALS[cls.unk]
+        twice = [symbol for symbol, count in Counter([*SPECIALS, *rest]).items() if count > 1 and symbol != unnamed]
         if twice:
             raise DataError(f"the dictionary holds {twice[0]!r} twice")
         return cls([*SPECIALS, *rest])

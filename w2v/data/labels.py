@@ -70,6 +70,16 @@ class Labels:
             f"and become <unk>: {shown}{more}"
         )
 
+    def frames_needed(self) -> npt.NDArray[np.int64]:
+        """Return (N,) the fewest frames in which CTC can write each clip's labels: a blank parts equal neighbours."""
+        ids, offsets = self.ids, self.offsets
+        equal = np.zeros(len(ids) + 1, dtype=np.int64)
+        equal[2:] = np.cumsum(ids[1:] == ids[:-1])
+        # Of the pairs that end in a clip, those with the clip's first symbol belong to two clips.
+        pairs = equal[offsets[1:]] - equal[np.minimum(offsets[:-1] + 1, offsets[1:])]
+        needed: npt.NDArray[np.int64] = np.diff(offsets) + pairs
+        return needed
+
     def check_known(self) -> None:
         """Check that labels and dictionary belong together.
 

@@ -29,6 +29,9 @@ Bytes = npt.NDArray[np.uint8]
 
 TAB, NEWLINE, RETURN, SPACE, SLASH, ZERO = b"\t\n\r /0"
 MAX_DIGITS = 18  # what fits into int64 whatever the digits are
+STRETCH = re.compile(r"(.+):(\d{1,15}):(\d{1,15})", re.DOTALL)
+_ZIPPED = re.compile(rb"\.zip:\d+:\d+\t")
+_EMPTY = re.compile(rb":\d+:0+\t")
 _OUTSIDE = re.compile(rb"(?:^|[/\n])(\.\.)[/\t]")
 
 
@@ -60,6 +63,16 @@ class Manifest:
     def path(self, row: int) -> str:
         """Return the path under which clip `row` can be opened; an absolute name stands for itself."""
         return os.path.join(self.root, self.name(row))
+
+    def stretch(self, row: int) -> tuple[str, int | None, int | None]:
+        """Return the file of clip `row`, and the first sample and the samples of the stretch of it that the clip is.
+
+        The original's form of such a name is `path:offset:frames`, in samples of the file; None and None: all of it.
+        """
+        match = STRETCH.fullmatch(self.name(row))
+        if match is None:
+            return self.path(row), None, None
+        return os.path.join(self.root, match[1]), int(match[2]), int(match[3])
 
     def line(self, row: int) -> str:
         """Return `file:line` of clip `row`, for messages."""
@@ -193,6 +206,7 @@ def _parse(where: str, line: int, content: bytes, *, allow_outside_root: bool) -
     _check_names(block, tabs)
     if not allow_outside_root:
         _check_inside(block, tabs)
+    _check_stretches(block, tabs)
     sizes = _parse_sizes(block, tabs + 1)
     edges = np.zeros(len(text) + 1, dtype=np.int8)
     edges[starts] += 1
@@ -237,6 +251,16 @@ def _check_inside(block: _Block, tabs: IntArray) -> None:
         wrong.append(block.row(outside.start(1)))
     if wrong:
         block.refuse(min(wrong), "must stay inside the root folder (or give --allow-outside-root), got", tabs)
+
+
+def _check_stretches(block: _Block, tabs: IntArray) -> None:
+    if b":" not in block.content:
+        return
+    zipped, empty = _ZIPPED.search(block.content), _EMPTY.search(block.content)
+    if zipped is not None:
+        block.refuse(block.row(zipped.start()), "clips inside of zip files are not read; unpack them:", tabs)
+    if empty is not None:
+        block.refuse(block.row(empty.start()), "path:offset:frames must have at least one frame, got", tabs)
 
 
 def _parse_sizes(block: _Block, starts: IntArray) -> IntArray:

@@ -14,7 +14,7 @@ from w2v.errors import DataError
 
 BYTES_PER_VALUE = {"PCM_S8": 1, "PCM_U8": 1, "ULAW": 1, "ALAW": 1, "PCM_16": 2, "PCM_24": 3, "PCM_32": 4, "FLOAT": 4}
 BYTES_PER_VALUE["DOUBLE"] = 8
-COMPRESSED = ("FLAC", "OGG", "MPEG")  # containers whose decoder finds the end
+COMPRESSED = ("FLAC", "OGG", "MP3", "MPEG")  # containers whose decoder finds the end
 TOLERATED_BYTES = 1 << 20  # of pictures, titles and the like behind the samples of a file that has no chunks
 TOLERATED_SHARE = 0.1
 

@@ -11,6 +11,7 @@ import zlib
 from collections.abc import Iterator
 
 from w2v.errors import DataError
+from w2v.files.pointer import refuse_pointer
 
 STDIN = "-"
 GZIP_MAGIC = b"\x1f\x8b"
@@ -28,6 +29,8 @@ def read_blocks(path: str, kind: str) -> Iterator[bytes]:
     Raises:
         DataError: the file cannot be read, is a damaged gzip file, or has a line of more than 64 MiB.
     """
+    if path != STDIN:
+        refuse_pointer(path, DataError)
     try:
         with open(0 if path == STDIN else path, "rb", closefd=path != STDIN) as raw:
             file = gzip.GzipFile(fileobj=raw) if raw.peek(2)[:2] == GZIP_MAGIC else raw

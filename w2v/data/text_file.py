@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from w2v.errors import DataError
+from w2v.files.pointer import refuse_pointer
 
 
 def read_lines(path: str | Path, kind: str) -> list[str]:
@@ -17,6 +18,7 @@ def read_lines(path: str | Path, kind: str) -> list[str]:
     Raises:
         DataError: the file cannot be read, or a line is not UTF-8 (named as file:line).
     """
+    refuse_pointer(path, DataError)
     try:
         content = Path(path).read_bytes()
     except OSError as e:

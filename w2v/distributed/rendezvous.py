@@ -22,7 +22,7 @@ PAUSE = 0.05  # seconds between two looks
 
 def rendezvous_host(init_method: str | None) -> str:
     """Return the machine of rank 0."""
-    return urlsplit(init_method or "").hostname or os.environ.get("MASTER_ADDR", "127.0.0.1")
+    return urlsplit(init_method or "").hostname or os.environ.get("MASTER_ADDR") or "127.0.0.1"
 
 
 def interface_towards(host: str) -> str | None:
@@ -64,9 +64,12 @@ def rendezvous_store(init_method: str, rank: int, world_size: int, timeout: time
         store: Store = next(rendezvous(init_method, rank, world_size, timeout=timeout))[0]
         return store
     by_torchrun = address.scheme == "env" and os.environ.get("TORCHELASTIC_USE_AGENT_STORE") == "True"
-    port = address.port or int(os.environ.get("MASTER_PORT", "0"))
+    text = os.environ.get("MASTER_PORT", "").strip() or "0"
+    if not text.isdigit():
+        raise ValueError(f"the environment's MASTER_PORT must be a number, got {text!r}")
+    port = address.port or int(text)
     if not port:
-        raise ValueError("there is no port")
+        raise ValueError("there is no port; set MASTER_PORT")
     # Not torch's own way to open it, which waits for all ranks and cannot say which ones are missing.
     store = TCPStore(
         rendezvous_host(init_method), port, is_master=rank == 0 and not by_torchrun, timeout=timeout,

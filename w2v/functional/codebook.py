@@ -53,8 +53,8 @@ def code_perplexity(codes: Tensor, num_vars: int) -> Tensor:
     num_frames, groups = codes.shape
     offsets = torch.arange(groups, device=codes.device) * num_vars
     ones = torch.ones(num_frames * groups, device=codes.device)
-    # index_add of ones, not bincount, which waits for the device.
-    counts = torch.zeros(groups * num_vars, device=codes.device).index_add_(0, (codes + offsets).flatten(), ones)
+    # index_add of ones, not bincount, which waits for the device; not in place, for `vmap`.
+    counts = torch.zeros(groups * num_vars, device=codes.device).index_add(0, (codes + offsets).flatten(), ones)
     return perplexity(counts.view(groups, num_vars) / max(num_frames, 1))
 
 

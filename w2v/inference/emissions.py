@@ -72,7 +72,8 @@ class ModelEmissions:
         task, model = self.loaded.task.config, self.loaded.model.to(self.device).eval()
         encoder = replace(
             ctc_encoder(model, self.device, self.half, self.info, self.longest),
-            normalize=task.normalize, resample=task.resample, num_threads=self.num_workers,
+            normalize=task.normalize, normalize_epsilon=task.normalize_epsilon, resample=True, channel=task.channel,
+            num_threads=self.num_workers,
         )  # fmt: skip
         for clips in encoder.run(manifest, batches):
             yield self._batch(clips)
@@ -115,7 +116,8 @@ def ctc_encoder(
     layers = layers_of(model)
     cut = partial(overlapping_windows, layers=layers, max_size=longest, context=CONTEXT) if layers else in_one
     return ClipEncoder(
-        encode=log_probs, layers=layers, cut=cut, device=device, sample_rate=info.sample_rate, normalize=False,
+        encode=log_probs, layers=layers, cut=cut, device=device, sample_rate=info.sample_rate,
+        normalize=False, normalize_epsilon=0.0,
         resample=False, max_tokens=longest, num_threads=1,
     )  # fmt: skip
 

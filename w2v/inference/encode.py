@@ -73,9 +73,11 @@ class ClipEncoder:
         device: where `encode` computes.
         sample_rate: rate of the model, in Hz.
         normalize: give each clip zero mean and unit variance, as in training.
+        normalize_epsilon: added to the variance.
         resample: convert other sample rates, and mix channels down, instead of refusing them.
         max_tokens: largest batch: clips x longest clip, in samples; 0: clip by clip.
         num_threads: files read at once.
+        channel: of files with several channels, this one alone, from 1.
     """
 
     encode: Encode
@@ -84,9 +86,11 @@ class ClipEncoder:
     device: torch.device
     sample_rate: int
     normalize: bool
+    normalize_epsilon: float
     resample: bool
     max_tokens: int
     num_threads: int
+    channel: int | None = None
 
     @property
     def frame_rate(self) -> float:
@@ -123,7 +127,7 @@ class ClipEncoder:
             try:
                 for batch in [*batches, *[None] * BATCHES_AHEAD]:
                     if batch is not None:
-                        waiting.append([(row, pool.submit(self._read, manifest.path(row))) for row in batch.tolist()])
+                        waiting.append([(row, pool.submit(self._read, manifest, row)) for row in batch.tolist()])
                     if waiting and (batch is None or len(waiting) > BATCHES_AHEAD):
                         yield self._encode_batch(waiting.popleft(), wanted)
             finally:
@@ -149,14 +153,20 @@ class ClipEncoder:
         Raises:
             DataError: it is shorter than a frame.
         """
-        (found,) = self.encode_clips([normalize(samples) if self.normalize else samples])
+        (found,) = self.encode_clips([self._normalized(samples)])
         if found.frames is None:
             raise DataError(found.reason)
         return found.frames
 
-    def _read(self, path: str) -> Samples:
-        samples = read_audio(path, self.sample_rate, resample=self.resample)
-        return normalize(samples) if self.normalize else samples
+    def _read(self, manifest: Manifest, row: int) -> Samples:
+        path, offset, frames = manifest.stretch(row)
+        samples = read_audio(
+            path, self.sample_rate, resample=self.resample, start=offset or 0, frames=frames, channel=self.channel
+        )
+        return self._normalized(samples)
+
+    def _normalized(self, samples: Samples) -> Samples:
+        return normalize(samples, self.normalize_epsilon) if self.normalize else samples
 
     def _encode_batch(self, batch: list[tuple[int, Future[Samples]]], wanted: BoolArray | None) -> list[Encoded]:
         read: list[tuple[int, Samples]] = []

@@ -54,14 +54,22 @@ def load_model(
     overrides: Mapping[str, Any] | None = None,
     user_dir: str | None = None,
     dictionary: str | None = None,
+    data: str | None = None,
+    mmap: bool = False,
 ) -> LoadedModel:
     """Read a model with all that is needed to use it.
 
     Args:
-        path: checkpoint of `w2v-train` or of the original, `.safetensors` file, or folder of Hugging Face.
+        path: checkpoint of `w2v-train` or of the original, `.safetensors` file, or folder of Hugging Face; a name on
+            the Hugging Face hub (`facebook/wav2vec2-base-960h`, `NAME@REVISION`) or an address.
         overrides: options of the model or the task to change, by name.
         user_dir: the plugin it was trained with. It is never taken from the file: that would let a file run code.
-        dictionary: dictionary file of a model that comes without one (`dict.ltr.txt`, of a language model `dict.txt`).
+        dictionary: dictionary file of a model that comes without one (`dict.ltr.txt`, `vocab.json`, of a language
+            model `dict.txt`).
+        data: folder of the data, in which that file is looked for first.
+        mmap: leave the weights in the file, which is opened without reading it, and shared by all processes that do so.
+            The file must then stay as it is: a program dies (bus error) when another one, or `torch.save` to the same
+            path, cuts it short. By default the model owns its memory.
 
     Raises:
         CheckpointError: the file cannot be read, or its tensors do not fit its configuration.
@@ -70,14 +78,14 @@ def load_model(
     overrides = dict(overrides or {})
     if user_dir:
         import_user_dir(user_dir)
-    file = read_model_file(path, dictionary=dictionary, pretrained=overrides.get("w2v_path"))
+    file = read_model_file(path, dictionary=dictionary, pretrained=overrides.get("w2v_path"), data=data)
     for note in file.notes:
         logger.info("%s: %s", path, note)
     if file.symbols_from not in ("", "the checkpoint"):
         # The original's language models always have their dictionary beside them.
         level = logging.INFO if file.name.startswith(LANGUAGE_MODEL) else logging.WARNING
         logger.log(level, "%s: its %d symbols come from %s", path, len(file.symbols or ()), file.symbols_from)
-    return build_model(file, overrides)
+    return build_model(file, overrides, mmap=mmap)
 
 
 def load_language_model(
@@ -122,12 +130,13 @@ def _is_checkpoint(path: str | Path) -> bool:
         raise DataError(f"cannot read the language model {path}: {e.strerror or e}") from e
 
 
-def build_model(file: ModelFile, overrides: Mapping[str, Any] | None = None) -> LoadedModel:
+def build_model(file: ModelFile, overrides: Mapping[str, Any] | None = None, *, mmap: bool = False) -> LoadedModel:
     """Build what `w2v.convert.read_model_file` read.
 
     Args:
-        file: the model; its tensors become the parameters, without being copied.
+        file: the model; its tensors become the parameters.
         overrides: options of the model or the task to change, by name.
+        mmap: use its tensors as they are, which may lie in the file; otherwise they are copied.
 
     Raises:
         CheckpointError: the tensors do not fit the configuration; their names are listed.
@@ -142,7 +151,7 @@ def build_model(file: ModelFile, overrides: Mapping[str, Any] | None = None) -> 
     task = _build_task(plain, file.path, hint)
     if file.symbols is not None:
         task.load_state_dict({"dictionary": file.symbols})
-    model = _build_around(task, plain, file, hint)
+    model = _build_around(task, plain, file, hint, copy=not mmap)
     model.set_num_updates(file.num_updates)
     return LoadedModel(model.eval(), task, plain, file.num_updates, str(file.path))
 
@@ -154,8 +163,10 @@ def _build_task(plain: Mapping[str, Mapping[str, Any]], where: str, hint: str) -
     return entry.cls(build_config(entry.config, values, f"{where}: section task"), seed if type(seed) is int else 1)
 
 
-def _build_around(task: Task, plain: Mapping[str, Mapping[str, Any]], file: ModelFile, hint: str) -> W2vModel:
-    """Build a model whose parameters are the tensors of the file, neither initialised nor copied."""
+def _build_around(
+    task: Task, plain: Mapping[str, Mapping[str, Any]], file: ModelFile, hint: str, *, copy: bool
+) -> W2vModel:
+    """Build a model whose parameters are the tensors of the file, or copies; they are not initialised before."""
     entry = MODELS.get(_component_name(plain, "model", file.path), hint)
     config: Any = build_config(entry.config, {**entry.overrides, **plain["model"]}, f"{file.path}: section model")
     # A model of somebody else may compute with its parameters while it is built; ours do not.
@@ -165,7 +176,7 @@ def _build_around(task: Task, plain: Mapping[str, Mapping[str, Any]], file: Mode
             stack.enter_context(torch.device("meta"))
             stack.enter_context(_NoInitialisation())
         model = task.build_model(entry, config)
-    load_tensors(model, file.state, file.path)
+    load_tensors(model, file.state, file.path, copy=copy)
     return model
 
 
@@ -196,8 +207,14 @@ def _component_name(plain: Mapping[str, Mapping[str, Any]], section: str, where:
     return name
 
 
-def load_tensors(model: torch.nn.Module, state: Mapping[str, torch.Tensor], where: str) -> None:
+def load_tensors(model: torch.nn.Module, state: Mapping[str, torch.Tensor], where: str, *, copy: bool = True) -> None:
     """Load tensors by name, all of them and no others.
+
+    Args:
+        model: takes them; one on the meta device takes them over.
+        state: the tensors.
+        where: the file, for messages.
+        copy: give the model memory of its own, rather than that of `state`, which may lie in a file.
 
     Raises:
         CheckpointError: names are missing, unknown, or of another shape; they are listed.
@@ -214,7 +231,7 @@ def load_tensors(model: torch.nn.Module, state: Mapping[str, torch.Tensor], wher
         more = f" and {len(problems) - 5} more" if len(problems) > 5 else ""
         raise CheckpointError(f"{where}: the tensors do not fit the configuration: {', '.join(problems[:5])}{more}")
     if any(tensor.is_meta for tensor in wanted.values()):
-        _take_over(model, {name: state[name].to(tensor.dtype) for name, tensor in wanted.items()})
+        _take_over(model, {name: state[name].to(tensor.dtype, copy=copy) for name, tensor in wanted.items()})
     else:
         model.load_state_dict(dict(state))
 

@@ -84,6 +84,7 @@ class RecordingEmissions:
         return RecordingReader(
             sample_rate=self.info.sample_rate,
             normalize=self.loaded.task.config.normalize,
+            normalize_epsilon=self.loaded.task.config.normalize_epsilon,
             grid=grid,
             new_detector=None,
             rule=SpeechRule(),

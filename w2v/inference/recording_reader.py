@@ -54,6 +54,7 @@ class RecordingReader:
     Attributes:
         sample_rate: rate of the model, in Hz.
         normalize: give each recording zero mean and unit variance, as in training.
+        normalize_epsilon: added to the variance.
         grid: how stretches are cut.
         new_detector: makes what tells speech from silence; None: the whole recording is one stretch.
         rule: when speech begins and ends.
@@ -63,6 +64,7 @@ class RecordingReader:
 
     sample_rate: int
     normalize: bool
+    normalize_epsilon: float
     grid: WindowGrid
     new_detector: Callable[[], SpeechModel] | None
     rule: SpeechRule
@@ -142,7 +144,7 @@ class RecordingReader:
     def _windows(self, blocks: Callable[[], Iterator[Samples]]) -> Iterator[Window]:
         mean, scale, source = 0.0, 1.0, blocks()
         if self.normalize:
-            mean, scale, source = measured(blocks, self.grid.size or 1 << 40)
+            mean, scale, source = measured(blocks, self.grid.size or 1 << 40, self.normalize_epsilon)
         for offset, part in self._stretches(source):
             for window in self.grid.windows(part, offset):
                 if self.normalize:

@@ -124,8 +124,10 @@ class Viewer:
 
     def look(self, clips: Sequence[Clip]) -> list[Looked]:
         """Compute what the model makes of some clips, in one batch."""
-        is_normalized = self.loaded.task.config.normalize
-        sources = [normalize(clip.samples) if is_normalized else clip.samples for clip in clips]
+        task = self.loaded.task.config
+        sources = [
+            normalize(clip.samples, task.normalize_epsilon) if task.normalize else clip.samples for clip in clips
+        ]
         return [self._look(clip, found) for clip, found in zip(clips, activations(self.loaded.model, sources))]
 
     def _look(self, clip: Clip, found: Activations) -> Looked:

@@ -49,12 +49,14 @@ class TextAlignment:
         Where it is also much shorter than the recording, all its letters are found somewhere, but far apart: those of
         words that last longer than any word count as 0.
         """
-        letters = [
-            0.0 if word.end - word.start > LONGEST_LETTER * len(word.chars) else char.confidence
-            for word in self.transcript.words
-            for char in word.chars
-        ]
+        words = self.transcript.words
+        letters = [0.0 if is_stretched(word) else char.confidence for word in words for char in word.chars]
         return median(letters or [0.0])
+
+
+def is_stretched(word: Word) -> bool:
+    """Whether a word lasts longer than any word that is said at once."""
+    return word.end - word.start > LONGEST_LETTER * max(len(word.chars), 1)
 
 
 class TextAligner:

@@ -149,6 +149,7 @@ def features(
         device=where,
         sample_rate=task.sample_rate,
         normalize=task.normalize,
+        normalize_epsilon=task.normalize_epsilon,
         resample=True,
         max_tokens=LARGEST_WINDOW,
         num_threads=1,

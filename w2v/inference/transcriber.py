@@ -256,6 +256,7 @@ class Transcriber:
         return RecordingReader(
             sample_rate=info.sample_rate,
             normalize=self.loaded.task.config.normalize,
+            normalize_epsilon=self.loaded.task.config.normalize_epsilon,
             grid=grid,
             new_detector=new_detector(config.vad, info.sample_rate) if detects else None,
             rule=config.speech_rule,

@@ -125,12 +125,13 @@ def speech_stretches(
     yield from taken(chain(segmenter.push(model.finish()), segmenter.finish(total)))
 
 
-def measured(open_blocks: Blocks, longest: int) -> tuple[float, float, Iterator[Samples]]:
+def measured(open_blocks: Blocks, longest: int, epsilon: float = EPSILON) -> tuple[float, float, Iterator[Samples]]:
     """Return the mean of a recording, what brings its deviation to 1, and its blocks.
 
     Args:
         open_blocks: the recording; it is opened a second time where it is longer than `longest`.
         longest: samples that are held in memory.
+        epsilon: added to the variance, as in training.
     """
     blocks = open_blocks()
     head = _Buffer()
@@ -140,12 +141,12 @@ def measured(open_blocks: Blocks, longest: int) -> tuple[float, float, Iterator[
             break
     else:
         whole = head.first(len(head))
-        return *_moments([whole]), iter([whole])
-    mean, scale = _moments(chain([head.first(len(head))], blocks))
+        return *_moments([whole], epsilon), iter([whole])
+    mean, scale = _moments(chain([head.first(len(head))], blocks), epsilon)
     return mean, scale, open_blocks()
 
 
-def _moments(blocks: Iterable[Samples]) -> tuple[float, float]:
+def _moments(blocks: Iterable[Samples], epsilon: float) -> tuple[float, float]:
     """Return mean and 1 / deviation, as `data.audio.normalize` has them; sums of blocks are added by Chan's rule."""
     count, mean, squares = 0, 0.0, 0.0
     for block in blocks:
@@ -157,7 +158,7 @@ def _moments(blocks: Iterable[Samples]) -> tuple[float, float]:
         count += len(block)
         mean += apart * len(block) / count
         squares += float(np.dot(centred, centred)) + apart * apart * len(block) * (count - len(block)) / count
-    return mean, 1 / math.sqrt(squares / max(count, 1) + EPSILON)
+    return mean, 1 / math.sqrt(squares / max(count, 1) + epsilon)
 
 
 class _Buffer:

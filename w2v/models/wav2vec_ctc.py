@@ -118,6 +118,7 @@ class Wav2VecCtc(W2vModel):
     def __init__(self, config: Wav2VecCtcConfig, encoder_config: Wav2Vec2EncoderConfig, num_classes: int) -> None:
         super().__init__()
         self.config = config
+        self.conv_layers = encoder_config.conv_feature_layers
         self.shortest_clip = receptive_field(encoder_config.conv_feature_layers)
         self.conv_layers = encoder_config.conv_feature_layers
         self.layers = layer_names(encoder_config)
@@ -132,9 +133,9 @@ class Wav2VecCtc(W2vModel):
 
         Args:
             config: the options.
-            context: `num_classes`, symbols V with the blank; `pretrained_config`, the encoder's options as
-                pretraining left them, or None to take them from `config.w2v_args`; `pretrained_state`, the tensors of
-                the pretrained model, or None for random weights.
+            context: `num_classes`, symbols V with the blank; `pretrained_config`, the options of a model that has
+                such an encoder, pretrained or fine-tuned, or None to take them from `config.w2v_args`;
+                `pretrained_state`, its tensors, or None for random weights.
 
         Raises:
             ConfigError: the symbols or the encoder's options are not known.
@@ -143,10 +144,16 @@ class Wav2VecCtc(W2vModel):
         if "num_classes" not in context:
             raise ConfigError("--arch wav2vec_ctc needs labels; give --labels, such as --labels ltr")
         num_classes: int = context["num_classes"]
-        pretrained_config: Wav2Vec2EncoderConfig | None = context.get("pretrained_config")
+        given: Any = context.get("pretrained_config")
         state: Mapping[str, Tensor] | None = context.get("pretrained_state")
-        if pretrained_config is None:
+        if given is None:
             pretrained_config = _config_of(config)
+        elif isinstance(given, Wav2VecCtcConfig):  # fine-tuned already
+            pretrained_config, state = _config_of(given), state and _encoder_tensors(state)
+        elif isinstance(given, Wav2Vec2EncoderConfig):
+            pretrained_config = given
+        else:
+            raise ConfigError("--w2v-path: the model there is no wav2vec 2.0; --arch wav2vec_ctc needs such an encoder")
         config = dataclasses.replace(config, w2v_args=to_plain(pretrained_config))
         encoder_config = dataclasses.replace(pretrained_config, **config.encoder_overrides())
         model = cls(config, encoder_config, num_classes)
@@ -229,6 +236,12 @@ def _config_of(config: Wav2VecCtcConfig) -> Wav2Vec2EncoderConfig:
     if not isinstance(encoder_config, Wav2Vec2EncoderConfig):
         raise ConfigError(f"--w2v-path: wav2vec_ctc needs a wav2vec 2.0 encoder, got a model of --arch {name}")
     return encoder_config
+
+
+def _encoder_tensors(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Return the encoder's tensors of a fine-tuned model, under the names of a pretrained one."""
+    names = (name for name in state if name.startswith(ENCODER_PREFIX))
+    return {name.removeprefix(ENCODER_PREFIX): state[name] for name in names}
 
 
 def load_encoder(encoder: Wav2Vec2Encoder, state: Mapping[str, Tensor]) -> None:

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from functools import partial
 
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from w2v.functional.autocast import at_least_float32
 from w2v.functional.padding import group_norm
 from w2v.functional.time_norm import norm_over_time
+from w2v.modules.bare import is_bare
 
 
 class GroupNorm(nn.GroupNorm):
@@ -61,8 +62,7 @@ class ChannelLayerNorm(nn.Module):
         return result
 
 
-# In place: what comes before (a norm, a linear layer) needs its input, not its output, for its gradient.
-ACTIVATIONS: dict[str, Callable[[], nn.Module]] = {"relu": partial(nn.ReLU, inplace=True), "gelu": nn.GELU}
+ACTIVATIONS: dict[str, Callable[[], nn.Module]] = {"relu": nn.ReLU, "gelu": nn.GELU}
 
 
 class NormedConv(nn.Sequential):
@@ -78,6 +78,12 @@ class NormedConv(nn.Sequential):
             features: (B, C, T).
             frames: (B,) int64 true frames per clip *after* the convolution, on the CPU; None without padding.
         """
+        before: nn.Module = self
         for module in self:
-            features = module(features, frames) if isinstance(module, GroupNorm) else module(features)
+            if is_bare(module, nn.ReLU) and is_bare(before, type(before)):
+                # In place: a norm needs its input for its gradient, not its output. With hooks that output is theirs.
+                features = F.relu(features, inplace=True)
+            else:
+                features = module(features, frames) if isinstance(module, GroupNorm) else module(features)
+            before = module
         return features

@@ -100,7 +100,11 @@ class Schedule:
         config: the schedule's own options.
         optimization: `--lr`, `--min-lr`, `--max-update`.
 
+    Raises:
+        ConfigError: `--lr` is not given.
+
     Attributes:
+        rates: `--lr`, one number or one per epoch.
         stop_lr: training ends when the rate falls to this (`--min-lr`, or `--stop-min-lr`).
         stop_flag: the one of these flags that says so.
     """
@@ -108,6 +112,11 @@ class Schedule:
     def __init__(self, config: Any, optimization: OptimizationConfig) -> None:
         self.config = config
         self.optimization = optimization
+        if optimization.lr is None:
+            raise ConfigError(
+                "--lr is required, such as --lr 0.0005 for pretraining BASE or 0.00003 for fine-tuning it (or --recipe)"
+            )
+        self.rates = optimization.lr
         stop = optimization.stop_min_lr
         self.stop_lr = optimization.min_lr if stop is None else stop
         self.stop_flag = "--min-lr" if stop is None else "--stop-min-lr"
@@ -132,7 +141,7 @@ class Schedule:
             return False
         if not self._has_been_above:
             earlier = range(self._searched, num_updates)
-            lists = range(1, min(epoch, len(self.optimization.lr) + 1))
+            lists = range(1, min(epoch, len(self.rates) + 1))
             self._has_been_above = any(self.lr(update, epoch) > self.stop_lr for update in earlier) or any(
                 self.lr(num_updates, other) > self.stop_lr for other in (*lists, max(epoch - 1, 1))
             )
@@ -145,14 +154,14 @@ class Schedule:
         Raises:
             ConfigError: `--lr` is a list.
         """
-        rates = self.optimization.lr
+        rates = self.rates
         if len(rates) != 1:
             raise ConfigError(f"--lr must be a single number with --lr-scheduler {name}, got {list(rates)}")
         return rates[0]
 
     def epoch_lr(self, epoch: int) -> float:
         """Return the rate that `--lr` gives for `epoch`; the last one holds for all later epochs."""
-        rates = self.optimization.lr
+        rates = self.rates
         return rates[min(epoch, len(rates)) - 1]
 
 

@@ -35,7 +35,7 @@ class Fixed(Schedule):
             rate = self.epoch_lr(epoch)
         else:
             # The epoch of --force-anneal shrinks already.
-            rate = self.optimization.lr[-1] * config.lr_shrink ** (epoch + 1 - config.force_anneal)
+            rate = self.rates[-1] * config.lr_shrink ** (epoch + 1 - config.force_anneal)
         # + 1, unlike the other schedules: the first update has the rate lr / N.
         if num_updates < config.warmup_updates:
             rate *= (num_updates + 1) / config.warmup_updates

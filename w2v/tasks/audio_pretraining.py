@@ -12,11 +12,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar
 
+import numpy as np
+import numpy.typing as npt
 import torch
 
 from w2v.config import arg, build_config, check_range
 from w2v.config.sections import DatasetConfig
 from w2v.convert import read_model_file
+from w2v.convert.model_file import CTC
 from w2v.criterions.base import Criterion
 from w2v.data.augment import Augmentation, decibel_range
 from w2v.data.batch_sampler import plan_batches
@@ -24,10 +27,12 @@ from w2v.data.dataset import AudioDataset
 from w2v.data.dictionary import Dictionary
 from w2v.data.iterator import EpochIterator
 from w2v.data.labels import Labels, read_labels
-from w2v.data.manifest import read_manifest
+from w2v.data.manifest import Manifest, read_manifest
 from w2v.data.post_process import fitting_post_process
+from w2v.data.text import WORD_END
 from w2v.decoders import Decoder, build_decoder, wer_args_config
 from w2v.errors import ConfigError
+from w2v.functional.conv_spec import ConvLayer, frame_lengths
 from w2v.models.base import MODELS, W2vModel
 from w2v.registry import Entry
 from w2v.scoring.ctc_errors import count_errors
@@ -45,7 +50,11 @@ class AudioPretrainingConfig:
     data: str = arg(help="folder with manifests, and with labels and dictionary for fine-tuning", positional=True)
     sample_rate: int = arg(16000, help="samples per second; files of another rate are refused, or see --resample")
     resample: bool = arg(False, help="convert files of another rate, and mix channels down")
+    channel: int | None = arg(None, help="of files with several channels, take this one alone, from 1")
     normalize: bool = arg(False, help="give every clip zero mean and unit variance; must be as in pretraining")
+    normalize_epsilon: float = arg(
+        1e-5, help="added to the variance by --normalize; 1e-7 for models that were trained with Hugging Face's classes"
+    )
     max_sample_size: int | None = arg(None, help="crop clips to this many samples; with labels: leave longer ones out")
     min_sample_size: int | None = arg(None, help="leave out clips shorter than this many samples")
     enable_padding: bool = arg(False, help="pad clips to the longest of the batch instead of cropping to the shortest")
@@ -63,8 +72,8 @@ class AudioPretrainingConfig:
     allow_outside_root: bool = arg(False, help="take clips that a manifest names by absolute paths or with `..`")
 
     def __post_init__(self) -> None:
-        check_range(self, 1, math.inf, "sample_rate", "max_sample_size", "min_sample_size")
-        check_range(self, 0, math.inf, "augment_shift_ms", "augment_gain_db")
+        check_range(self, 1, math.inf, "sample_rate", "max_sample_size", "min_sample_size", "channel")
+        check_range(self, 0, math.inf, "augment_shift_ms", "augment_gain_db", "normalize_epsilon")
         if self.labels is not None and self.augmentation.is_on:
             raise ConfigError("--augment-snr-db, --augment-shift-ms and --augment-gain-db do not go with --labels")
 
@@ -93,6 +102,7 @@ class AudioPretrainingTask(Task):
         self._decoders: dict[Any, Decoder] = {}
         self._dictionary: Dictionary | None = None
         self._shortest_clip = W2vModel.shortest_clip
+        self._conv_layers: tuple[ConvLayer, ...] = ()
 
     @property
     def dictionary(self) -> Dictionary | None:
@@ -133,7 +143,10 @@ class AudioPretrainingTask(Task):
             min_sample_size=max(config.min_sample_size or 0, self._shortest_clip),
             pad=config.enable_padding or labels is not None,
             normalize=config.normalize,
+            normalize_epsilon=config.normalize_epsilon,
             resample=config.resample,
+            channel=config.channel,
+            impossible=self._impossible(manifest, labels),
         )
         logger.info("%s: %d clips, %.2f hours", split, len(dataset), dataset.sizes.sum() / config.sample_rate / 3600)
         if dataset.num_skipped:
@@ -142,6 +155,26 @@ class AudioPretrainingTask(Task):
                 dataset.num_too_long,
             )  # fmt: skip
         return dataset
+
+    def _impossible(self, manifest: Manifest, labels: Labels | None) -> npt.NDArray[np.bool_] | None:
+        """Return which clips have more symbols than frames, so that their loss would be infinite; name them."""
+        if labels is None or not self._conv_layers:
+            return None
+        frames = frame_lengths(torch.from_numpy(manifest.sizes), self._conv_layers).numpy()
+        needed = labels.frames_needed()
+        found: npt.NDArray[np.bool_] = (needed > frames) & (manifest.sizes >= self._shortest_clip)
+        rows = np.flatnonzero(found)
+        if len(rows):
+            shown = ", ".join(
+                f"{manifest.line(row)} {manifest.name(row)} ({frames[row]} frames for {needed[row]})"
+                for row in rows[:5]
+            )
+            more = f" and {len(rows) - 5} more" if len(rows) > 5 else ""
+            logger.warning(
+                "left out %d clips with more symbols than frames, whose loss is infinite: %s%s; is it their text?",
+                len(rows), shown, more,
+            )  # fmt: skip
+        return found
 
     def train_batches(self, split: str, dataset: DatasetConfig) -> EpochIterator:
         clips = self.load_dataset(split).augmented(self.config.augmentation)
@@ -173,6 +206,12 @@ class AudioPretrainingTask(Task):
     def prepare_validation(self, split: str, dataset: DatasetConfig, criterion: Criterion) -> None:
         super().prepare_validation(split, dataset, criterion)
         self._decoder_of(criterion)
+        symbol = getattr(criterion.config, "post_process", None)
+        if self.dictionary is not None and symbol == "letter" and WORD_END not in self.dictionary:
+            logger.warning(
+                "the dictionary has no %r, which ends a word with --post-process letter: each text counts as one word, "
+                "and wer is the share of texts with an error", WORD_END,
+            )  # fmt: skip
 
     # ------------------------------------------------------------------------------------------ model
 
@@ -185,6 +224,7 @@ class AudioPretrainingTask(Task):
         """
         model = self._build_model(entry, config)
         self._shortest_clip = model.shortest_clip
+        self._conv_layers = getattr(model, "conv_layers", ())
         return model
 
     def _build_model(self, entry: Entry[W2vModel], config: Any) -> W2vModel:
@@ -207,6 +247,8 @@ class AudioPretrainingTask(Task):
                 f"--w2v-path {path} was pretrained {'with' if file.normalize else 'without'} --normalize; fine-tune it "
                 f"{'with' if file.normalize else 'without'} --normalize, too"
             )
+        if file.name == CTC:
+            logger.info("--w2v-path %s is fine-tuned already: its encoder is taken, its output layer is not", path)
         entry = MODELS.get(file.name)
         values = {**entry.overrides, **file.config["model"]}
         return build_config(entry.config, values, f"--w2v-path {path}"), file.state
@@ -248,6 +290,11 @@ class AudioPretrainingTask(Task):
             values["wer"] = 100 * sums["w_errors"] / max(sums["w_total"], 1)
             values["raw_wer"] = 100 * sums["wv_errors"] / max(sums["w_total"], 1)
         return values
+
+    def valid_value_names(self, criterion: Criterion) -> frozenset[str] | None:
+        names = super().valid_value_names(criterion)
+        has_labels = self.dictionary is not None
+        return names | {"uer", "wer", "raw_wer"} if names is not None and has_labels else names
 
     # ------------------------------------------------------------------------------------------ state
 

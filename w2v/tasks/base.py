@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Iterable, Mapping
 from typing import Any
 
@@ -9,6 +10,7 @@ import torch
 
 from w2v.config.sections import DatasetConfig
 from w2v.criterions.base import Criterion
+from w2v.errors import CheckpointError
 from w2v.models.base import W2vModel
 from w2v.registry import Entry, Registry
 from w2v.types import Loss
@@ -66,9 +68,33 @@ class Task:
         """Turn totals of `valid_step` into logged values."""
         return criterion.summarize(sums)
 
+    def valid_value_names(self, criterion: Criterion) -> frozenset[str] | None:
+        """Return the names of the values of a validation, as far as they are known beforehand; None: unknown."""
+        return criterion.value_names()
+
     def digest(self) -> dict[str, str]:
         """Return what must be equal on all ranks, by name: a few characters that differ where the data do."""
         return {}
+
+    def check_state(self, state: Mapping[str, Any]) -> None:
+        """Check that a checkpoint's symbols have the numbers that they have here.
+
+        Args:
+            state: what `state_dict` returned when the checkpoint was written.
+
+        Raises:
+            CheckpointError: they have not; the first one that differs is named.
+        """
+        theirs, ours = state.get("dictionary"), self.state_dict().get("dictionary")
+        if not theirs or not ours or theirs == ours:
+            return
+        pairs = itertools.zip_longest(theirs, ours)
+        number, (before, now) = next((n, pair) for n, pair in enumerate(pairs) if pair[0] != pair[1])
+        raise CheckpointError(
+            f"the checkpoint was trained with another dictionary: symbol {number} is {before!r} there, {now!r} in the "
+            f"data folder ({len(theirs)} and {len(ours)} symbols); put that dictionary back, or start anew in another "
+            "--save-dir with --w2v-path"
+        )
 
     def state_dict(self) -> dict[str, Any]:
         """Return what a checkpoint must hold to use the model without the data folder (the dictionary)."""

@@ -18,6 +18,7 @@ from w2v.tasks.base import Task
 from w2v.training.compile import compile_blocks
 from w2v.training.fsdp import parallel_model
 from w2v.training.options import TrainConfig
+from w2v.training.start_checks import warnings_at_start
 from w2v.training.trainer import Trainer
 
 logger = logging.getLogger(__name__)
@@ -41,6 +42,9 @@ def build_trainer(config: TrainConfig, device: torch.device) -> Trainer:
     if not config.dataset.disable_validation:
         for split in config.dataset.valid_subset.split(","):
             task.prepare_validation(split.strip(), config.dataset, criterion)
+        _check_metric(config, task.valid_value_names(criterion))
+    for warning in warnings_at_start(config):
+        logger.warning("%s", warning)
     plain = config.to_plain()
     # The model completes its options while it is built (a fine-tuned one takes in its encoder's).
     completed = getattr(model, "config", config.model.config)
@@ -65,6 +69,12 @@ def build_trainer(config: TrainConfig, device: torch.device) -> Trainer:
         device=device,
         sample_rate=getattr(config.task.config, "sample_rate", None),
     )
+
+
+def _check_metric(config: TrainConfig, known: frozenset[str] | None) -> None:
+    metric = config.checkpoint.best_checkpoint_metric
+    if known is not None and metric not in (names := {*known, "wps", "wpb", "bsz"}):
+        raise ConfigError(f"--best-checkpoint-metric must be one of {', '.join(sorted(names))}, got {metric!r}")
 
 
 def _with_accumulation(config: TrainConfig) -> OptimizationConfig:

@@ -1,7 +1,8 @@
 """From the command line (and a YAML file) to a typed configuration of one training run.
 
-Order of precedence: what is typed, then `--config FILE.yaml`, then the preset behind `--arch`, then the defaults of
-the dataclasses. The YAML file has the sections of the original's files; `--print-config` writes such a file.
+Order of precedence: what is typed, then `--config FILE.yaml`, then `--recipe NAME`, then the model that a run begins
+from, then the preset behind `--arch`, then the defaults of the dataclasses. The YAML file has the sections of the
+original's files; `--print-config` writes such a file.
 """
 
 from __future__ import annotations
@@ -13,9 +14,10 @@ from dataclasses import dataclass
 from typing import Any
 
 from w2v.config import ArgumentParser, build_config, options_of, to_plain
+from w2v.config.hydra import split_hydra
 from w2v.config.sections import CheckpointConfig, CommonConfig, DatasetConfig, DistributedConfig, OptimizationConfig
-from w2v.config.unsupported_flags import refuse_unsupported
-from w2v.config.yaml_file import ConfigFile, read_config_file
+from w2v.config.unsupported_flags import TRAIN, refuse_unsupported
+from w2v.config.yaml_file import ConfigFile
 from w2v.criterions import CRITERIONS
 from w2v.errors import ConfigError, RegistryError
 from w2v.models import MODELS
@@ -23,6 +25,8 @@ from w2v.optim import LR_SCHEDULERS, OPTIMIZERS
 from w2v.plugins import import_installed, import_user_dir
 from w2v.registry import Entry, Registry
 from w2v.tasks import TASKS
+from w2v.training.beginning_model import beginning_model, is_run_of_ours
+from w2v.training.option_files import MISSING, fitting, read_layers, take_marks, translate, without_unused
 
 ROOT_SECTIONS: dict[str, type] = {
     "common": CommonConfig,
@@ -106,20 +110,29 @@ def parse_train_command(argv: Sequence[str]) -> ParsedCommand:
         SystemExit: `--help` was asked for.
     """
     # Two passes: the flags that there are depend on --task, --arch, --criterion, ..., and on plugins.
+    hydra = split_hydra(argv, [*ROOT_SECTIONS, *REGISTRIES])
+    argv = hydra.argv
     first = _first_pass(argv)
-    file = read_config_file(first.config, [*ROOT_SECTIONS, *REGISTRIES]) if first.config else ConfigFile()
-    user_dir = first.user_dir or file.section("common").get("user_dir")
-    # Plugins before any parser is built: they may bring the component that is asked for.
-    import_installed()
-    if user_dir:
-        try:
-            if not isinstance(user_dir, str):
-                raise ConfigError(f"--user-dir: must be text, got {user_dir!r}")
-            import_user_dir(user_dir)
-        except ConfigError as e:
-            raise ConfigError(str(e) if first.user_dir else f"{file.where('common', 'user_dir')}: {e}") from e
-    entries = _choose(first, file)
-    _check_values(file, entries)
+    own, recipe = read_layers(first.recipe, first.config or hydra.config, hydra.options, [*ROOT_SECTIONS, *REGISTRIES])
+    _import_plugins(first, own)
+    own, missing = take_marks(own)
+    recipe, missing_in_recipe = take_marks(recipe)
+    both = own.over(recipe)
+    checkpoint = both.section("checkpoint")
+    beginning = beginning_model(
+        first.finetune_from_model or checkpoint.get("finetune_from_model"),
+        first.restore_file or checkpoint.get("restore_file"),
+        first.save_dir or checkpoint.get("save_dir", CheckpointConfig.save_dir),
+    )
+    if beginning is not None:
+        recipe = recipe.over(beginning.layer())
+    entries = _choose(first, own.over(recipe))
+    own = without_unused(translate(own, entries), {**ROOT_SECTIONS, **_configs(entries)})
+    _check_values(own, entries)
+    file = own.over(fitting(translate(recipe, entries), {**ROOT_SECTIONS, **_configs(entries)}))
+    wants_print = "--print-config" in argv
+    if wants_print and "data" not in file.section("task"):  # a recipe can be looked at before there are data
+        file = file.put("task", "data", MISSING, "")
     parser = _full_parser(entries, file)
     refuse_unsupported(argv, "w2v-train", parser.owners)
     if first.wants_help:
@@ -136,19 +149,72 @@ def parse_train_command(argv: Sequence[str]) -> ParsedCommand:
     for name, value in typed.items():
         if name in owners:
             sections.setdefault(owners[name], {})[name] = value
+    _check_missing({**missing_in_recipe, **missing}, sections, entries, may_lack=wants_print)
+    config = _assembled(entries, sections, file, typed)
+    if beginning is not None:
+        beginning.check(entries["model"], getattr(config.task.config, "normalize", None))
+        if beginning.flag == "--restore-file" and not is_run_of_ours(beginning.path):
+            config = _from_a_model(config, beginning.path)
+    return ParsedCommand(config, wants_print)
+
+
+def _import_plugins(first: argparse.Namespace, file: ConfigFile) -> None:
+    # Plugins before any parser is built: they may bring the component that is asked for.
+    user_dir = first.user_dir or file.section("common").get("user_dir")
+    import_installed()
+    if user_dir:
+        try:
+            if not isinstance(user_dir, str):
+                raise ConfigError(f"--user-dir: must be text, got {user_dir!r}")
+            import_user_dir(user_dir)
+        except ConfigError as e:
+            raise ConfigError(str(e) if first.user_dir else f"{file.where('common', 'user_dir')}: {e}") from e
+
+
+def _check_missing(
+    missing: Mapping[tuple[str, str], str],
+    sections: dict[str, dict[str, Any]],
+    entries: Mapping[str, Entry[Any]],
+    *,
+    may_lack: bool,
+) -> None:
+    """Check that what a file marks with `???` is given; where it `may_lack`, to be printed, the mark is put back."""
+    options = {(section, option.name): option for section, option in _owned_options(entries)}
+    for (section, name), where in missing.items():
+        option = options.get((section, name))
+        if option is None or sections.get(section, {}).get(name) is not None:
+            continue
+        if not may_lack:
+            what = "the data folder" if option.positional else option.flag
+            raise ConfigError(f"{where}: {name} is {MISSING}: give {what}")
+        sections.setdefault(section, {})[name] = MISSING
+
+
+def _assembled(
+    entries: Mapping[str, Entry[Any]], sections: Mapping[str, Any], file: ConfigFile, typed: Mapping[str, Any]
+) -> TrainConfig:
     try:
-        config = _assemble(entries, sections, "w2v-train")
+        return _assemble(entries, sections, "w2v-train")
     except ConfigError as e:
         # A rule of several options, or a range; it begins with the flag.
         for section, option in _owned_options(entries):
-            if (
-                str(e).startswith(f"{option.flag} ")
-                and (section, option.name) in file.lines
-                and option.name not in typed
-            ):
+            is_in_file = (section, option.name) in file.places and option.name not in typed
+            if str(e).startswith(f"{option.flag} ") and is_in_file:
                 raise ConfigError(f"{file.where(section, option.name)}: {e}") from e
         raise
-    return ParsedCommand(config, bool(typed.get("print_config")))
+
+
+def _from_a_model(config: TrainConfig, path: str) -> TrainConfig:
+    """Return what `--restore-file MODEL` means where the file holds no state of a run: its weights, at update 0."""
+    changed = dataclasses.replace(
+        config.checkpoint, restore_file=CheckpointConfig.restore_file, finetune_from_model=path,
+        reset_dataloader=False, reset_lr_scheduler=False, reset_meters=False, reset_optimizer=False,
+    )  # fmt: skip
+    return dataclasses.replace(config, checkpoint=changed)
+
+
+def _configs(entries: Mapping[str, Entry[Any]]) -> dict[str, type]:
+    return {section: entry.config for section, entry in entries.items()}
 
 
 # ---------------------------------------------------------------------------------------------- passes
@@ -157,8 +223,8 @@ def parse_train_command(argv: Sequence[str]) -> ParsedCommand:
 def _first_pass(argv: Sequence[str]) -> argparse.Namespace:
     """Find what decides which flags there are."""
     parser = ArgumentParser(prog="w2v-train", add_help=False)
-    parser.add_argument("--user-dir")
-    parser.add_argument("--config")
+    for flag in ("--user-dir", "--config", "--recipe", "--finetune-from-model", "--restore-file", "--save-dir"):
+        parser.add_argument(flag)
     parser.add_argument("-h", "--help", action="store_true", dest="wants_help")
     for section, registry in REGISTRIES.items():
         parser.add_argument(registry.flag, *SHORT_FLAGS.get(section, ()), dest=section)
@@ -189,7 +255,7 @@ def _entry(registry: Registry[Any], name: Any) -> Entry[Any]:
 
 def _check_values(file: ConfigFile, entries: Mapping[str, Entry[Any]]) -> None:
     """Refuse unknown options of a file, and values that are none; typed flags do not make them good."""
-    configs = {**ROOT_SECTIONS, **{section: entry.config for section, entry in entries.items()}}
+    configs = {**ROOT_SECTIONS, **_configs(entries)}
     for section, values in file.sections.items():
         options = {option.name: option for option in options_of(configs[section])} if section in configs else {}
         for name, value in values.items():
@@ -198,6 +264,9 @@ def _check_values(file: ConfigFile, entries: Mapping[str, Entry[Any]]) -> None:
             if name.startswith("_") or section not in configs:
                 continue
             if option is None:
+                flag = f"--{name.replace('_', '-')}"
+                if flag in TRAIN:
+                    raise ConfigError(f"{where}: w2v-train has no {name}: {TRAIN[flag]}")
                 build_config(configs[section], {name: value}, f"{where}: section {section}")
             else:
                 try:
@@ -222,9 +291,13 @@ def _full_parser(entries: Mapping[str, Entry[Any]], file: ConfigFile) -> Argumen
         parser.owners.update(dict.fromkeys(flags, "choice"))
     group.add_argument("--config", metavar="FILE.yaml", default=argparse.SUPPRESS, help="read options from a file")
     group.add_argument(
+        "--recipe", metavar="NAME", default=argparse.SUPPRESS,
+        help="take options from a file that comes with w2v, such as base-8gpu or ctc-1h; `--recipe help` lists them",
+    )  # fmt: skip
+    group.add_argument(
         "--print-config", action="store_true", default=argparse.SUPPRESS, help="print such a file, and leave"
     )
-    parser.owners.update({"--config": "choice", "--print-config": "choice"})
+    parser.owners.update(dict.fromkeys(("--config", "--recipe", "--print-config"), "choice"))
     for section, entry in entries.items():
         parser.add_config(entry.config, f"{section} {entry.name}", {**entry.overrides, **file.section(section)})
     for section, config in ROOT_SECTIONS.items():

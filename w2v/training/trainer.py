@@ -15,7 +15,6 @@ import math
 import time
 from collections.abc import Iterator
 from dataclasses import replace
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -33,6 +32,7 @@ from w2v.optim.base import Optimizer, Schedule
 from w2v.optim.loss_scaler import build_loss_scaler
 from w2v.tasks.base import Task
 from w2v.training.agreement import require_agreement
+from w2v.training.beginning_model import read_weights
 from w2v.training.ddp import ParallelModel
 from w2v.training.intervals import Cadence, Patience, Plan
 from w2v.training.log import TrainingLog
@@ -391,8 +391,8 @@ class Trainer:
                 "loaded checkpoint %s (epoch %d @ %d updates)", start.path, self.batches.epoch, self.num_updates
             )
         elif start.finetune and self.checkpoint.finetune_from_model:
-            self._load_weights(load_checkpoint(Path(self.checkpoint.finetune_from_model)))
-            logger.info("loaded the weights of %s", self.checkpoint.finetune_from_model)
+            self._load_weights(read_weights(self.checkpoint.finetune_from_model))
+            logger.info("loaded the weights of %s; the run begins at update 0", self.checkpoint.finetune_from_model)
         else:
             logger.info("no existing checkpoint found %s", self.manager.folder / LAST)
         self.log.progress.begin_start(start.number, self.num_updates)
@@ -459,6 +459,7 @@ class Trainer:
             )  # fmt: skip
 
     def _load_weights(self, state: dict[str, Any]) -> None:
+        self.task.check_state(state.get("task") or {})
         try:
             self._parallel.load_weights(state["model"])
         except RuntimeError as e:

@@ -1,0 +1,203 @@
+"""Runs that begin from a model: of every family and every program that wrote it, taken or refused in one line."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from toy_speech import Outcome, call, write_corpus
+
+from w2v.checkpoint.file import load_checkpoint
+from w2v.convert import read_model_file
+from w2v_cli import convert, featurize, infer, labels, lm, manifest, tokenize, train
+
+pytest.importorskip("soundfile")
+
+FAMILIES = ("w2v2_base", "w2v2_large", "ctc_base", "w2v1", "vq_gumbel", "vq_kmeans")
+CTC = [
+    *("--task", "audio_pretraining", "--arch", "wav2vec_ctc", "--criterion", "ctc", "--labels", "ltr", "--lr", "1e-3"),
+    *("--max-tokens", "100000", "--num-workers", "0", "--cpu", "--max-update", "1"),
+]
+PRETRAINING = [
+    *("--criterion", "wav2vec", "--infonce", "--lr", "1e-3", "--max-tokens", "64000", "--max-sample-size", "16000"),
+    *("--num-workers", "0", "--cpu", "--max-update", "1"),
+]
+
+
+@pytest.fixture(scope="module")
+def speech(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("speech")
+    write_corpus(folder / "audio", 12, 1, (4, 6))
+    assert call(manifest.main, [folder / "audio", "--dest", folder, "--ext", "wav", "--valid-percent", "0.2"]).code == 0
+    for split in ("train", "valid"):
+        texts = ["--transcripts", folder / "audio" / "transcripts.txt", *(["--dict"] if split == "train" else [])]
+        assert (
+            call(labels.main, [folder / f"{split}.tsv", "--output-dir", folder, "--output-name", split, *texts]).code
+            == 0
+        )
+    return folder
+
+
+def model(golden: Any, name: str) -> Path:
+    return golden / f"checkpoints/g1_args/{name}.pt"
+
+
+def normalized(golden: Any, name: str) -> list[str]:
+    return ["--normalize"] if read_model_file(model(golden, name)).normalize else []
+
+
+# ------------------------------------------------------------------------------------------ --w2v-path
+
+
+@pytest.mark.parametrize("name", FAMILIES)
+def test_an_encoder_for_fine_tuning(golden: Any, speech: Path, tmp_path: Path, name: str) -> None:
+    path = model(golden, name)
+    outcome = call(train.main, [speech, "--save-dir", tmp_path, "--w2v-path", path, *CTC, *normalized(golden, name)])
+    if name in ("w2v1", "vq_gumbel", "vq_kmeans"):
+        assert_one_line(outcome, "--w2v-path: the model there is no wav2vec 2.0")
+        return
+    assert outcome.code == 0, outcome.err
+    assert ("is fine-tuned already: its encoder is taken" in outcome.out + outcome.err) == (name == "ctc_base")
+    ours, theirs = load_checkpoint(tmp_path / "checkpoint_last.pt")["model"], read_model_file(path).state
+    prefix = "w2v_encoder.w2v_model."
+    conv = next(key for key in ours if key.startswith(f"{prefix}feature_extractor"))
+    assert torch.equal(ours[conv], theirs[conv if name == "ctc_base" else conv.removeprefix(prefix)].float())
+
+
+def test_our_own_fine_tuned_model_is_fine_tuned_further(golden: Any, speech: Path, tmp_path: Path) -> None:
+    first = [speech, "--save-dir", tmp_path / "a", "--w2v-path", model(golden, "w2v2_base"), *CTC]
+    assert call(train.main, first).code == 0
+    again = [speech, "--save-dir", tmp_path / "b", "--w2v-path", tmp_path / "a" / "checkpoint_last.pt", *CTC]
+    assert call(train.main, again).code == 0
+    configs = [load_checkpoint(tmp_path / run / "checkpoint_last.pt")["config"]["model"]["w2v_args"] for run in "ab"]
+    assert configs[0] == configs[1]
+
+
+# ------------------------------------------------------------------------------------------ continued pretraining
+
+
+@pytest.mark.parametrize("flag", ["--finetune-from-model", "--restore-file"])
+@pytest.mark.parametrize("name", ["w2v2_base", "w2v2_large", "vq_gumbel", "ctc_base"])
+def test_pretraining_continues(golden: Any, speech: Path, tmp_path: Path, name: str, flag: str) -> None:
+    path = model(golden, name)
+    resets = ["--reset-optimizer", "--reset-lr-scheduler", "--reset-dataloader", "--reset-meters"]
+    argv = [speech, "--save-dir", tmp_path, *PRETRAINING, flag, path, *(resets if flag == "--restore-file" else [])]
+    if name == "ctc_base":
+        assert_one_line(
+            call(train.main, [*argv, "--arch", "wav2vec2"]), "is a model of --arch wav2vec_ctc, this run has wav2vec2"
+        )
+        return
+    outcome = call(train.main, argv)  # no architecture, no --normalize: both are the model's
+    assert outcome.code == 0, outcome.err
+    state, theirs = load_checkpoint(tmp_path / "checkpoint_last.pt"), read_model_file(path)
+    assert state["trainer"]["num_updates"] == 1
+    assert state["config"]["task"]["normalize"] == theirs.normalize
+    assert state["model"].keys() == theirs.state.keys()
+    frozen = {k: v.float() for k, v in theirs.state.items()}
+    moved = [key for key in frozen if not torch.allclose(frozen[key], state["model"][key], atol=0.02)]
+    assert not moved  # one small update away
+    again = call(train.main, [*argv, "--max-update", "2"])
+    assert again.code == 0, again.err  # resumes: the model is not read a second time
+    assert load_checkpoint(tmp_path / "checkpoint_last.pt")["trainer"]["num_updates"] == 2
+
+
+def test_flags_win_over_the_model_and_must_fit(golden: Any, speech: Path, tmp_path: Path) -> None:
+    argv = [speech, "--save-dir", tmp_path, *PRETRAINING, "--finetune-from-model", model(golden, "w2v2_base")]
+    assert_one_line(call(train.main, [*argv, "--normalize"]), "was trained without --normalize; train it without, too")
+    assert_one_line(call(train.main, [*argv, "--encoder-layers", "7"]), "does not fit the model")
+    assert call(train.main, [*argv, "--dropout", "0.3"]).code == 0
+    assert load_checkpoint(tmp_path / "checkpoint_last.pt")["config"]["model"]["dropout"] == 0.3
+
+
+def test_a_hugging_face_folder(golden: Any, speech: Path, tmp_path: Path) -> None:
+    pytest.importorskip("safetensors")
+    assert call(convert.main, [model(golden, "w2v2_base"), tmp_path / "hf", "--to", "huggingface"]).code == 0
+    argv = [speech, "--save-dir", tmp_path / "run", *PRETRAINING, "--finetune-from-model", tmp_path / "hf"]
+    assert call(train.main, argv).code == 0
+
+
+def test_another_dictionary_is_refused(golden: Any, speech: Path, tmp_path: Path) -> None:
+    argv = [speech, "--save-dir", tmp_path, "--w2v-path", model(golden, "w2v2_base"), *CTC]
+    assert call(train.main, argv).code == 0
+    path = speech / "dict.ltr.txt"
+    lines = path.read_text().splitlines()
+    try:
+        path.write_text("\n".join([lines[1], lines[0], *lines[2:]]) + "\n")
+        assert_one_line(
+            call(train.main, [*argv, "--max-update", "2"]),
+            f"symbol 4 is '{lines[0][0]}' there, '{lines[1][0]}' in the data folder",
+        )
+        restored = [speech, "--save-dir", tmp_path / "other", *CTC, "--restore-file", tmp_path / "checkpoint_last.pt"]
+        assert_one_line(call(train.main, restored), "was trained with another dictionary")
+        weights = [*restored[:-2], "--finetune-from-model", tmp_path / "checkpoint_last.pt"]
+        assert_one_line(call(train.main, weights), "was trained with another dictionary")
+    finally:
+        path.write_text("\n".join(lines) + "\n")
+
+
+@pytest.mark.parametrize("split", ["train", "valid"])
+def test_texts_that_do_not_fit_are_left_out(golden: Any, speech: Path, tmp_path: Path, split: str) -> None:
+    data = tmp_path / "data"
+    data.mkdir()
+    for file in [*speech.glob("*.tsv"), *speech.glob("*.ltr"), speech / "dict.ltr.txt"]:
+        (data / file.name).write_text(file.read_text())
+    lines = (data / f"{split}.ltr").read_text().splitlines()
+    lines[1] = " ".join([lines[1]] * 60)
+    (data / f"{split}.ltr").write_text("\n".join(lines) + "\n")
+    argv = [data, "--save-dir", tmp_path / "run", "--w2v-path", model(golden, "w2v2_base"), *CTC]
+    outcome = call(train.main, [*argv, "--max-update", "4", "--log-format", "json"])
+    assert outcome.code == 0, outcome.err
+    said = outcome.out + outcome.err
+    assert f"left out 1 clips with more symbols than frames, whose loss is infinite: {data / split}.tsv:3 " in said
+    assert "update skipped" not in said
+    assert all(line["valid_loss"] < 1e6 for line in outcome.lines("valid"))
+    assert (tmp_path / "run" / "checkpoint_best.pt").is_file()
+
+
+# ------------------------------------------------------------------------------------------ every program, every family
+
+
+PROGRAMS: dict[str, Any] = {
+    "infer": lambda path, data, out: (
+        infer.main, [data, "--path", path, "--gen-subset", "valid", "--cpu", "--num-workers", "0"],
+    ),
+    "featurize": lambda path, data, out: (
+        featurize.main, ["--input", data / "valid.tsv", "--output", out, "--model", path, "--cpu", "--format", "npy"],
+    ),
+    "tokenize": lambda path, data, out: (
+        tokenize.main, ["--data-dir", data, "--output-dir", out, "--checkpoint", path, "--splits", "valid", "--cpu"],
+    ),
+    "convert": lambda path, data, out: (convert.main, [path]),
+    "perplexity": lambda path, data, out: (lm.main, ["--perplexity", data / "valid.wrd", "--lm", path]),
+    "finetune": lambda path, data, out: (
+        train.main, [data, "--save-dir", out, *CTC, "--finetune-from-model", path],
+    ),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", [*FAMILIES, "no_model"])
+@pytest.mark.parametrize("program", PROGRAMS)
+def test_a_model_is_used_or_refused_in_one_line(
+    golden: Any, speech: Path, tmp_path: Path, program: str, name: str
+) -> None:
+    path = tmp_path / "no_model.pt" if name == "no_model" else model(golden, name)
+    if name == "no_model":
+        torch.save({"weights": torch.zeros(3)}, path)
+    main, argv = PROGRAMS[program](path, speech, tmp_path / "out")
+    outcome = call(main, argv)
+    assert outcome.code in (0, 2)
+    if outcome.code:
+        assert_one_line(outcome, "")
+    else:
+        assert name != "no_model"
+
+
+def assert_one_line(outcome: Outcome, message: str) -> None:
+    assert outcome.code == 2, outcome.out
+    errors = [line for line in outcome.err.splitlines() if re.search(r": error: ", line)]
+    assert len(errors) == 1, outcome.err
+    assert "Traceback" not in outcome.err
+    assert message in errors[0]

@@ -1,0 +1,140 @@
+"""From what the user calls a model to a file or folder on this machine: a path, a name on the hub, or an address.
+
+Downloads go through `huggingface_hub`, into its cache (`HF_HOME`), whole or not at all; `HF_HUB_OFFLINE=1` keeps to
+what is there.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import re
+import shutil
+import urllib.error
+import urllib.request
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from w2v.errors import CheckpointError, MissingPackageError
+from w2v.files import atomic_path
+
+CONFIG_FILE = "config.json"
+WEIGHTS = ("model*.safetensors", "pytorch_model*.bin")
+SMALL_FILES = ("*.json", "*.txt")
+TIMEOUT = 60.0  # seconds without a byte
+_ADDRESS = re.compile(r"^https?:/+(?=.)")
+_HUB_NAME = re.compile(r"^[\w-][\w.-]*/[\w-][\w.-]*(@[\w./-]+)?$")
+_FILE_ENDINGS = (".pt", ".pth", ".bin", ".safetensors", ".json", ".arpa", ".gz", ".ckpt", ".onnx", ".txt")
+
+
+def is_address(name: str | Path) -> bool:
+    """Tell whether a name is an address on the web."""
+    return _ADDRESS.match(str(name)) is not None
+
+
+def locate(name: str | Path) -> Path:
+    """Return the file or folder of a model; one that is not here is downloaded.
+
+    Args:
+        name: a path; `OWNER/NAME` or `OWNER/NAME@REVISION` on the Hugging Face hub; or an address.
+
+    Raises:
+        CheckpointError: it cannot be downloaded; the message says what to do.
+        MissingPackageError: huggingface_hub is needed and not installed.
+    """
+    text = str(name)
+    if is_address(text):
+        # A path object has made one slash of two.
+        return _from_web(_ADDRESS.sub(lambda found: found[0].split(":")[0] + "://", text))
+    path = Path(name)
+    if path.exists() or not _HUB_NAME.match(text) or text.lower().endswith(_FILE_ENDINGS):
+        return path
+    return _from_hub(text)
+
+
+def fingerprint(name: str | Path) -> str:
+    """Return a short digest of all that a model is read from: of a folder, the configuration and the weights.
+
+    Raises:
+        CheckpointError: a file cannot be read.
+    """
+    digest = hashlib.blake2b(digest_size=8)
+    try:
+        for path in _files(locate(name)):
+            with open(path, "rb") as file:
+                while block := file.read(1 << 22):
+                    digest.update(block)
+    except OSError as e:
+        raise CheckpointError(f"{name}: cannot be read: {e.strerror or e}") from e
+    return digest.hexdigest()
+
+
+def _files(path: Path) -> Iterator[Path]:
+    folder = path if path.is_dir() else path.parent if path.name == CONFIG_FILE else None
+    if folder is None:
+        yield path
+        return
+    # As they are read: safetensors where it is there.
+    weights = next((found for pattern in WEIGHTS if (found := sorted(folder.glob(pattern)))), [])
+    settings = (path for path in sorted(folder.glob("*.json")) if not path.name.startswith("w2v-"))
+    yield from (*settings, *weights)
+
+
+def _from_hub(text: str) -> Path:
+    name, _, revision = text.partition("@")
+    try:
+        from huggingface_hub import snapshot_download
+        from huggingface_hub.errors import (
+            HfHubHTTPError,
+            LocalEntryNotFoundError,
+            RepositoryNotFoundError,
+            RevisionNotFoundError,
+        )  # fmt: skip
+    except ImportError as e:
+        raise MissingPackageError(
+            "huggingface_hub", "hub", f"{text}, which is no file here, but a name on the hub"
+        ) from e
+    wanted: dict[str, Any] = {"repo_id": name, "revision": revision or None}
+    try:
+        folder = Path(snapshot_download(**wanted, allow_patterns=[*SMALL_FILES, WEIGHTS[0]]))
+        if not any(folder.glob(WEIGHTS[0])):
+            folder = Path(snapshot_download(**wanted, allow_patterns=[*SMALL_FILES, WEIGHTS[1]]))
+    except RepositoryNotFoundError as e:
+        raise CheckpointError(f"{text}: there is no such file, and no such model on the Hugging Face hub") from e
+    except RevisionNotFoundError as e:
+        raise CheckpointError(f"{text}: the model {name} on the Hugging Face hub has no revision {revision}") from e
+    except LocalEntryNotFoundError as e:
+        raise CheckpointError(
+            f"{text}: there is no such file; the hub has not been reached, and the model is not in its cache"
+        ) from e
+    except (HfHubHTTPError, OSError, ValueError) as e:
+        reason = " ".join(str(e).split())[:200]
+        raise CheckpointError(f"{text}: there is no such file, and the hub does not give it: {reason}") from e
+    return folder
+
+
+def _from_web(address: str) -> Path:
+    """Download one file into the cache; the files of one address lie in a folder of their own."""
+    host = re.match(r"https?://(?:www\.)?huggingface\.co/([\w.-]+/[\w.-]+)/?$", address)
+    if host:
+        return _from_hub(host[1])
+    cache = Path(os.environ.get("W2V_CACHE", "~/.cache/w2v")).expanduser()
+    folder = cache / hashlib.blake2b(address.encode(), digest_size=8).hexdigest()
+    path = folder / (re.sub(r"[^\w.-]", "_", address.partition("?")[0].rstrip("/").rpartition("/")[2]) or "model")
+    if path.is_file():
+        return path
+    if os.environ.get("HF_HUB_OFFLINE", "0").lower() in ("1", "true", "yes", "on"):
+        raise CheckpointError(f"{address}: is not in the cache {cache}, and HF_HUB_OFFLINE is set")
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        with urllib.request.urlopen(address, timeout=TIMEOUT) as source, atomic_path(path) as part:
+            with open(part, "wb") as file:
+                shutil.copyfileobj(source, file, 1 << 20)
+            size = source.headers.get("Content-Length")
+            if size is not None and part.stat().st_size != int(size):
+                raise CheckpointError(f"{address}: the connection was lost after {part.stat().st_size} of {size} bytes")
+    except (OSError, urllib.error.URLError, ValueError) as e:
+        reason = getattr(e, "reason", None) or getattr(e, "strerror", None) or e
+        raise CheckpointError(f"{address}: cannot be downloaded: {' '.join(str(reason).split())[:200]}") from e
+    return path
