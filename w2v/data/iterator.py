@@ -8,10 +8,10 @@ is one number, so resuming reads nothing that was read before.
 from __future__ import annotations
 
 import atexit
+import dataclasses
 import hashlib
 import logging
 import multiprocessing
-import pickle
 import re
 import signal
 import threading
@@ -278,7 +278,7 @@ class BatchReader:
         try:
             # No name for the loader's iterator: in the traceback of an error it would keep the workers alive.
             for answer in self._answers():
-                if isinstance(answer, bytes):
+                if isinstance(answer, _Piped):
                     answer = self._unpacked(answer)
                 if isinstance(answer, _Failure):
                     raise answer.error()
@@ -295,7 +295,7 @@ class BatchReader:
         """End the worker processes; a later `read` starts new ones."""
         self._loader = None
 
-    def _unpacked(self, answer: bytes) -> Any:
+    def _unpacked(self, piped: _Piped) -> _Answer:
         """Return what a worker has sent through its pipe, and say so where it was not planned."""
         if not self._is_told:
             self._is_told = True
@@ -303,7 +303,7 @@ class BatchReader:
                 "%s is full, so batches go through pipes, which is slower; make it larger (docker run --shm-size 8g), "
                 "or give --num-workers 0", SHARED_MEMORY,
             )  # fmt: skip
-        return pickle.loads(answer)
+        return _Answer(_converted(piped.batch, np.ndarray, torch.from_numpy), piped.report)
 
     def _answers(self) -> Iterator[Any]:
         with warnings.catch_warnings():
@@ -404,9 +404,26 @@ class _Requests:
 
 
 @dataclass(frozen=True)
+class _Piped:
+    """An answer whose tensors are arrays: these go through the pipe itself, tensors through shared memory."""
+
+    batch: Any
+    report: Any
+
+
+def _converted(batch: Any, kind: type, convert: Callable[[Any], Any]) -> Any:
+    """Return a batch, a dataclass, with its fields of one kind converted."""
+    values = {item.name: getattr(batch, item.name) for item in dataclasses.fields(batch)}
+    return dataclasses.replace(batch, **{name: convert(v) for name, v in values.items() if isinstance(v, kind)})
+
+
+@dataclass(frozen=True)
 class _Answer:
     batch: Any
     report: Any
+
+    def piped(self) -> _Piped:
+        return _Piped(_converted(self.batch, torch.Tensor, torch.Tensor.numpy), self.report)
 
     def pin_memory(self) -> _Answer:
         pin: Callable[[], Batch] | None = getattr(self.batch, "pin_memory", None)
@@ -432,7 +449,7 @@ class _Answers(Dataset[Any]):
         self.dataset = dataset
         self.through_pipes = through_pipes
 
-    def __getitem__(self, request: Request) -> _Answer | _Failure | bytes:
+    def __getitem__(self, request: Request) -> _Answer | _Failure | _Piped:
         indices, seed = request
         is_worker = get_worker_info() is not None
         if is_worker:
@@ -441,8 +458,8 @@ class _Answers(Dataset[Any]):
             answer: _Answer | _Failure = _Answer(*self.dataset.load(indices, seed))
         except W2vError as e:
             answer = _Failure(type(e), str(e))
-        # As bytes: a tensor on its way between processes would take a file of shared memory.
-        return pickle.dumps(answer) if is_worker and worker_limits.through_pipes else answer
+        # A tensor on its way between processes takes a file of shared memory; an array goes through the pipe.
+        return answer.piped() if is_worker and worker_limits.through_pipes and isinstance(answer, _Answer) else answer
 
 
 def _as_it_is(answer: Any) -> Any:
