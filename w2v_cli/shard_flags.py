@@ -26,7 +26,9 @@ class ShardOptions:
         check_range(self, 1, math.inf, "num_shards")
         flag = self.shard_flag
         if (self.shard_id is None) != (self.num_shards is None):
-            raise ConfigError(f"{flag} and --num-shards go together; give both or neither")
+            raise ConfigError(
+                f"{flag} and --num-shards go together; {flag} must be given, from 0 on and below the other"
+            )
         if self.shard_id is not None and self.num_shards is not None and not 0 <= self.shard_id < self.num_shards:
             raise ConfigError(f"{flag} must be below --num-shards {self.num_shards}, from 0 on, got {self.shard_id}")
 

@@ -40,9 +40,15 @@ def own_rank(options: ShardOptions, *, cpu: bool) -> RankInfo:
     return find_rank(no_spawn=True, cpu=cpu, environ=environ)
 
 
+def own_shard(options: ShardOptions, rank: RankInfo) -> Shard:
+    """Return the part of this rank of this run: the ranks of a run share what was chosen by hand."""
+    hand = options.shard
+    return Shard(hand.index + hand.count * rank.rank, hand.count * rank.world_size)
+
+
 def own_part(options: ShardOptions, rank: RankInfo, items: Sequence[Item]) -> Sequence[Item]:
     """Return what this rank of this run takes of a list that all runs and ranks make alike."""
-    return Shard(rank.rank, rank.world_size).take(options.shard.take(items))
+    return own_shard(options, rank).take(items)
 
 
 def joined_ranks(rank: RankInfo, *, cpu: bool) -> AbstractContextManager[torch.device]:

@@ -49,7 +49,7 @@ def transcribe(argv: Sequence[str]) -> int:
     with open_run(flags.what, flags.how, flags.decoder) as (transcriber, decode, shard):
         if shard.count > 1 and folder is None:
             raise ConfigError(f"{shard.count} processes need --output-dir: their lines would mix on stdout")
-        mine = jobs[shard.number :: shard.count]
+        mine = shard.take(jobs)
         waiting = [job for job in mine if folder is None or not folder.is_done(job.output)]
         output = Output(flags, folder)
         recordings = _recordings(flags, waiting, transcriber)

@@ -16,6 +16,7 @@ from w2v.inference.result import FORMATS, read_formats
 from w2v.inference.subtitles import SubtitleStyle
 from w2v.inference.transcribe_options import TranscribeConfig
 from w2v_cli.recordings import STANDARD_INPUT
+from w2v_cli.shard_flags import ShardOptions
 from w2v_cli.visualization.stretch import Stretch, parse_stretch
 
 PROGRAM = "w2v-transcribe"
@@ -23,7 +24,7 @@ BUILT_IN = ("viterbi", "kenlm", "fairseqlm")
 
 
 @dataclass(frozen=True)
-class TranscribeFlags:
+class TranscribeFlags(ShardOptions):
     """What is transcribed, by which model, and where the transcripts go."""
 
     model: str = arg(
@@ -55,8 +56,6 @@ class TranscribeFlags:
         None, help="how units become words: letter, sentencepiece, ... (default: as trained)"
     )
     user_dir: str | None = arg(None, help="python file, folder or package with your own models or decoders")
-    num_shards: int = arg(1, help="split the recordings over this many runs")
-    shard_id: int = arg(0, help="which of them this run takes, from 0")
     num_workers: int = arg(2, help="recordings read at once")
     decode_workers: int | None = arg(None, help="processes that decode (default: all cores for kenlm, else 0)")
     cpu: bool = arg(False, help="never use a GPU")
@@ -70,10 +69,9 @@ class TranscribeFlags:
     log_interval: float = arg(10.0, help="seconds between two lines of progress")
 
     def __post_init__(self) -> None:
-        check_range(self, 1, math.inf, "num_shards", "num_workers")
+        super().__post_init__()
+        check_range(self, 1, math.inf, "num_workers")
         check_range(self, 0, math.inf, "decode_workers", "log_interval")
-        if not 0 <= self.shard_id < self.num_shards:
-            raise ConfigError(f"--shard-id must be at least 0 and below --num-shards, got {self.shard_id}")
         if self.fp16 + self.bf16 + self.int8 > 1:
             raise ConfigError("--fp16, --bf16 and --int8 exclude each other; give one of them")
         if self.pcm is not None and STANDARD_INPUT not in self.input:

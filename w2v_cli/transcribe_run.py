@@ -8,7 +8,6 @@ import sys
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -16,8 +15,8 @@ import torch
 from w2v.config.decoding import DecoderConfig
 from w2v.data.audio import audio_seconds
 from w2v.data.dictionary import Dictionary
+from w2v.data.shard import Shard
 from w2v.decoders import build_decoder
-from w2v.distributed.ranks import find_rank
 from w2v.errors import ConfigError
 from w2v.inference.emissions import ctc_info
 from w2v.inference.load import load_language_model, load_model
@@ -31,17 +30,10 @@ from w2v_cli.decode_workers import decode as decode_on_cores
 from w2v_cli.decode_workers import default_workers
 from w2v_cli.progress import set_up_logging
 from w2v_cli.recordings import Job
+from w2v_cli.sharding import own_rank, own_shard
 from w2v_cli.transcribe_flags import PROGRAM, TranscribeFlags
 
 MOST_HEADERS = 2000  # that are read for an estimate of the whole length
-
-
-@dataclass(frozen=True)
-class Shard:
-    """The recordings of this process: `number`, `number + count`, ..."""
-
-    number: int
-    count: int
 
 
 @contextmanager
@@ -56,8 +48,8 @@ def open_run(
         W2vError: the model, the language model or a flag cannot be used.
     """
     set_up_logging(is_master=False, stream=sys.stderr)  # warnings alone
-    rank = find_rank(no_spawn=True, cpu=what.cpu)
-    shard = Shard(rank.rank * what.num_shards + what.shard_id, rank.world_size * what.num_shards)
+    rank = own_rank(what, cpu=what.cpu)
+    shard = own_shard(what, rank)
     use_gpu = torch.cuda.is_available() and not what.cpu
     device = torch.device("cuda", rank.local_rank) if use_gpu else torch.device("cpu")
     with speed_on(device):
