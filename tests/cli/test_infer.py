@@ -88,7 +88,7 @@ def model(monkeypatch: pytest.MonkeyPatch) -> WrittenInAudio:
         config={"criterion": {"_name": "ctc", "post_process": "letter"}},
     )
 
-    def load(path: str, *, overrides: Any = None, user_dir: str | None = None) -> Any:
+    def load(path: str, *, overrides: Any = None, user_dir: str | None = None, **_: Any) -> Any:
         loaded.arguments = (path, overrides, user_dir)
         return loaded
 

@@ -129,7 +129,7 @@ def contents(folder: Path) -> dict[str, bytes]:
     return {str(file.relative_to(folder)): file.read_bytes() for file in folder.rglob("*") if file.is_file()}
 
 
-@pytest.mark.parametrize(("name", "code"), [("infer", 0), ("tokenize", 2)])
+@pytest.mark.parametrize(("name", "code"), [("infer", 1), ("tokenize", 2)])
 def test_ranks_write_what_one_process_writes(
     name: str, code: int, programs: dict[str, Program], tmp_path: Path
 ) -> None:
@@ -146,7 +146,7 @@ def test_ranks_write_what_one_process_writes(
         assert ["WER" in text for _, text in ended] == [name == "infer"] + [False] * (size - 1)
 
 
-@pytest.mark.parametrize(("name", "code"), [("infer", 0), ("tokenize", 2)])
+@pytest.mark.parametrize(("name", "code"), [("infer", 1), ("tokenize", 2)])
 def test_a_run_that_lost_a_rank_resumes(name: str, code: int, programs: dict[str, Program], tmp_path: Path) -> None:
     program = programs[name]
     program.here(tmp_path / "whole")
@@ -203,7 +203,7 @@ def test_runs_by_hand_make_the_whole(
     for variable, value in slurm_rank(0, 5, 0).items():
         monkeypatch.setenv(variable, value)
     for shard in (2, 0, 1):
-        assert program.here(tmp_path / "out", "--num-shards", "3", "--shard-id", str(shard)) in (0, 2)
+        assert program.here(tmp_path / "out", "--num-shards", "3", "--shard-id", str(shard)) in (0, 1, 2)
     found = contents(tmp_path / "out")
     assert {file: found.get(file) for file in whole} == whole
     assert not [file for file in found if file.endswith(".part")]

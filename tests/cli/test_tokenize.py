@@ -47,7 +47,7 @@ def serve(monkeypatch: pytest.MonkeyPatch) -> Load:
     """Return a function that makes every checkpoint mean the model it is given."""
 
     def serve(model: W2vModel) -> None:
-        task = SimpleNamespace(config=SimpleNamespace(sample_rate=16000, normalize=False))
+        task = SimpleNamespace(config=SimpleNamespace(sample_rate=16000, normalize=False, normalize_epsilon=1e-5))
         loaded = SimpleNamespace(model=model, task=task, config={})
         monkeypatch.setattr("w2v_cli.tokenize.load_model", lambda path, **_: loaded)
 

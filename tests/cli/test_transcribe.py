@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import json
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -125,6 +126,14 @@ def test_without_pyav_other_files_go_on(model, folder, monkeypatch):
     assert 'pip install "w2v[media]"' in line
 
 
+def same_up_to_rounding(found: str, expected: str) -> None:
+    """P3: texts and times are equal, whichever clips share a batch; confidences, of four decimals, within 1e-4."""
+    numbers = re.compile(r"\d+\.\d+")
+    assert numbers.sub("#", found) == numbers.sub("#", expected)
+    values = [[float(number) for number in numbers.findall(text)] for text in (found, expected)]
+    assert values[0] == pytest.approx(values[1], abs=1.5e-4)
+
+
 def test_files_of_all_formats(model, folder, tmp_path):
     """P8: stems that collide keep their endings; folders stay; each file is what the library renders."""
     out = tmp_path / "out"
@@ -137,7 +146,7 @@ def test_files_of_all_formats(model, folder, tmp_path):
         transcript = w2v.transcribe(str(folder / name), model=model, device="cpu")
         for kind, render in FORMATS.items():
             found = (out / f"{stem}.{ENDINGS[kind]}").read_text(encoding="utf-8")
-            assert found == render(transcript, SubtitleStyle()), (stem, kind)
+            same_up_to_rounding(found, render(transcript, SubtitleStyle()))
 
 
 def test_the_same_command_resumes(model, folder, tmp_path):
@@ -184,7 +193,7 @@ def test_formats_on_stdout(model, folder):
     assert [json.loads(line)["file"] for line in lines] == [
         str(folder / name) for name in ("a.wav", "b.flac", "b.wav", "below/a.ogg")
     ]
-    assert json.loads(lines[0]) == transcript.as_dict()
+    same_up_to_rounding(lines[0], json.dumps(transcript.as_dict(), ensure_ascii=False))
     assert "needs --output-dir" in run(model, folder, "--output-format", "srt").err
     assert "needs --output-dir" in run(model, folder / "a.wav", "--output-format", "srt,vtt").err
 
