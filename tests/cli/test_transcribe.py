@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import json
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -25,6 +26,7 @@ from w2v_cli import transcribe
 from w2v_cli.recordings import Job, find_jobs
 
 RATE = 16000
+NUMBER = re.compile(r"\d+\.\d+|\d+")
 
 
 @pytest.fixture(scope="module")
@@ -137,7 +139,11 @@ def test_files_of_all_formats(model, folder, tmp_path):
         transcript = w2v.transcribe(str(folder / name), model=model, device="cpu")
         for kind, render in FORMATS.items():
             found = (out / f"{stem}.{ENDINGS[kind]}").read_text(encoding="utf-8")
-            assert found == render(transcript, SubtitleStyle()), (stem, kind)
+            expected_text = render(transcript, SubtitleStyle())
+            # The batch may change the last digit of a confidence.
+            assert NUMBER.sub("#", found) == NUMBER.sub("#", expected_text), (stem, kind)
+            numbers = [[float(number) for number in NUMBER.findall(text)] for text in (found, expected_text)]
+            np.testing.assert_allclose(numbers[0], numbers[1], atol=1.1e-3)
 
 
 def test_the_same_command_resumes(model, folder, tmp_path):
