@@ -19,6 +19,7 @@ from w2v_cli.main import run
 from w2v_cli.recordings import STANDARD_INPUT, Job, find_jobs
 from w2v_cli.transcribe_flags import PROGRAM, Flags, parse_flags
 from w2v_cli.transcript_files import TranscriptFiles
+from w2v_cli.visualization.stretch import write_picture
 
 if TYPE_CHECKING:
     from w2v.inference.recording import Recording
@@ -115,6 +116,9 @@ class Output:
     def _write(self, job: Job, transcript: Transcript) -> None:
         if self.folder is not None:
             self.folder.write(job.output, transcript)
+            if self.flags.what.picture is not None:
+                picture = self.folder.folder / f"{job.output}.png"
+                write_picture(picture, job.path, transcript, self.flags.what.picture)
         elif self._is_text:
             print(flush=True)
             self._has_begun = False

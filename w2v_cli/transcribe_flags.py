@@ -16,6 +16,7 @@ from w2v.inference.result import FORMATS, read_formats
 from w2v.inference.subtitles import SubtitleStyle
 from w2v.inference.transcribe_options import TranscribeConfig
 from w2v_cli.recordings import STANDARD_INPUT
+from w2v_cli.visualization.stretch import Stretch, parse_stretch
 
 PROGRAM = "w2v-transcribe"
 BUILT_IN = ("viterbi", "kenlm", "fairseqlm")
@@ -44,6 +45,12 @@ class TranscribeFlags:
         None, help="standard input holds raw samples: KIND:RATE:CHANNELS, such as s16le:16000:1", parse=read_pcm_format
     )
     dict: str | None = arg(None, help="dictionary file of a checkpoint that comes without one", metavar="FILE")
+    picture: Stretch | None = arg(
+        None,
+        help="also draw a stretch of each recording, in seconds, with its words: NAME.png in --output-dir",
+        parse=parse_stretch,
+        metavar="START-END",
+    )
     post_process: str | None = arg(
         None, help="how units become words: letter, sentencepiece, ... (default: as trained)"
     )
@@ -73,6 +80,8 @@ class TranscribeFlags:
             raise ConfigError("--pcm says what standard input holds, and needs - as an input")
         if self.input.count(STANDARD_INPUT) > 1:
             raise ConfigError("standard input (-) can be read once only")
+        if self.picture is not None and (self.output_dir is None or STANDARD_INPUT in self.input):
+            raise ConfigError("--picture needs --output-dir, where the pictures go, and files as inputs")
         if self.output_dir is None and len(self.output_format) > 1:
             raise ConfigError("--output-format with several formats needs --output-dir")
 

@@ -47,7 +47,7 @@ class VisualizeConfig:
     num_samples: int = arg(10, help="clips, and frames with their neighbours, that are shown one by one")
     max_batches: int = arg(20, help="batches of clips that the other pictures are drawn from")
     max_tokens: int = arg(320_000, help="largest batch: clips x longest clip, in samples")
-    seconds: float = arg(10.0, help="what is read of a longer clip")
+    seconds: float = arg(6.0, help="what is read of a longer clip; more makes the report larger")
     max_points: int = arg(
         1200, help="frames in a plane and among neighbours, at most 2000 (t-SNE takes most of the time)"
     )

@@ -6,7 +6,7 @@ different labels. It begins in state 0 or 1 and ends in one of the last two.
 
 Two vectors over the labels hold the best scores. They are kept at the beginning of every block of frames; then the
 blocks are computed again, from the last to the first, only for the labels that the path can have passed there. Time
-grows as T x L, memory as (T x L) ** (2 / 3): 130 MB for an hour of speech with 50,000 labels.
+grows as T x L, memory as (T x L) ** (2 / 3): 170 MB for an hour of speech with 50,000 labels.
 
 All sums are float64: in float32, sums over an hour lose the best path.
 """
