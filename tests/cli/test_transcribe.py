@@ -26,7 +26,6 @@ from w2v_cli import transcribe
 from w2v_cli.recordings import Job, find_jobs
 
 RATE = 16000
-NUMBER = re.compile(r"\d+\.\d+|\d+")
 
 
 @pytest.fixture(scope="module")
