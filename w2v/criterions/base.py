@@ -56,6 +56,7 @@ class Criterion(nn.Module):
         `sums` holds the totals over micro-batches, ranks and updates, among them `loss` and `sample_size`, which
         the trainer adds for every criterion. The loss is given in bits per `sample_size`, as in the original.
         """
+        # log 2 turns nats into bits, in which the original logs.
         return {"loss": sums["loss"] / max(sums["sample_size"], 1) / math.log(2)}
 
 

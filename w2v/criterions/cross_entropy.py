@@ -30,6 +30,7 @@ class CrossEntropyCriterion(Criterion):
     def forward(self, output: LanguageModelOutput, batch: TextBatch) -> Loss:
         """Return the summed loss; `sample_size` is the number of words, or of samples."""
         self.expect(output, LanguageModelOutput, "--criterion cross_entropy needs transformer_lm")
+        # (N,): padding is left out before, by the model
         num_tokens = len(output.log_probs)
         sample_size = batch.num_items if self.config.sentence_avg else num_tokens
         return Loss(-output.log_probs.sum(), sample_size, {"ntokens": num_tokens, "nsentences": batch.num_items})

@@ -62,6 +62,7 @@ class CtcCriterion(Criterion):
         self.expect(output, CtcOutput, "--criterion ctc needs wav2vec_ctc")
         if batch.targets is None or batch.target_lengths is None:
             raise DataError("--criterion ctc needs labels; give --labels")
+        # A CPU tensor: no wait for the device.
         num_tokens = int(batch.target_lengths.sum())
         loss = ctc_loss(
             output.logits, output.lengths, batch.targets, batch.target_lengths, zero_infinity=self.config.zero_infinity
@@ -105,6 +106,7 @@ def ctc_loss(
     log_probs = F.log_softmax(logits, dim=-1, dtype=torch.float32).transpose(0, 1)
     # cuDNN's kernel refuses zero lengths and long targets.
     with torch.backends.cudnn.flags(enabled=False):
+        # (T, B, V) and (B, L) -> a scalar, the sum over clips
         return F.ctc_loss(
             log_probs,
             targets,

@@ -50,9 +50,11 @@ class Wav2VecCriterion(Criterion):
             ConfigError: `--loss-weights` does not fit the model's penalties, or a key of `--log-keys` is unknown.
         """
         self.expect(output, ContrastiveOutput, "--criterion wav2vec needs wav2vec or wav2vec2")
+        # (N, 1 + K), in float32: a sum over thousands of rows follows
         logits = output.logits.float()
         sample_size = logits.shape[0]
         contrastive = _infonce(logits) if self.config.infonce else _binary(logits, output.negative_weight)
+        # All sums over predictions, so that micro-batches and ranks add up.
         parts = [contrastive, *self._penalties(output, sample_size)]
         loss = torch.stack(parts).sum() if len(parts) > 1 else contrastive
         sums: dict[str, Value] = {

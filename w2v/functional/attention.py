@@ -64,6 +64,7 @@ class _Attention(torch.autograd.Function):
         hidden = None if attend_to is None else ~attend_to.expand(-1, num_heads, -1, -1).flatten(0, 1)
         with without_autocast(query.device):
             for part in _parts(signed):
+                # (h, T, D) x (h, D, T') -> (h, T, T') of a few heads: they stay in the cache
                 scores = torch.bmm(query[part], key[part].transpose(1, 2))
                 if hidden is not None:
                     scores.masked_fill_(hidden[part], -torch.inf)
@@ -83,7 +84,9 @@ class _Attention(torch.autograd.Function):
         mean = (grad.float() * result.float()).sum(dim=-1, keepdim=True).to(grad.dtype)
         grad_query, grad_key, grad_value = torch.empty_like(query), torch.empty_like(key), torch.empty_like(value)
         for part in _parts(signed):
+            # Weights that dropout kept; dropped ones have a minus sign.
             kept = signed[part].relu()
+            # (h, T', T) x (h, T, D) -> (h, T', D)
             torch.bmm(kept.transpose(1, 2), grad[part], out=grad_value[part])
             # weight * (kept * (gradient . value) - mean); `value` holds 1 / share already
             grad_scores = kept.mul_(torch.bmm(grad[part], value[part].transpose(1, 2)))

@@ -29,6 +29,7 @@ def gumbel_probabilities(logits: Tensor, noise: Tensor, temperature: float) -> T
 
 def perplexity(probabilities: Tensor) -> Tensor:
     """Return the summed perplexity of (G, V) distributions: between G (collapsed) and G x V (uniform)."""
+    # 1e-7 keeps 0 * log 0 at 0; a perplexity of 320 shifts by 0.01.
     entropy = -(probabilities * torch.log(probabilities + 1e-7)).sum(dim=-1)
     return entropy.exp().sum()
 
@@ -65,6 +66,7 @@ def codebook_index(codes: Tensor, num_vars: int) -> Tensor:
         codes: (..., G) int64.
         num_vars: V.
     """
+    # Up to V ** G rows: int64 holds them, as the options are checked for that.
     index = torch.zeros_like(codes[..., 0])
     for group in range(codes.shape[-1]):
         index = index * num_vars + codes[..., group]
@@ -104,6 +106,7 @@ class StraightThroughLookup(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, None, Tensor | None]:
         codes, entries = ctx.saved_tensors
+        # The gradient of the soft choice: as if the output had been soft @ entries.
         grad = grads[0].to(entries.dtype)  # (N, G, D)
         groups, num_vars, width = entries.shape
         by_group = grad.transpose(0, 1)

@@ -60,6 +60,7 @@ def contrastive_logits(
     """
     chosen_from = targets if candidates is None else candidates
     with without_autocast(context.device):
+        # Unit vectors in float32: cosines near 1 differ in digits that half precision does not have.
         query, own = _normalised(context), _normalised(targets.vectors)
         keys = own if candidates is None else _normalised(candidates.vectors)
         positive = (query * own).sum(dim=-1, keepdim=True)
@@ -72,6 +73,7 @@ def contrastive_logits(
             table = torch.bmm(query, keys.transpose(1, 2))
             first = torch.arange(keys.shape[0], device=negatives.device)[:, None, None] * keys.shape[1]
             others = table.gather(2, negatives - first)
+    # (B, M, K) against (B, M, 1)
     same = chosen_from.identity.flatten()[negatives] == targets.identity[:, :, None]
     columns = [positive, others.masked_fill(same, -torch.inf)]
     if further is not None:

@@ -65,6 +65,7 @@ def receptive_field(layers: Iterable[ConvLayer]) -> int:
     """Return the number of samples that one frame sees; a clip needs at least so many for one frame."""
     field, jump = 1, 1
     for _, kernel, stride in layers:
+        # Each further tap reaches `jump` samples on; strides before it multiply that.
         field += (kernel - 1) * jump
         jump *= stride
     return field

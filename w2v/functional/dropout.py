@@ -42,6 +42,7 @@ class Dropout(nn.Dropout):
 def draw_signs(shape: Sequence[int], p: float) -> Tensor:
     """Return an int16 tensor on the CPU, negative with probability `p` (rounded), from torch's global generator."""
     size = torch.Size(shape)
+    # Four 15-bit numbers in each draw of 64 bits.
     words = torch.empty((size.numel() + 3) // 4, dtype=torch.int64).random_(-(2**63), None)
     return words.bitwise_and_(_LOW_BITS).view(torch.int16)[: size.numel()].sub_(_num_dropped(p)).view(size)
 
@@ -76,5 +77,6 @@ _INTEGERS = {2: torch.int16, 4: torch.int32, 8: torch.int64}
 
 def _select(x: Tensor, bits: Tensor) -> Tensor:
     """Return a copy of `x` that is 0 where the int16 `bits` are 0, and the same where they are -1."""
+    # As integers of the same width: a bitwise and costs less than a product, and keeps infinities out of 0 * inf.
     integers = _INTEGERS[x.dtype.itemsize]
     return x.view(integers).bitwise_and(bits.to(integers)).view(x.dtype)

@@ -51,6 +51,7 @@ def future_logits(projections: Tensor, candidates: Tensor, rows: Tensor) -> Tens
     Returns:
         (R, 1 + N).
     """
+    # (B, T', K, C) x (B, T', C, 1 + N) -> (B, T', K, 1 + N)
     products = torch.matmul(projections, candidates.transpose(2, 3))
     return products.flatten(0, 2).index_select(0, rows)
 
@@ -90,6 +91,7 @@ def sample_future_negatives(
     limit = frames if sample_distance is None else frames.clamp(max=sample_distance)
     # A target beyond the limit leaves nothing out; in a clip of one frame, which predicts nothing, the draw is void.
     choices = (limit.unsqueeze(1) - (position < limit.unsqueeze(1)).long()).clamp(min=1)
+    # One choice fewer than frames; those from the target's own place on move up by one, over it.
     local = draws[..., :num_negatives] % choices.unsqueeze(2).to(device, non_blocking=True)
     local += local >= position.to(device).unsqueeze(1)
     starts = (torch.arange(frames.shape[0]) * num_frames).to(device, non_blocking=True)

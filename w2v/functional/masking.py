@@ -92,6 +92,7 @@ def masked_positions(mask: BoolArray) -> tuple[IntArray, IntArray]:
 def _thin(rows: Sequence[IntArray], sizes: Sequence[int], num_frames: int, rng: np.random.Generator) -> BoolArray:
     """Return a mask of `rows`, each cut at random to the smallest one; clips without frames do not count."""
     mask = np.zeros((len(sizes), num_frames), dtype=np.bool_)
+    # The loss wants one (B', M) of masked frames, so all clips have as many as the one with the fewest.
     smallest = min((len(row) for row, size in zip(rows, sizes, strict=True) if size > 0), default=0)
     for i, row in enumerate(rows):
         mask[i, rng.choice(row, smallest, replace=False) if len(row) > smallest else row] = True
@@ -107,6 +108,7 @@ def _masked_frames(size: int, num_spans: int, spec: MaskSpec, rng: np.random.Gen
     """Return the masked frames of one clip, ascending."""
     if num_spans == 0 or size == 0:
         return np.zeros(0, dtype=np.int64)
+    # Draws in the order of the original: lengths first, then starts.
     lengths = _span_lengths(num_spans, spec, rng)
     if lengths.sum() == 0:
         lengths[0] = min(spec.length, size - 1)
@@ -118,6 +120,7 @@ def _masked_frames(size: int, num_spans: int, spec: MaskSpec, rng: np.random.Gen
             shortest = size - num_spans - 1
         starts = rng.choice(size - shortest, num_spans, replace=False)
     frames = _expand(starts, lengths)
+    # Overlaps count once, and spans end with the clip.
     return np.unique(frames[frames < size])
 
 

@@ -30,6 +30,7 @@ def sample_negatives(
         (B, M, K) int64 flat indices into the (B * M) targets; the K negatives of the same clip come first.
     """
     device = generator.device
+    # Targets of all clips in one row: clip b begins at b * M.
     row = torch.arange(num_clips, device=device)[:, None, None] * num_targets
     column = torch.arange(num_targets, device=device)[None, :, None]
     shape = (num_clips, num_targets)

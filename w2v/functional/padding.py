@@ -44,6 +44,7 @@ def group_norm(
     Returns:
         (B, C, T), zero in padded frames.
     """
+    # Without padding one call does for the batch.
     size = x.shape[2]
     # Gains and offsets of a model in half precision: torch's CPU kernel wants those of one dtype with `x`.
     weight, bias = (None if part is None else part.to(x.dtype) for part in (weight, bias))

@@ -84,6 +84,7 @@ class _StridedConv(torch.autograd.Function):
         ctx.stride, ctx.has_bias, ctx.gelu_first = stride, bias is not None, gelu_first
         x = F.gelu(x) if gelu_first else x
         weight, bias = weight.to(x.dtype), None if bias is None else bias.to(x.dtype)
+        # (B, T', D); each piece of the kernel adds its products to it
         result = x.new_empty(x.shape[0], num_windows, weight.shape[0])
         for first, width in _pieces(weight, stride):
             windows, columns = _windows(x, first, width, stride, num_windows), _columns(weight, first, width)
@@ -95,6 +96,7 @@ class _StridedConv(torch.autograd.Function):
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, Tensor | None, Tensor | None, None, None]:
         given, weight = ctx.saved_tensors
         x = F.gelu(given) if ctx.gelu_first and ctx.needs_input_grad[1] else given
+        # (B, T', D); the weight as the forward pass saw it, rounded
         grad, stride, taken = grads[0].contiguous(), ctx.stride, weight.to(x.dtype)
         grad_x = torch.empty_like(x) if ctx.needs_input_grad[0] else None
         grad_weight = torch.empty_like(weight) if ctx.needs_input_grad[1] else None

@@ -48,6 +48,7 @@ class _TimeNorm(torch.autograd.Function):
             result[i, length:] = 0
             if length == 0:
                 continue
+            # (C,) each, filled in place
             mean, scale = means[i], scales[i]
             for piece in _pieces(x, length):
                 mean += x[i, piece].float().sum(dim=0)
@@ -66,6 +67,7 @@ class _TimeNorm(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, Tensor, Tensor, None, None]:
         x, weight, means, scales = ctx.saved_tensors
+        # (B, T, C), written piece by piece: no second tensor of this size
         grad_x = torch.empty_like(x)
         grad_weight, grad_bias = torch.zeros_like(weight), torch.zeros_like(weight)
         for i, length in enumerate(ctx.valid):

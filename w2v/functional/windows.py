@@ -50,6 +50,7 @@ def overlapping_windows(num_samples: int, layers: Sequence[ConvLayer], max_size:
     if not max_size or num_samples <= max_size:
         return [Piece(0, num_samples, 0, num_frames)]
     stride, field = total_stride(layers), receptive_field(layers)
+    # In frames from here on: windows begin at frames, so their frames are those of the whole clip.
     width = frame_lengths(max_size, layers)
     margin = math.ceil(context / stride)
     advance = width - 2 * margin
@@ -58,6 +59,7 @@ def overlapping_windows(num_samples: int, layers: Sequence[ConvLayer], max_size:
     pieces = []
     done = 0
     while done < num_frames:
+        # The last window is moved back rather than cut short: all have one size, and share batches.
         first = min(max(done - margin, 0), num_frames - width)
         last = num_frames if first + width >= num_frames else first + width - margin
         start = first * stride

@@ -99,8 +99,10 @@ class W2vModel(nn.Module):
         for name in (layer, *further):
             if name not in self.layers:
                 raise ArgumentError(f"layer must be {layer_choice(self)} for this model, got {name!r}")
+        # From here on: float samples in the dtype of the weights, int64 lengths on the CPU or None.
         source, lengths = self.check_clips(source, lengths)
         found, frames = self.layer_frames(source, lengths, {layer, *further})
+        # A model may leave out lengths where all clips are full; who gave some gets some.
         if lengths is not None and frames is None:
             frames = torch.full((len(source),), found[layer].shape[1])
         if source.shape[1] < receptive_field(self.conv_layers):
@@ -184,6 +186,7 @@ def draw_seed(seed: int | None, *, training: bool) -> int:
     """
     if seed is not None:
         return seed
+    # On the CPU, so that a GPU is not waited for.
     return int(torch.randint(2**62, ())) if training else 0
 
 

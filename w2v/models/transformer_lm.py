@@ -192,7 +192,9 @@ class TransformerLm(W2vModel):
 
     def log_likelihood(self, source: Tensor, lengths: Tensor, targets: Tensor) -> Tensor:
         """Return (N,) natural log-probabilities of the true targets, row after row; arguments as in `forward`."""
+        # (B, T) words -> (B, T, C); causal, so padding on the right changes no true context
         contexts = self.decoder(source)
+        # (N,) on the host, where lengths and targets are: selecting waits for no device.
         chosen = true_frames(lengths, source.shape[1])
         # (B, T, C) -> (N, C)
         contexts = contexts.flatten(0, 1)[chosen.to(source.device, non_blocking=True)]

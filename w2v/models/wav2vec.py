@@ -185,6 +185,7 @@ class Wav2VecModel(W2vModel):
         self.wav2vec_predictions = FuturePredictor(
             config.context_dim, config.target_dim, config.prediction_steps, config.offset_frames, config.dropout
         )
+        # Without parameters of their own: no key in a checkpoint.
         self.dropout_feats = Dropout(config.dropout_features)
         self.dropout_agg = Dropout(config.dropout_agg)
         self.project_features: nn.Module | None = None
@@ -207,6 +208,7 @@ class Wav2VecModel(W2vModel):
             ConfigError: these are the options of another kind of model.
         """
         values = args if isinstance(args, Mapping) else vars(args)
+        # `None` stands for 'not given' in the original's namespaces, so such options keep their defaults.
         names = [item.name for item in dataclasses.fields(Wav2VecConfig)]
         _refuse_another_kind(values)
         known = {name: values[name] for name in names if values.get(name) is not None}
@@ -243,11 +245,13 @@ class Wav2VecModel(W2vModel):
         seed = draw_seed(seed, training=self.training)
         latent = chunked(self.feature_extractor, source, lengths)  # (B, C, T)
         frames = self._frames(source, lengths)
+        # Penalties keep their order: --loss-weights weighs them by place.
         penalties: dict[str, Tensor] = {}
         stats: dict[str, Tensor | float] = {}
         if isinstance(self.vector_quantizer, LatentGumbelQuantizer):
             noise_source = torch_generator(source.device, seed, "gumbel noise")
             gumbel = self.vector_quantizer.quantize(latent, frames, noise=gumbel_noise, generator=noise_source)
+            # (B, C, T) -> (B, D, T), D = --vq-dim or C; zero where padded
             latent = gumbel.x
             penalties["diversity"] = self.vector_quantizer.num_vars - gumbel.prob_perplexity
             stats["prob_perplexity"] = gumbel.prob_perplexity
@@ -256,15 +260,18 @@ class Wav2VecModel(W2vModel):
             stats["temp"] = self.vector_quantizer.current_temperature
         elif isinstance(self.vector_quantizer, KmeansVectorQuantizer):
             kmeans = self.vector_quantizer(latent, frames)
+            # (B, C, T), the nearest codeword of each group; its gradient passes straight to the encoder
             latent = kmeans.x
             penalties["kmeans_loss"] = kmeans.kmeans_loss
             stats["code_perplexity"] = kmeans.code_perplexity
             stats["num_vars"] = self.vector_quantizer.num_vars
             stats["kmeans_loss"] = kmeans.kmeans_loss
+        # (B, D, T) -> (B, C', T); causal: frame t knows frames up to t
         context = self.dropout_agg(chunked(self.feature_aggregator, self.dropout_feats(latent), frames))
         targets = latent if self.project_features is None else chunked(self.project_features, latent, frames)
         if negative_indices is None:
             negative_indices = self._draw_negatives(frames, latent.shape[2], source.device, seed)
+        # (N, 1 + K): one row for each pair of a context frame and a step whose target exists
         logits = self.wav2vec_predictions(context, targets, negative_indices, frames)
         if logits.shape[0] == 0:  # all clips are too short for a prediction: the step must still have gradients
             logits = with_zero_grads(logits, self.parameters())

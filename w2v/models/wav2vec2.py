@@ -78,6 +78,7 @@ class _Targets:
 
     def gather(self, frames: Tensor) -> Tensor:
         """Return (B', M, C) of (B, T, C)."""
+        # (B, T, C) -> (B * T, C) -> (B' * M, C)
         chosen = frames.flatten(0, 1).index_select(0, self.flat)
         return chosen.view(*self.positions.shape, frames.shape[-1])
 
@@ -103,6 +104,7 @@ class Wav2Vec2Model(Wav2Vec2Encoder, W2vModel):
             is_shared = config.same_quantizer and self.input_quantizer is not None
             self.quantizer = self.input_quantizer if is_shared else config.quantizer(config.contrast_dim)
             target_dim = config.latent_dim or config.contrast_dim
+        # Both sides of the loss meet in --final-dim channels.
         self.project_q = nn.Linear(target_dim, config.contrast_dim)
         self.target_glu: nn.Module | None = None
         if config.target_glu:
@@ -143,20 +145,24 @@ class Wav2Vec2Model(Wav2Vec2Encoder, W2vModel):
         seed = draw_seed(seed, training=self.training)
         num_clips = source.shape[0]
         frames = self.frames(source, lengths)
+        # Planned on the host before anything is computed: no index is read back from the device.
         masks = self.draw_masks(num_clips, frames, seed)
         if mask_indices is not None:
             masks = Masks(mask_indices.cpu().numpy(), masks.channel)
         # As recorded from the original, gradients of this loss are scaled in evaluation, too.
         encoded = self.encode(source, lengths, frames, masks, seed, scale_gradients=True)
+        # M masked frames in each of the B' clips that have any; M is the same for all, so targets are one (B', M, F).
         targets = self._plan_targets(num_clips, frames, masks.time, seed, source.device)
         if negative_indices is None:
             negative_indices = self._draw_negatives(targets, frames, seed)
+        # (B', M, F) -> (B', M, C): quantised where --quantize-targets, then projected
         positives, quantized = self._to_targets(targets.gather(encoded.features), gumbel_noise, seed, "gumbel")
         # Only masked frames go through the heads. (B', M, C)
         context = self.final_proj(targets.gather(encoded.context))
         further = None
         if self.config.codebook_negatives and quantized is not None:
             further = self._codebook_similarities(context, quantized.codes, codebook_indices, seed)
+        # (B' * M, 1 + K) cosines over the temperature, the positive first
         logits = contrastive_logits(
             context,
             positives,
@@ -190,6 +196,7 @@ class Wav2Vec2Model(Wav2Vec2Encoder, W2vModel):
         if mask is None:
             mask = equal_rows(frames.per_clip(num_clips), frames.size, rng=numpy_generator(seed, "targets"))
         clips, positions = masked_positions(mask)
+        # Frame t of clip b is row b * T + t of the flattened batch.
         flat = torch.from_numpy((positions + clips[:, None] * mask.shape[1]).reshape(-1))
         return _Targets(
             torch.from_numpy(clips),
@@ -201,6 +208,7 @@ class Wav2Vec2Model(Wav2Vec2Encoder, W2vModel):
         self, raw: Tensor, noise: Tensor | None, seed: int, key: str
     ) -> tuple[Candidates, Quantized | None]:
         """Return (B', M, C) targets of (B', M, F) features, and how they were quantised."""
+        # On targets alone: the transformer has its own dropout (--dropout-input).
         raw = dropout(raw, self.config.dropout_features, self.training)
         if self.quantizer is None:
             vectors = self._project_targets(raw)
@@ -211,6 +219,7 @@ class Wav2Vec2Model(Wav2Vec2Encoder, W2vModel):
 
     def _all_frames(self, encoded: EncoderOutput, targets: _Targets, seed: int) -> Candidates:
         """Return all frames of the clips that hold targets, as candidates for negatives."""
+        # Costs a quantisation of all T frames; only --negatives-from-everywhere pays it.
         rows = targets.clips.to(encoded.features.device, non_blocking=True)
         return self._to_targets(encoded.features.index_select(0, rows), None, seed, "gumbel_everywhere")[0]
 
@@ -250,6 +259,7 @@ class Wav2Vec2Model(Wav2Vec2Encoder, W2vModel):
         vectors = self._project_targets(vectors).view(*indices.shape, -1)
         with without_autocast(context.device):
             cosines = F.cosine_similarity(context.float()[:, :, None], vectors.float(), dim=-1)
+        # A drawn combination may be the target's own; as -inf it counts for nothing.
         same = indices == codebook_index(codes, num_vars)[:, :, None]
         return cosines.masked_fill(same, -torch.inf)
 

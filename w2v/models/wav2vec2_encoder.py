@@ -89,10 +89,12 @@ class Wav2Vec2Encoder(nn.Module):
         super().__init__()
         self.encoder_config = config
         width, features = config.encoder_embed_dim, config.feature_dim
+        # (C,), stands in every masked frame
         self.mask_emb = nn.Parameter(torch.rand(width))
         self.feature_extractor = ConvFeatureExtractor(
             config.conv_feature_layers, config.extractor_mode, config.conv_bias, config.checkpoint_activations
         )
+        # By `requires_grad`: autograd then keeps nothing of the convolutions, which hold most of a step's memory.
         if config.feature_grad_mult == 0:
             self.feature_extractor.requires_grad_(False)
         self.post_extract_proj = nn.Linear(features, width) if features != width and not config.quantize_input else None
@@ -102,6 +104,7 @@ class Wav2Vec2Encoder(nn.Module):
             is_shared = config.same_quantizer and config.quantize_targets
             self.input_quantizer = config.quantizer(config.contrast_dim if is_shared else width)
             self.project_inp = nn.Linear(self.input_quantizer.groups * self.input_quantizer.vars.shape[-1], width)
+        # Names as in the original: encoder.layers.0.self_attn.k_proj.weight, layer_norm.weight (before projection).
         self.encoder = TransformerEncoder(config.transformer)
         self.layer_norm = nn.LayerNorm(features)
 
@@ -134,6 +137,7 @@ class Wav2Vec2Encoder(nn.Module):
     def draw_masks(self, num_clips: int, frames: Frames, seed: int) -> Masks:
         """Draw the masks of a batch; a probability of 0 gives none."""
         config = self.encoder_config
+        # One generator for time and channels, in this order: the draws are the original's.
         rng = numpy_generator(seed, "mask")
         time = channel = None
         if config.mask_prob > 0:
@@ -170,9 +174,11 @@ class Wav2Vec2Encoder(nn.Module):
         """
         scale = self.training if scale_gradients is None else scale_gradients
         latent = self._latent(source, lengths, frames, scale_gradients=scale)
+        # (B, T, F), each frame by itself
         features = self.layer_norm(latent)
         x, quantized = self._project(features, seed)  # (B, T, F) -> (B, T, C)
         x = dropout(x, self.encoder_config.dropout_input, self.training)
+        # After the projection: masked frames hold one learned vector of the transformer's width.
         x = self._hide(x, masks or Masks())
         context, layers = self.encoder(x, frames.lengths, with_layers=with_layers, last=last)
         return EncoderOutput(context, latent, features, quantized, layers)
@@ -209,11 +215,13 @@ class Wav2Vec2Encoder(nn.Module):
     def _hide(self, x: Tensor, masks: Masks) -> Tensor:
         """Put the mask embedding into masked frames of (B, T, C), and zeros into masked channels."""
         if masks.time is not None and masks.time.any():
+            # (B, T) -> (B, T, 1) against (C,)
             time = torch.from_numpy(masks.time).to(x.device, non_blocking=True)
             x = torch.where(time[:, :, None], self.mask_emb.to(x.dtype), x)
         else:
             x = with_zero_grads(x, [self.mask_emb])
         if masks.channel is not None and masks.channel.any():
+            # (B, C) -> (B, 1, C): the same channels in all frames of a clip
             channel = torch.from_numpy(masks.channel).to(x.device, non_blocking=True)
             x = x.masked_fill(channel[:, None, :], 0.0)
         return x
@@ -242,6 +250,7 @@ def layer_frames(
     blocks = [int(name) for name in names if name.isdecimal()]
     if not blocks and CONTEXT not in names:
         return {"z": encoder.latent(source, lengths, frames)}, frames.lengths
+    # Blocks after the last one that is wanted are not computed: layer 6 of 12 runs half of them.
     last = None if CONTEXT in names else max(blocks)
     output = encode(source, lengths, frames, with_layers=bool(blocks), last=last)
     found = {CONTEXT: output.context, "z": output.latent}

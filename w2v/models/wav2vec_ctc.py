@@ -92,6 +92,7 @@ class _CtcEncoder(nn.Module):
     def __init__(self, config: Wav2Vec2EncoderConfig, num_classes: int, final_dropout: float) -> None:
         super().__init__()
         self.final_dropout = final_dropout
+        # No quantizer and no projection of targets: those of pretraining are dropped when its tensors are loaded.
         self.w2v_model = Wav2Vec2Encoder(config)
         self.proj = nn.Linear(config.encoder_embed_dim, num_classes)
         nn.init.xavier_uniform_(self.proj.weight)
@@ -154,7 +155,9 @@ class Wav2VecCtc(W2vModel):
             pretrained_config = given
         else:
             raise ConfigError("--w2v-path: the model there is no wav2vec 2.0; --arch wav2vec_ctc needs such an encoder")
+        # Into the checkpoint, so that the fine-tuned model needs no second file.
         config = dataclasses.replace(config, w2v_args=to_plain(pretrained_config))
+        # Fine-tuning has its own dropout and masks; sizes stay those of pretraining.
         encoder_config = dataclasses.replace(pretrained_config, **config.encoder_overrides())
         model = cls(config, encoder_config, num_classes)
         if state is not None:
@@ -201,6 +204,7 @@ class Wav2VecCtc(W2vModel):
         source, lengths = self.check_clips(source, lengths)
         seed = draw_seed(seed, training=self.training)
         encoder = self.w2v_encoder.w2v_model
+        # From lengths alone, on the host; the CTC loss needs them there, too.
         frames = encoder.frames(source, lengths)
         masks = Masks()
         if self.training and self.config.apply_mask:
@@ -212,6 +216,7 @@ class Wav2VecCtc(W2vModel):
         logits = self.w2v_encoder(source, lengths, frames, masks, seed)
         if source.shape[1] < self.shortest_clip:
             logits = logits[:, :0]  # the convolutions made one frame that no clip owns
+        # (B,) on the CPU: decoders and the loss read it without a wait.
         true_frames = torch.full((len(source),), frames.size) if frames.lengths is None else frames.lengths
         return CtcOutput(logits, true_frames)
 

@@ -76,9 +76,11 @@ class AdaptiveSoftmax(nn.Module):
         contexts = dropout(contexts, self.dropout, self.training)
         # Which contexts each band is needed for is planned on the CPU, where the targets are.
         rows = [((targets >= first) & (targets < end)).nonzero()[:, 0] for first, end in self.bands]
+        # A rare word counts in the head as the entry of its band, V0 + band.
         entries = targets.clone()
         for number, chosen in enumerate(rows):
             entries[chosen] = self.num_head_words + number
+        # (N, V0 + bands), in float32: log-sums of 20,000 numbers
         head = self.head(contexts).float()
         result = -F.cross_entropy(head, entries.to(device, non_blocking=True), reduction="none")
         for number, (chosen, (first, _)) in enumerate(zip(rows, self.bands, strict=True)):
@@ -98,6 +100,7 @@ class AdaptiveSoftmax(nn.Module):
         head = F.log_softmax(self.head(contexts), dim=-1, dtype=torch.float32)
         parts = [head[:, : self.num_head_words]]
         for number in range(len(self.bands)):
+            # log P(word) = log P(band) + log P(word | band)
             inside = F.log_softmax(self._tail_logits(contexts, number), dim=-1, dtype=torch.float32)
             parts.append(inside + head[:, self.num_head_words + number, None])
         return torch.cat(parts, dim=-1)

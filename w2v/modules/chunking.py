@@ -41,8 +41,10 @@ def chunked(function: Callable[[Tensor, Tensor | None], Tensor], x: Tensor, leng
     number = 1 if torch.compiler.is_compiling() else _wanted.get()
     if number == 1:
         return function(x, lengths)
+    # A clip is the smallest part; parts differ by one clip at most.
     number = min(number, x.shape[0])
     parts = zip(x.tensor_split(number), [None] * number if lengths is None else lengths.tensor_split(number))
     if not torch.is_grad_enabled():
         return torch.cat([function(*part) for part in parts])
+    # Once more in the backward pass: a third more time, for the memory of one part.
     return torch.cat([checkpoint(function, *part, use_reentrant=False) for part in parts])

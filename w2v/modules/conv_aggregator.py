@@ -49,6 +49,7 @@ class ConvAggregator(nn.Module):
         self.conv_layers = nn.ModuleList()
         self.residual_proj = nn.ModuleList()
         for width, kernel, _ in layers:
+            # kernel - 1 frames on the left alone: no frame of the future is seen.
             pad = nn.ConstantPad1d((kernel - 1, 0), 0.0) if zero_pad else nn.ReplicationPad1d((kernel - 1, 0))
             conv = nn.Conv1d(input_dim, width, kernel, bias=conv_bias)
             norm = GroupNorm(1, width, affine=affine)
@@ -69,6 +70,7 @@ class ConvAggregator(nn.Module):
         """
         for layer, project in zip(self.conv_layers, self.residual_proj, strict=True):
             residual = features
+            # (B, C, T) -> (B, C', T); T stays
             features = layer(features, frames)
             if self.skip_connections:
                 features = (features + project(residual)) * self.residual_scale
@@ -89,6 +91,7 @@ class GruAggregator(nn.Sequential):
 
     def forward(self, features: Tensor, frames: Tensor | None = None) -> Tensor:
         """Return the context (B, dim, T) of latent frames (B, C, T). Causal, so padding on the right is harmless."""
+        # (B, C, T) -> (B, T, C) -> (B, T, dim)
         context, _ = self[1](features.transpose(1, 2))
         context_first: Tensor = context.transpose(1, 2)
         return context_first

@@ -70,9 +70,11 @@ class ConvEncoder(nn.Module):
             # Too short for a single frame: there is one, which belongs to no clip.
             lengths = torch.full((source.shape[0],), source.shape[1]) if lengths is None else lengths
             source = F.pad(source, (0, missing))
+        # (B, S) -> (B, 1, S); then (B, C, T), T shrinking by each stride
         features = source.unsqueeze(1)
         for layer, (_, kernel, stride) in zip(self.conv_layers, self.layers, strict=True):
             residual = features if self.skip_connections else None
+            # Known before the convolution: its norm must leave out the frames beyond.
             lengths = None if lengths is None else conv_length(lengths, kernel, stride)
             features = layer(features, lengths)
             if residual is not None and features.shape[1] == residual.shape[1]:
@@ -80,4 +82,5 @@ class ConvEncoder(nn.Module):
                 # all but very short inputs, where it depends on the padding.
                 residual = residual[..., ::stride][..., : features.shape[2]]
                 features = (features + residual) * self.residual_scale
+        # Brings loud and quiet speakers closer together.
         return torch.log1p(features.abs()) if self.log_compression else features

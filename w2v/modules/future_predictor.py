@@ -50,6 +50,7 @@ class FuturePredictor(nn.Module):
         rows = prediction_rows(frames, num_frames, self.offset, self.steps).to(targets.device, non_blocking=True)
         if num_frames <= self.offset:
             return targets.new_zeros(0, 1 + negatives.shape[2])
+        # Candidate 0 of each target frame is the frame itself.
         own = torch.arange(clips * num_frames, device=targets.device).view(clips, num_frames, 1)
         choice = torch.cat([own, negatives], dim=2)[:, self.offset :]
         # (B, C, T) -> (B * T, C) -> (B, T', 1 + K, C): gathered once, for all steps

@@ -122,6 +122,7 @@ class GumbelVectorQuantizer(nn.Module):
             sample: False for features: the largest logit decides in training, too, and its softmax gives the gradient,
                 in evaluation, too.
         """
+        # Frames are independent of each other here: clips and time become one dimension N = B * T.
         num_clips, num_frames, _ = x.shape
         # (B, T, C) -> (B * T, G, V)
         logits = at_least_float32(self.weight_proj(x.flatten(0, 1)))
@@ -133,11 +134,13 @@ class GumbelVectorQuantizer(nn.Module):
                 if generator is None:
                     raise ValueError("a quantizer in training mode needs noise or a generator")
                 noise = gumbel_noise(tuple(logits.shape), generator=generator)
+            # (N, G, V); the colder, the closer to a choice of one, and the larger its gradient's variance
             soft = gumbel_probabilities(logits, noise.view_as(logits), self.current_temperature)
             codes = soft.argmax(dim=-1)
         elif not sample and torch.is_grad_enabled() and logits.requires_grad:
             # Differs from the original, where features carry no gradient into what comes before the codebook.
             soft = gumbel_probabilities(logits, torch.zeros_like(logits), self.current_temperature)
+        # (G, V, D / G), in float32: differences between codewords are small against their size
         entries = self.entries()
         quantized = look_up(codes, entries) if soft is None else straight_through_lookup(soft, codes, entries)
         return Quantized(

@@ -68,10 +68,12 @@ class KmeansVectorQuantizer(nn.Module):
             frames: (B,) int64 true frames per clip, on the CPU; None where no clip is padded. Padding counts neither
                 in the loss nor in the perplexity.
         """
+        # A grouped 1 x 1 convolution and a norm per group: distances of all groups are on one scale.
         clips, channels, num_frames = latent.shape
         projected = self.projection[1](self.projection[0](latent), frames)
         # (B, C, T) -> (B * T, G, C / G)
         encoded = at_least_float32(projected).transpose(1, 2).reshape(clips * num_frames, self.groups, -1)
+        # (G, V, C / G)
         entries = self.entries()
         codes = nearest(encoded.detach(), entries.detach())
         chosen = look_up(codes, entries)
@@ -82,6 +84,7 @@ class KmeansVectorQuantizer(nn.Module):
         if frames is not None and is_padded(frames, num_frames) and frames.any():
             rows = true_frames(frames, num_frames).to(latent.device, non_blocking=True)
             encoded, chosen, counted_codes = (part.index_select(0, rows) for part in (encoded, chosen, codes))
+        # Codewords move to their frames; frames, gamma times as much, to their codewords.
         loss = F.mse_loss(chosen, encoded.detach()) + self.gamma * F.mse_loss(encoded, chosen.detach())
         return KmeansQuantized(
             x=passed.view(clips, num_frames, channels).transpose(1, 2).type_as(latent),

@@ -31,6 +31,7 @@ class LatentGumbelQuantizer(GumbelVectorQuantizer):
         Returns:
             Frames (B, D, T), zero where padded, and codes (B, T, G).
         """
+        # (B, C, T) -> (B, T, C)
         by_time = latent.transpose(1, 2)
         clips, num_frames, channels = by_time.shape
         if frames is None or not is_padded(frames, num_frames) or not frames.any():
@@ -39,6 +40,7 @@ class LatentGumbelQuantizer(GumbelVectorQuantizer):
         # (B, T, C) -> (1, N, C): only true frames draw noise and count in perplexities.
         rows = true_frames(frames, num_frames).to(latent.device, non_blocking=True)
         packed = self(by_time.reshape(-1, channels).index_select(0, rows)[None], noise=noise, generator=generator)
+        # (1, N, D) -> (B * T, D) -> (B, D, T); index_copy, because N rows are known on the host
         total = clips * num_frames
         x = packed.x.new_zeros(total, packed.x.shape[2]).index_copy(0, rows, packed.x[0])
         codes = packed.codes.new_zeros(total, self.groups).index_copy(0, rows, packed.codes[0])

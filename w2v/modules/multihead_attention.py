@@ -52,7 +52,9 @@ class MultiheadAttention(nn.Module):
         )
         if memory is not None:
             key, value = memory.extend(key, value)
+        # On the weights of keys, after the softmax.
         dropout = self.dropout if self.training else 0.0
+        # (B, H, T, D) -> (B, T, H, D) -> (B, T, C): the heads side by side
         mixed = attend(query, key, value, attend_to, dropout=dropout, is_causal=is_causal)
         result: Tensor = self.out_proj(mixed.transpose(1, 2).flatten(2))
         return result

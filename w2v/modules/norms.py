@@ -26,6 +26,7 @@ class GroupNorm(nn.GroupNorm):
         Returns:
             (B, C, T) in the dtype of `input`; zero in padded frames.
         """
+        # Statistics over thousands of frames need float32, whatever comes in.
         result = group_norm(at_least_float32(input), lengths, self.num_groups, self.weight, self.bias, self.eps)
         return result.type_as(input)
 

@@ -160,12 +160,14 @@ class TransformerDecoder(BlockStack):
             memories: per block, keys and values of the words before.
             attend_to: (N, 1, 1, T) bool, true where a row has a word; the new ones are last. None: everywhere.
         """
+        # (N,) -> (N, 1, C): one new position; those before are in `memories`
         x = self._embed(words, positions).unsqueeze(1)
         for layer, memory in zip(self.layers, memories, strict=True):
             x = layer(x, attend_to, memory=memory)
         return self._finish(x).squeeze(1)
 
     def _embed(self, words: Tensor, positions: Tensor) -> Tensor:
+        # (B, T) -> (B, T, C); scaled by the root of C, so that words are as loud as positions
         x: Tensor = self.embed_scale * self.embed_tokens(words)
         if self.project_in_dim is not None:
             x = self.project_in_dim(x)

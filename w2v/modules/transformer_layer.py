@@ -68,8 +68,10 @@ class TransformerLayer(nn.Module):
     ) -> Tensor:
         """Return (B, T, C); arguments as in `MultiheadAttention.forward`."""
         if self.spec.layer_norm_first:
+            # Pre-norm, of the large models: the residual path has no norm, and trains at any depth.
             x = x + self._attention(self.self_attn_layer_norm(x), attend_to, is_causal, memory)
             return x + self._feed_forward(self.final_layer_norm(x))
+        # Post-norm, of the base model: the norm follows the sum, so residuals pass through every norm.
         x = self.self_attn_layer_norm(x + self._attention(x, attend_to, is_causal, memory))
         result: Tensor = self.final_layer_norm(x + self._feed_forward(x))
         return result
@@ -79,6 +81,7 @@ class TransformerLayer(nn.Module):
         return dropout(x, self.spec.dropout, self.training)
 
     def _feed_forward(self, x: Tensor) -> Tensor:
+        # (B, T, C) -> (B, T, C'), four times as wide in the recipes
         x = self.fc1(x)
         activation_dropout = self.spec.activation_dropout if self.training else 0.0
         # (B, T, C') is the widest tensor of a block: here it is kept once for the backward pass instead of twice.
