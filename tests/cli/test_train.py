@@ -276,7 +276,7 @@ def test_a_damaged_last_checkpoint_is_replaced_by_the_best(data: Path) -> None:
     assert again.code == 0, again.err
     assert "checkpoint_last.pt: cannot be read" in again.out
     assert "resuming from" in again.out
-    assert [line["num_updates"] for line in again.lines("train_inner")] == [1, 2, 3]
+    assert [line["num_updates"] for line in again.lines("train_inner")] == [3]
 
 
 def test_a_changed_command_is_refused_where_it_cannot_go_on(data: Path) -> None:
