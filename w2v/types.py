@@ -232,7 +232,7 @@ class Loss:
 
 @dataclass(frozen=True)
 class Hypothesis:
-    """One reading of one clip.
+    """One hypothesis for one clip.
 
     Attributes:
         tokens: label ids without blanks and repetitions.

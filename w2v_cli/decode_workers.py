@@ -104,7 +104,7 @@ def _serve(answer: Callable[[Any], Any], connection: Connection[Any, Any], paren
         connection.send(result)
 
 
-Readings = list[list[Hypothesis]]
+Hypotheses = list[list[Hypothesis]]
 # They compute with torch, whose threads use all cores already.
 THREADED_DECODERS = ("viterbi", "fairseqlm")
 
@@ -118,8 +118,10 @@ def default_workers(config: DecoderConfig) -> int:
     return max(cores // int(os.environ.get("LOCAL_WORLD_SIZE", "1")), 1)
 
 
-def decode(emissions: Iterator[Emissions], decoder: Decoder, num_workers: int) -> Iterator[tuple[Emissions, Readings]]:
-    """Yield each batch with the readings of its clips, in order, while the next ones are computed.
+def decode(
+    emissions: Iterator[Emissions], decoder: Decoder, num_workers: int
+) -> Iterator[tuple[Emissions, Hypotheses]]:
+    """Yield each batch with the hypotheses of its clips, in order, while the next ones are computed.
 
     Args:
         emissions: what is decoded.
@@ -134,11 +136,11 @@ def decode(emissions: Iterator[Emissions], decoder: Decoder, num_workers: int) -
             yield batch, decoder.decode(batch.log_probs, batch.lengths)
         return
 
-    def decode_part(part: tuple[Any, Any]) -> Readings:
+    def decode_part(part: tuple[Any, Any]) -> Hypotheses:
         log_probs, lengths = map(torch.from_numpy, part)
         return decoder.decode(log_probs, lengths)
 
-    waiting: deque[tuple[Emissions, list[Future[Readings]]]] = deque()
+    waiting: deque[tuple[Emissions, list[Future[Hypotheses]]]] = deque()
     with WorkerPool(decode_part, num_workers) as pool:
         for batch in emissions:
             waiting.append((batch, [pool.submit(part) for part in _parts(batch, num_workers)]))
@@ -156,5 +158,5 @@ def _parts(batch: Emissions, number: int) -> Iterator[tuple[Any, Any]]:
         yield batch.log_probs.numpy()[places, : lengths.max()], lengths
 
 
-def _joined(batch: Emissions, parts: list[Future[Readings]]) -> tuple[Emissions, Readings]:
-    return batch, [readings for part in parts for readings in part.result()]
+def _joined(batch: Emissions, parts: list[Future[Hypotheses]]) -> tuple[Emissions, Hypotheses]:
+    return batch, [hypotheses for part in parts for hypotheses in part.result()]

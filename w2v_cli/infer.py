@@ -25,7 +25,7 @@ from w2v.inference.part_files import PartFiles, settings_key
 from w2v.types import Emissions, IntArray
 from w2v.version import __version__
 from w2v_cli.cpu import speed_on
-from w2v_cli.decode_workers import Readings, decode, default_workers
+from w2v_cli.decode_workers import Hypotheses, decode, default_workers
 from w2v_cli.emission_source import EmissionSource, SourceConfig, open_source
 from w2v_cli.infer_flags import parse_flags
 from w2v_cli.infer_output import (
@@ -119,14 +119,14 @@ def transcribe(job: Job) -> Iterator[tuple[int, list[Transcript]]]:
     workers = default_workers(decoder.config) if config.decode_workers is None else config.decode_workers
     emissions = source.read(config.shard_file(config.dump_emissions) if config.dump_emissions else None)
 
-    def size_of(decoded: tuple[Emissions, Readings]) -> tuple[int, float]:
+    def size_of(decoded: tuple[Emissions, Hypotheses]) -> tuple[int, float]:
         return len(decoded[0].rows), source.seconds(decoded[0])
 
     decoded = show_progress(
         decode(emissions, decoder, workers), size_of, source.work, config.progress_style, config.log_interval
     )
-    for number, (batch, readings) in enumerate(decoded):
-        yield number * distributed.world_size() + distributed.rank(), job.writer.transcripts(batch, readings)
+    for number, (batch, hypotheses) in enumerate(decoded):
+        yield number * distributed.world_size() + distributed.rank(), job.writer.transcripts(batch, hypotheses)
 
 
 def write_results(job: Job, transcripts: Iterable[Transcript], *, prefix: str, start: float | None) -> int:

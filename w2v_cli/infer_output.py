@@ -45,7 +45,7 @@ class OutputConfig(ScorerConfig):
     trn: bool = arg(False, help="also write hypo-*.trn and ref-*.trn, whose ids name speaker and clip, for sclite")
     ctm: bool = arg(False, help="also write hypo-*.ctm: each word's time, length and confidence; and ref-*.stm")
     scoring: str = arg("wer", help="what is computed from transcripts and references: wer, cer, bleu, chrf or ter")
-    print_alignment: bool = arg(False, help="print each reference above its reading, errors marked")
+    print_alignment: bool = arg(False, help="print each reference above its hypothesis, errors marked")
     bootstrap: int = arg(0, help="print a 95 % interval of the error rate, from N drawings of sentences (1000, say)")
     per_speaker: bool = arg(False, help="print the score of each speaker")
     speaker_from: str = arg(
@@ -68,7 +68,7 @@ class Transcript:
     Attributes:
         row: line of the clip in the manifest.
         num_samples: samples of the clip; 0: it could not be read.
-        text: the best reading.
+        text: the best hypothesis.
         lines: kind of file -> lines.
     """
 
@@ -79,12 +79,12 @@ class Transcript:
 
 
 class TranscriptWriter:
-    """Turns readings into lines.
+    """Turns hypotheses into lines.
 
     Args:
         source: the clips.
         config: which kinds of lines.
-        with_nbest: whether all readings are written: row, rank, score and text between tabs. The original never
+        with_nbest: whether all hypotheses are written: row, rank, score and text between tabs. The original never
             writes more than the first.
 
     Raises:
@@ -111,10 +111,10 @@ class TranscriptWriter:
             self.speakers = speakers_of(names, config.speaker_from)
             self.ids = unique_ids(map(utterance_id, self.speakers, names))
 
-    def transcripts(self, batch: Emissions, readings: list[list[Hypothesis]]) -> list[Transcript]:
+    def transcripts(self, batch: Emissions, by_clip: list[list[Hypothesis]]) -> list[Transcript]:
         """Return what is written about the clips of a batch."""
         found = []
-        for place, (row, hypotheses) in enumerate(zip(batch.rows, readings, strict=True)):
+        for place, (row, hypotheses) in enumerate(zip(batch.rows, by_clip, strict=True)):
             lines = {kind: list(self._lines(kind, row, hypotheses, batch, place)) for kind in self.kinds}
             found.append(Transcript(row, batch.num_samples[place], " ".join(hypotheses[0].words), lines))
         return found

@@ -157,9 +157,9 @@ def score_point(source: EmissionSource, config: DecoderConfig, tuning: TuneConfi
         decoder = build_decoder(config, source.dictionary, source.info.post_process, load_language_model)
     scorer = build_scorer(tuning.scoring, tuning)
     for batch in source.read():
-        for row, readings in zip(batch.rows, decoder.decode(batch.log_probs, batch.lengths), strict=True):
+        for row, hypotheses in zip(batch.rows, decoder.decode(batch.log_probs, batch.lengths), strict=True):
             _, reference = source.reference(row) or ("", "")
-            texts = (reference, " ".join(readings[0].words))
+            texts = (reference, " ".join(hypotheses[0].words))
             scorer.add(*(source.scored_text(text, tuning.scoring) for text in texts))
     score = scorer.score()
     return -score if scorer.larger_is_better else score, scorer.summary()

@@ -169,10 +169,10 @@ def test_what_the_model_rules_out_is_never_said(
     decoder = build_decoder(options, DICTIONARY, language_model=lambda path: model)
     assert isinstance(decoder, BeamDecoder)
     found = decoder.decode(emissions[0][:8], emissions[1][:8])
-    said = {word for nbest in found for reading in nbest for word in reading.words}
+    said = {word for nbest in found for hypothesis in nbest for word in hypothesis.words}
     assert said
     assert not said & some
-    assert all(np.isfinite(reading.score) for nbest in found for reading in nbest)
+    assert all(np.isfinite(hypothesis.score) for nbest in found for hypothesis in nbest)
 
 
 def test_impossible_emissions_are_an_empty_reading(files: dict[str, str], own_search: pytest.MonkeyPatch) -> None:
@@ -181,4 +181,4 @@ def test_impossible_emissions_are_an_empty_reading(files: dict[str, str], own_se
         nothing[0] = 0.0
         found = decode(options, files, (nothing, torch.tensor([4, 4])))
         assert np.isfinite(found[0][0].score)
-        assert [(reading.tokens, reading.score) for reading in found[1]] == [([], -np.inf)]
+        assert [(hypothesis.tokens, hypothesis.score) for hypothesis in found[1]] == [([], -np.inf)]

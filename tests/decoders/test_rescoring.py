@@ -41,30 +41,36 @@ def test_scores_are_those_of_the_first_decoder_and_of_the_model(replaces: bool) 
     model = open_ngram_model(WORDS)
     for before, after in zip(decode(config()), decode(config(**options)), strict=True):
         expected = []
-        for reading in before:
-            score = float(model.sentence_scores([reading.words])[0])
+        for hypothesis in before:
+            score = float(model.sentence_scores([hypothesis.words])[0])
             first = (
-                reading.scores["emission"] + 1.0 * len(reading.words) if replaces and reading.scores else reading.score
+                hypothesis.scores["emission"] + 1.0 * len(hypothesis.words)
+                if replaces and hypothesis.scores
+                else hypothesis.score
             )
-            expected.append((first + 3 * score - 0.7 * len(reading.words), reading.tokens, reading.words))
+            expected.append((first + 3 * score - 0.7 * len(hypothesis.words), hypothesis.tokens, hypothesis.words))
         expected.sort(key=lambda item: -item[0])
         assert [(pytest.approx(score, abs=1e-4), *rest) for score, *rest in expected] == [
-            (reading.score, reading.tokens, reading.words) for reading in after
+            (hypothesis.score, hypothesis.tokens, hypothesis.words) for hypothesis in after
         ]
 
 
 def test_the_order_changes_and_parts_are_kept() -> None:
     before, after = decode(config()), decode(config(rescore_lm=WORDS, rescore_weight=5.0))
     assert [r[0].words for r in before] != [r[0].words for r in after]
-    for readings in after[:2]:
-        assert [set(reading.scores) for reading in readings] == [{"emission", "lm", "rescore"}] * len(readings)
+    for hypotheses in after[:2]:
+        assert [set(hypothesis.scores) for hypothesis in hypotheses] == [{"emission", "lm", "rescore"}] * len(
+            hypotheses
+        )
 
 
 def test_a_model_over_units_scores_spellings() -> None:
     model = open_ngram_model(UNITS)
-    readings = [reading for nbest in decode(config(rescore_lm=UNITS)) for reading in nbest]
-    spelled = [[unit for word in reading.words for unit in (*word, "|")] for reading in readings]
-    assert [reading.scores["rescore"] for reading in readings] == pytest.approx(list(model.sentence_scores(spelled)))
+    hypotheses = [hypothesis for nbest in decode(config(rescore_lm=UNITS)) for hypothesis in nbest]
+    spelled = [[unit for word in hypothesis.words for unit in (*word, "|")] for hypothesis in hypotheses]
+    assert [hypothesis.scores["rescore"] for hypothesis in hypotheses] == pytest.approx(
+        list(model.sentence_scores(spelled))
+    )
 
 
 @pytest.mark.parametrize("first", [{}, {"kenlm_model": UNITS}])
@@ -85,5 +91,5 @@ def test_a_model_of_other_words_does_not_fit(tmp_path: Path, first: dict[str, An
 
 def test_one_reading_cannot_be_reordered() -> None:
     for options in (dict(nbest=1), dict(w2l_decoder="viterbi")):
-        with pytest.raises(ConfigError, match="--rescore-lm chooses among readings"):
+        with pytest.raises(ConfigError, match="--rescore-lm chooses among hypotheses"):
             config(rescore_lm=WORDS, **options)

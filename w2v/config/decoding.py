@@ -37,9 +37,9 @@ class DecoderConfig:
     beam: int = arg(5, help="hypotheses kept per frame")
     beam_threshold: float = arg(25.0, help="drop hypotheses whose score is this far below the best")
     beam_size_token: float = arg(100, help="symbols tried per frame and hypothesis")
-    nbest: int = arg(1, help="readings returned per clip; a search may find fewer")
+    nbest: int = arg(1, help="hypotheses returned per clip; a search may find fewer")
     rescore_lm: str | None = arg(
-        None, help="language model of any kind that puts the --nbest readings into a new order", metavar="FILE"
+        None, help="language model of any kind that puts the --nbest hypotheses into a new order", metavar="FILE"
     )
     rescore_weight: float = arg(0.5, help="weight of its log-probability of the whole sentence")
     rescore_word_score: float = arg(0.0, help="added for each word when rescoring")
@@ -50,7 +50,7 @@ class DecoderConfig:
         check_range(self, 0, math.inf, "beam_threshold")
         if self.rescore_lm is not None and (self.nbest < 2 or self.w2l_decoder == "viterbi"):
             raise ConfigError(
-                "--rescore-lm chooses among readings: give --nbest 50, say, and a beam search (--w2l-decoder kenlm)"
+                "--rescore-lm chooses among hypotheses: give --nbest 50, say, and a beam search (--w2l-decoder kenlm)"
             )
         for name in ("lm_weight", "word_score", "sil_weight", "rescore_weight", "rescore_word_score"):
             if not math.isfinite(getattr(self, name)):

@@ -143,12 +143,8 @@ def to_their_config(file: ModelFile) -> dict[str, Any]:
     return config
 
 
-def from_their_config(config: Mapping[str, Any], kind: str, where: str) -> dict[str, dict[str, Any]]:
-    """Return the sections `model` and `criterion`.
-
-    Raises:
-        CheckpointError: the model is a variant that is not known here.
-    """
+def _refuse_variants(config: Mapping[str, Any], where: str) -> None:
+    """Raise a CheckpointError where a setting has a value that this library does not compute."""
     if config.get("adapter_attn_dim") is not None:
         raise CheckpointError(
             f"{where}: holds adapters per language (MMS, adapter_attn_dim = {str(config['adapter_attn_dim'])[:20]}), "
@@ -159,6 +155,15 @@ def from_their_config(config: Mapping[str, Any], kind: str, where: str) -> dict[
             raise CheckpointError(
                 f"{where}: has {name} = {str(config[name])[:40]!r}; only {allowed[0]!r} is known here"
             )
+
+
+def from_their_config(config: Mapping[str, Any], kind: str, where: str) -> dict[str, dict[str, Any]]:
+    """Return the sections `model` and `criterion`.
+
+    Raises:
+        CheckpointError: the model is a variant that is not known here.
+    """
+    _refuse_variants(config, where)
     get = {**THEIR_DEFAULTS, **config}
     ours_of = {
         "gelu": "gelu",

@@ -1,6 +1,6 @@
 """What every decoder offers, and the registry behind `--w2l-decoder`.
 
-A decoder gets log-probabilities and gives back readings. It knows nothing of models, audio or references.
+A decoder gets log-probabilities and gives back hypotheses. It knows nothing of models, audio or references.
 """
 
 from __future__ import annotations
@@ -70,7 +70,7 @@ class Decoder:
         self.symbol = symbol
 
     def decode(self, log_probs: Tensor, lengths: Tensor) -> list[list[Hypothesis]]:
-        """Return the readings of each clip, best first: at most `nbest`, at least one.
+        """Return the hypotheses of each clip, best first: at most `nbest`, at least one.
 
         Args:
             log_probs: (B, T, V) float32 log-probabilities on the CPU.

@@ -1,4 +1,4 @@
-"""From the paths of a beam search to readings, whichever search found them."""
+"""From the paths of a beam search to hypotheses, whichever search found them."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ class Search(Protocol):
 class BeamDecoder(Decoder):
     """Base class of decoders by beam search.
 
-    The score of a reading is sum of frame log-probabilities + lm_weight * log P(words, </s>) + word_score * words +
+    The score of a hypothesis is sum of frame log-probabilities + lm_weight * log P(words, </s>) + word_score * words +
     sil_weight * silent frames; the logarithm is the language model's own.
 
     Attributes:
@@ -47,8 +47,8 @@ class BeamDecoder(Decoder):
             return found
         paths = self.search.find(log_probs[spoken].float(), lengths[spoken], self.config.nbest)
         for clip, length, nbest in zip(spoken.tolist(), lengths[spoken].tolist(), paths, strict=True):
-            readings = [self._hypothesis(path, length) for path in nbest]
-            found[clip] = readings or [Hypothesis(tokens=[], words=[], score=-math.inf)]
+            hypotheses = [self._hypothesis(path, length) for path in nbest]
+            found[clip] = hypotheses or [Hypothesis(tokens=[], words=[], score=-math.inf)]
         return found
 
     def _hypothesis(self, path: FoundPath, num_frames: int) -> Hypothesis:

@@ -1,4 +1,4 @@
-"""Rescoring (`--rescore-lm`): a second language model puts the readings of a search into a new order.
+"""Rescoring (`--rescore-lm`): a second language model puts the hypotheses of a search into a new order.
 
 Much cheaper than a search with the same model: it scores a few whole sentences per clip, all in one batch.
 """
@@ -26,7 +26,7 @@ logger = logging.getLogger(__name__)
 
 
 class RescoringDecoder(Decoder):
-    """A decoder whose readings are put into a new order by
+    """A decoder whose hypotheses are put into a new order by
 
         score + rescore_weight * log P(words, </s>) + rescore_word_score * words,
 
@@ -36,7 +36,7 @@ class RescoringDecoder(Decoder):
     `Hypothesis.scores` gets `rescore`, the log-probability.
 
     Args:
-        first: finds the readings.
+        first: finds the hypotheses.
         model: the second language model.
 
     Raises:
@@ -52,27 +52,27 @@ class RescoringDecoder(Decoder):
 
     def decode(self, log_probs: Tensor, lengths: Tensor) -> list[list[Hypothesis]]:
         found = self.first.decode(log_probs, lengths)
-        sentences = [self._sentence(reading) for readings in found for reading in readings]
-        # Readings that differ only in where their symbols lie are one sentence.
+        sentences = [self._sentence(hypothesis) for hypotheses in found for hypothesis in hypotheses]
+        # Hypotheses that differ only in where their symbols lie are one sentence.
         places = {sentence: place for place, sentence in enumerate(dict.fromkeys(sentences))}
         scores = self.model.sentence_scores(list(places))
         self.model.forget()
         rows = iter(scores[[places[sentence] for sentence in sentences]].tolist())
-        rescored = [[self._rescored(reading, next(rows)) for reading in readings] for readings in found]
-        return [sorted(readings, key=lambda reading: -reading.score) for readings in rescored]
+        rescored = [[self._rescored(hypothesis, next(rows)) for hypothesis in hypotheses] for hypotheses in found]
+        return [sorted(hypotheses, key=lambda hypothesis: -hypothesis.score) for hypotheses in rescored]
 
-    def _rescored(self, reading: Hypothesis, log_prob: float) -> Hypothesis:
+    def _rescored(self, hypothesis: Hypothesis, log_prob: float) -> Hypothesis:
         config = self.config
-        score = reading.score + config.rescore_weight * log_prob + config.rescore_word_score * len(reading.words)
+        score = hypothesis.score + config.rescore_weight * log_prob + config.rescore_word_score * len(hypothesis.words)
         if config.rescore_replaces_lm:
-            score -= config.lm_weight * reading.scores.get("lm", 0.0)
-        return replace(reading, score=score, scores={**reading.scores, "rescore": log_prob})
+            score -= config.lm_weight * hypothesis.scores.get("lm", 0.0)
+        return replace(hypothesis, score=score, scores={**hypothesis.scores, "rescore": log_prob})
 
-    def _sentence(self, reading: Hypothesis) -> tuple[str, ...]:
+    def _sentence(self, hypothesis: Hypothesis) -> tuple[str, ...]:
         """Return the words, or the units, as the model writes them."""
         if self._unit_case is None:
-            return tuple(map(self._word_case, reading.words))
-        units = [self.dictionary.symbols[token] for token in reading.tokens]
+            return tuple(map(self._word_case, hypothesis.words))
+        units = [self.dictionary.symbols[token] for token in hypothesis.tokens]
         if WORD_END not in self.dictionary.symbols:
             return tuple(map(self._unit_case, units))
         # As in label files: no silence in front, one after each word.

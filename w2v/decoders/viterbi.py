@@ -11,7 +11,7 @@ from w2v.types import Hypothesis
 
 @register_decoder("viterbi", DecoderConfig)
 class ViterbiDecoder(Decoder):
-    """Greedy decoding of a whole batch at once; always one reading.
+    """Greedy decoding of a whole batch at once; always one hypothesis.
 
     With no transition scores, Viterbi's path is the largest value of each frame.
     """

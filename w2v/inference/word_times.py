@@ -1,4 +1,4 @@
-"""When each word of a reading was said, in frames, and how sure the model is of it."""
+"""When each word of a hypothesis was said, in frames, and how sure the model is of it."""
 
 from __future__ import annotations
 
@@ -53,7 +53,7 @@ class WordTime:
 
 
 def word_times(hypothesis: Hypothesis, log_probs: Tensor, dictionary: Dictionary, symbol: str | None) -> list[WordTime]:
-    """Return the times of the words of a reading.
+    """Return the times of the words of a hypothesis.
 
     A word begins with its first symbol and ends with its last one; the mark between words belongs to none. Where the
     symbols spell fewer words than the decoder names (a lexicon whose spellings do not end in `|`), the words share

@@ -1,4 +1,4 @@
-"""Reference and reading one above the other, word by word, as sclite prints them (`--print-alignment`)."""
+"""Reference and hypothesis one above the other, word by word, as sclite prints them (`--print-alignment`)."""
 
 from __future__ import annotations
 
