@@ -6,8 +6,8 @@ Whole files are changed at random (bits, bytes, pieces left out, doubled, moved,
 words that readers trip over) and read under watch. A fault is anything but a result or a `W2vError` of one line that
 names the file, and the line where the format has lines: another exception, more than a second of CPU, more memory
 than `MEGABYTES`, a program, an import, a socket or a written file. A reader runs in a process of its own, so that a
-crash of the interpreter is a fault, too; the input is kept. `fuzz.md` holds what was found; tests/test_fuzz.py runs a
-few hundred inputs of each kind.
+crash of the interpreter is a fault, too; the input is kept. `fuzz.md` holds what was found;
+tests/integration/test_fuzz.py runs a few hundred inputs of each kind.
 """
 
 from __future__ import annotations
@@ -17,6 +17,7 @@ import codecs
 import contextlib
 import gzip
 import importlib
+import importlib.util
 import io
 import json
 import os
@@ -451,6 +452,9 @@ def warm_up() -> None:
     for encoding in (*of_json, "unicode-escape", "raw-unicode-escape"):
         codecs.lookup(encoding)
     importlib.import_module("unicodedata")  # for "\\N{...}" in a literal
+    if importlib.util.find_spec("av"):
+        for name in ("av", "av.subtitles.stream", "av.subtitles.codeccontext", "av.video.stream"):
+            importlib.import_module(name)  # PyAV imports a kind of stream when a file holds one
 
 
 def prepare() -> None:

@@ -100,9 +100,9 @@ def test_a_derived_class_reads_its_clips_itself(folder: Path) -> None:
 def test_a_window_of_a_long_clip_is_all_that_is_read(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     read: list[int] = []
 
-    def counted(path: str, rate: int, size: int, start: int, out: Any) -> bool:
+    def counted(path: str, rate: int, size: int, start: int, out: Any, *more: Any, **named: Any) -> bool:
         read.append(len(out))
-        return read_window(path, rate, size, start, out)
+        return read_window(path, rate, size, start, out, *more, **named)
 
     monkeypatch.setattr(module, "read_window", counted)
     make(folder, max_sample_size=5000).batch([4, 2], 1)

@@ -47,7 +47,9 @@ def test_windows_of_long_clips(
     for row, size in enumerate(sizes):
         soundfile.write(tmp_path / f"{row}.wav", rng.normal(size=size) * 0.1, 16000, subtype="FLOAT")
     manifest = make_manifest(str(tmp_path), [f"{row}.wav" for row in range(len(sizes))], sizes)
-    task: Any = SimpleNamespace(sample_rate=16000, normalize=False, resample=False, labels="ltr")
+    task: Any = SimpleNamespace(
+        sample_rate=16000, normalize=False, normalize_epsilon=1e-5, resample=False, channel=None, labels="ltr"
+    )
     loaded: Any = SimpleNamespace(model=model, task=SimpleNamespace(config=task))
     widest: list[int] = []
     model.register_forward_pre_hook(lambda _, arguments: widest.append(arguments[0].shape[1]))

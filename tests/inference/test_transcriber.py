@@ -298,7 +298,8 @@ def test_features_are_those_of_featurize(small, speech, tmp_path):
     clip = speech[:20000]
     path = tmp_path / "a.wav"
     soundfile.write(path, clip, RATE, subtype="FLOAT")
-    samples = normalize(clip) if small.task.config.normalize else clip
+    options = small.task.config
+    samples = normalize(clip, options.normalize_epsilon) if options.normalize else clip
     for layer in ("z", "c", 1):
         with torch.inference_mode():
             expected, _ = feature_function(small.model, str(layer))(torch.from_numpy(samples)[None], None)

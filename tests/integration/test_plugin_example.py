@@ -137,7 +137,9 @@ def test_as_a_folder_of_files(data: Path, tmp_path: Path) -> None:
 @pytest.mark.usefixtures("_clean")
 def test_as_one_file(data: Path, tmp_path: Path) -> None:
     command = [data, "--user-dir", PLUGIN / "shallow.py", "--save-dir", tmp_path, "--arch", "wav2vec2_shallow_tiny"]
-    outcome = call(train.main, [*command, "--criterion", "wav2vec", "--infonce", "--num-workers", 0, *SMALL])
+    outcome = call(
+        train.main, [*command, "--criterion", "wav2vec", "--infonce", "--num-workers", 0, "--lr", 0.001, *SMALL]
+    )
     assert outcome.code == 0, outcome.err
     assert len(outcome.lines("train_inner")) == 4
 
@@ -266,7 +268,7 @@ def test_a_model_with_symbols_and_codes_runs_in_all(data: Path, tmp_path: Path) 
     trained = call(train.main, [
         data, "--save-dir", run, "--arch", "talkative", "--criterion", "ctc", "--labels", "ltr", "--zero-infinity",
         "--context-dim", 16, "--conv-feature-layers", "[(16, 10, 5)] + [(16, 4, 4)] * 3", "--num-workers", 0,
-        *SMALL, *plugin,
+        "--lr", 0.001, *SMALL, *plugin,
     ])  # fmt: skip
     assert trained.code == 0, trained.err
     checkpoint = run / "checkpoint_last.pt"

@@ -115,10 +115,16 @@ def test_ctc(golden: Path, generation: str, name: str, monkeypatch: pytest.Monke
     torch.testing.assert_close(log_probs[valid], wanted["log_probs_TBV"].transpose(0, 1)[valid], **TOLERANCE)
 
 
-def test_a_fine_tuned_file_says_where_its_labels_are_from(golden: Path, caplog: pytest.LogCaptureFixture) -> None:
+def test_a_fine_tuned_file_says_where_its_labels_are_from(
+    golden: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
     w2v.load_model(golden / "checkpoints/g3_cfg/ctc_base.pt")
     assert "symbols come from" not in caplog.text  # they are in the file
-    w2v.load_model(golden / "checkpoints/g1_args/ctc_base_w2vargs.pt")
+    # Alone in a folder: beside the recorded files lies a dictionary, which would be taken.
+    alone = tmp_path / "alone" / "ctc_base_w2vargs.pt"
+    alone.parent.mkdir()
+    alone.write_bytes((golden / "checkpoints/g1_args/ctc_base_w2vargs.pt").read_bytes())
+    w2v.load_model(alone)
     assert "come from the standard letter dictionary" in caplog.text
     given = golden / "checkpoints/dict.ltr.txt"
     w2v.load_model(golden / "checkpoints/g1_args/ctc_base_w2vargs.pt", dictionary=str(given))

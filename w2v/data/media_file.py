@@ -115,5 +115,5 @@ def media_file(file: io.BufferedReader, path: str) -> Iterator[MediaFile]:
             yield MediaFile(container, path)
     except av.FFmpegError as e:
         raise DataError(f"{path}: not readable as audio: {' '.join(str(e.strerror or e).split())}") from e
-    except (ValueError, RuntimeError, MemoryError) as e:
+    except (OSError, ValueError, RuntimeError, MemoryError) as e:  # OSError: a damaged index leads to a place below 0
         raise DataError(f"{path}: not readable as audio: {' '.join(str(e).split()) or 'out of memory'}") from e
