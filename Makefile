@@ -5,11 +5,14 @@
 #             plain torch of PyPI would bring gigabytes of CUDA libraries:
 #             make test PIP_ARGS="--extra-index-url https://download.pytorch.org/whl/cpu"
 #   PYTEST    more arguments for pytest
+#   JOBS      test processes at once (default: 2)
 #   DEMO      more arguments for examples/demo/run.py, such as DEMO="--data my_folder"
 
 PYTHON ?= python3
 PIP_ARGS ?=
 PYTEST ?=
+# Two test processes: most tests start programs and wait for them. A file's tests stay in one process, with its fixtures.
+JOBS ?= 2
 DEMO ?=
 
 VENV := .venv
@@ -34,7 +37,7 @@ test: $(FOR_TEST)
 	$(BIN)/python -m ruff check .
 	$(BIN)/python -m ruff format --check .
 	$(BIN)/python -m mypy
-	$(BIN)/python -m pytest -q $(PYTEST) </dev/null
+	$(BIN)/python -m pytest -q -n $(JOBS) --dist loadfile $(PYTEST) </dev/null
 
 demo: $(FOR_DEMO)
 	$(BIN)/python examples/demo/run.py $(DEMO)
@@ -47,7 +50,7 @@ types: $(FOR_TEST)
 	$(BIN)/python -m mypy
 
 tests: $(FOR_TEST)
-	$(BIN)/python -m pytest -q $(PYTEST) </dev/null
+	$(BIN)/python -m pytest -q -n $(JOBS) --dist loadfile $(PYTEST) </dev/null
 
 format: $(FOR_TEST)
 	$(BIN)/python -m ruff check --fix .

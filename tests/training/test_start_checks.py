@@ -34,6 +34,7 @@ def test_nothing_to_say(argv):
         ([*FINETUNING, "--freeze-finetune-updates", 1000], "1000 is not below --max-update 1000: the encoder"),
         ([*FINETUNING, "--validate-after-updates", 1001], "never validates, and writes no checkpoint_best.pt"),
         ([*PRETRAINING, "--max-update", 0], "the run never ends"),
+        ([*FINETUNING, "--maximize-best-checkpoint-metric"], "the largest loss counts as the best"),
         ([*PRETRAINING, "--lr-scheduler", "polynomial_decay", "--warmup-updates", 1000, "--total-num-update", 2000],
          "--warmup-updates 1000 is not below --max-update 1000"),
         ([*FINETUNING, "--lr-scheduler", "tri_stage", "--warmup-steps", 4000], "--warmup-steps 4000 is not below"),

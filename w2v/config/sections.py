@@ -208,7 +208,7 @@ class CheckpointConfig:
     no_save_optimizer_state: bool = arg(False, help="leave the optimizer's state out of checkpoints")
     best_checkpoint_metric: str = arg("loss", help="value of the first validation set that decides, such as wer")
     maximize_best_checkpoint_metric: bool = arg(
-        False, help="larger is better; known for accuracy and for losses and error rates, whose sense it cannot change"
+        False, help="larger is better; known by name for accuracy, and against the sense of losses and error rates"
     )
     patience: int = arg(-1, help="stop after N validations without improvement; -1: never")
 
@@ -217,10 +217,6 @@ class CheckpointConfig:
         check_range(self, 0, math.inf, "save_interval_updates")
         if self.finetune_from_model and self.restore_file != "checkpoint_last.pt":
             raise ConfigError("--finetune-from-model and --restore-file exclude each other; give one of them")
-        if self.maximize_best_checkpoint_metric and self.best_checkpoint_metric in SMALLER_IS_BETTER:
-            raise ConfigError(
-                f"--maximize-best-checkpoint-metric: the smallest {self.best_checkpoint_metric} is the best; drop it"
-            )
 
     @property
     def larger_is_better(self) -> bool:

@@ -7,12 +7,13 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
+from w2v.config.sections import SMALLER_IS_BETTER
 from w2v.training.options import TrainConfig
 
 
 def warnings_at_start(config: TrainConfig) -> list[str]:
     """Return one line for each setting that cannot do what it is there for."""
-    return [*_short_run(config), *_schedule(config), *_pretraining(config)]
+    return [*_short_run(config), *_schedule(config), *_best(config), *_pretraining(config)]
 
 
 def _short_run(config: TrainConfig) -> Iterator[str]:
@@ -32,6 +33,15 @@ def _short_run(config: TrainConfig) -> Iterator[str]:
         yield (
             f"--validate-after-updates {after} is above --max-update {limit}: this run never validates, and writes no "
             "checkpoint_best.pt"
+        )
+
+
+def _best(config: TrainConfig) -> Iterator[str]:
+    chosen = config.checkpoint
+    if chosen.maximize_best_checkpoint_metric and chosen.best_checkpoint_metric in SMALLER_IS_BETTER:
+        yield (
+            f"--maximize-best-checkpoint-metric: the largest {chosen.best_checkpoint_metric} counts as the best, which is "
+            "the worst model; leave the flag out"
         )
 
 
