@@ -54,8 +54,8 @@ class SmallGpu:
         self.most = 0
 
     def play(self, patch: pytest.MonkeyPatch) -> None:
-        for part in (ConvEncoder, ConvFeatureExtractor, TransformerEncoder):
-            patch.setattr(part, "forward", self._limited(part.forward))
+        for part, method in ((ConvEncoder, "forward"), (ConvFeatureExtractor, "forward"), (TransformerEncoder, "_run")):
+            patch.setattr(part, method, self._limited(getattr(part, method)))
 
     def _limited(self, forward: Any) -> Any:
         def limited(module: Any, x: torch.Tensor, *args: Any, **kwargs: Any) -> Any:

@@ -40,8 +40,8 @@ def _best(config: TrainConfig) -> Iterator[str]:
     chosen = config.checkpoint
     if chosen.maximize_best_checkpoint_metric and chosen.best_checkpoint_metric in SMALLER_IS_BETTER:
         yield (
-            f"--maximize-best-checkpoint-metric: the largest {chosen.best_checkpoint_metric} counts as the best, which is "
-            "the worst model; leave the flag out"
+            f"--maximize-best-checkpoint-metric: the largest {chosen.best_checkpoint_metric} counts as the best, "
+            "which is the worst model; leave the flag out"
         )
 
 
