@@ -39,7 +39,7 @@ def process_group(
     cpu: bool = False,
     backend: str | None = None,
     timeout: float = HEARTBEAT_TIMEOUT,
-    collective_timeout: timedelta = TIMEOUT,
+    collective_timeout: timedelta | None = None,
 ) -> Iterator[torch.device]:
     """Take part in a run, in a `with` statement: join the other processes, and leave them in good order.
 
@@ -51,7 +51,7 @@ def process_group(
         cpu: never use CUDA.
         backend: `nccl` or `gloo`; None: whichever fits the device.
         timeout: seconds that a process may be silent (`--heartbeat-timeout`).
-        collective_timeout: how long one process may wait in a collective for the others.
+        collective_timeout: how long one process may wait in a collective for the others; None: half an hour.
 
     Yields:
         the device of this process.
@@ -66,7 +66,7 @@ def process_group(
     store, heartbeat, us = _rendezvous(place, timeout)
     try:
         device = _device(place, cpu)
-        _join_group(store, place, device, backend, collective_timeout)
+        _join_group(store, place, device, backend, collective_timeout or TIMEOUT)
         yield device
     except W2vError as e:
         heartbeat.fail(f"{us}: {e}", e.exit_code)
