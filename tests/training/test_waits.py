@@ -73,7 +73,8 @@ def _soon(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def wait_in_c() -> None:
     """Wait as a driver or a collective does: in C, which signals do not wake up."""
-    signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM, watchdog.PROBE})
+    # SIGCHLD, too: where an earlier test left a handler, the end of a child would wake the wait up.
+    signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM, signal.SIGCHLD, watchdog.PROBE})
     ctypes.CDLL(None).sleep(60)
 
 
