@@ -90,13 +90,16 @@ def call(main: Callable[[list[str]], int], arguments: Sequence[Any]) -> Outcome:
     return Outcome(code, out.getvalue(), err.getvalue())
 
 
-def prepare(folder: Path, num_clips: int, seed: int = 1) -> Path:
+def prepare(
+    folder: Path, num_clips: int, seed: int = 1, *, num_words: tuple[int, int] = (2, 4), valid_percent: float = 0.1
+) -> Path:
     """Write clips, manifests, labels and dictionary below `folder`; return the folder for `w2v-train`."""
     from w2v_cli import labels, manifest
 
-    write_corpus(folder / "audio", num_clips, seed)
+    write_corpus(folder / "audio", num_clips, seed, num_words)
     data = folder / "data"
-    listed = call(manifest.main, [folder / "audio", "--dest", data, "--ext", "wav", "--valid-percent", 0.1, "--sorted"])
+    command = [folder / "audio", "--dest", data, "--ext", "wav", "--valid-percent", valid_percent, "--sorted"]
+    listed = call(manifest.main, command)
     assert listed.code == 0, listed.err
     for split in ("train", "valid"):
         command = [data / f"{split}.tsv", "--output-dir", data, "--output-name", split]

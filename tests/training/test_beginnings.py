@@ -8,11 +8,11 @@ from typing import Any
 
 import pytest
 import torch
-from toy_speech import Outcome, call, write_corpus
+from toy_speech import Outcome, call, prepare
 
 from w2v.checkpoint.file import load_checkpoint
 from w2v.convert import read_model_file
-from w2v_cli import convert, featurize, infer, labels, lm, manifest, tokenize, train
+from w2v_cli import convert, featurize, infer, lm, tokenize, train
 
 pytest.importorskip("soundfile")
 
@@ -29,16 +29,7 @@ PRETRAINING = [
 
 @pytest.fixture(scope="module")
 def speech(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("speech")
-    write_corpus(folder / "audio", 12, 1, (4, 6))
-    assert call(manifest.main, [folder / "audio", "--dest", folder, "--ext", "wav", "--valid-percent", "0.2"]).code == 0
-    for split in ("train", "valid"):
-        texts = ["--transcripts", folder / "audio" / "transcripts.txt", *(["--dict"] if split == "train" else [])]
-        assert (
-            call(labels.main, [folder / f"{split}.tsv", "--output-dir", folder, "--output-name", split, *texts]).code
-            == 0
-        )
-    return folder
+    return prepare(tmp_path_factory.mktemp("speech"), 12, num_words=(4, 6), valid_percent=0.2)
 
 
 def model(golden: Any, name: str) -> Path:

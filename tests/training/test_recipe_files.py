@@ -7,13 +7,13 @@ from typing import Any
 
 import pytest
 import yaml
-from toy_speech import call, write_corpus
+from toy_speech import call, prepare
 
 from w2v.checkpoint.file import load_checkpoint
 from w2v.config.recipes import FOLDER, recipe_names
 from w2v.errors import ConfigError
 from w2v.training.options import parse_train_command
-from w2v_cli import labels, manifest, train
+from w2v_cli import train
 
 pytest.importorskip("soundfile")
 
@@ -40,16 +40,7 @@ def parse(*argv: Any) -> Any:
 @pytest.fixture(scope="module")
 def speech(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A data folder with manifests, labels and dictionary."""
-    folder = tmp_path_factory.mktemp("speech")
-    write_corpus(folder / "audio", 16, 1, (4, 6))
-    assert call(manifest.main, [folder / "audio", "--dest", folder, "--ext", "wav", "--valid-percent", "0.2"]).code == 0
-    for split in ("train", "valid"):
-        texts = ["--transcripts", folder / "audio" / "transcripts.txt", *(["--dict"] if split == "train" else [])]
-        assert (
-            call(labels.main, [folder / f"{split}.tsv", "--output-dir", folder, "--output-name", split, *texts]).code
-            == 0
-        )
-    return folder
+    return prepare(tmp_path_factory.mktemp("speech"), 16, num_words=(4, 6), valid_percent=0.2)
 
 
 @pytest.fixture(scope="module")
