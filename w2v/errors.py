@@ -6,6 +6,8 @@ and leave with `exit_code`; a traceback therefore always means a fault of ours.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 LONGEST_MESSAGE = 1000
 
 
@@ -54,3 +56,9 @@ class TrainingError(W2vError):
     """Training cannot continue (for instance: the loss scale fell below its minimum)."""
 
     exit_code = 3
+
+
+def listed(items: Sequence[object], most: int = 5, separator: str = ", ") -> str:
+    """Return the first `most` items for a message, and how many more there are."""
+    more = f" and {len(items) - most} more" if len(items) > most else ""
+    return separator.join(map(str, items[:most])) + more

@@ -1,7 +1,7 @@
 """`w2v-align --split`: clips of long recordings with manifest and labels, ready for `w2v-train`.
 
-What was cut from each recording is noted when its clips are there (`parts/`), so that a run that was stopped goes on,
-and lists are made from the notes at the end.
+What was cut from each recording is noted when its clips are there (`parts/`), so that a stopped run resumes, and
+lists are made from the notes at the end.
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ import numpy as np
 import numpy.typing as npt
 
 from w2v.data.dictionary import Dictionary
+from w2v.data.flac_file import write_flac
 from w2v.data.manifest import write_manifest
 from w2v.data.post_process import post_process
 from w2v.errors import DataError
@@ -116,7 +117,10 @@ class ClipWriter:
         spans = [(round(clip.start * rate), round(clip.end * rate)) for clip, _ in clips]
         for number, ((_, units), samples) in enumerate(zip(clips, _pieces(path, rate, spans), strict=True)):
             name = f"clips/{stem}-{number:05d}.flac"
-            _write_flac(self.folder / name, samples, rate)
+            try:
+                write_flac(self.folder / name, samples, rate)
+            except OSError as e:
+                raise DataError(f"cannot write {self.folder / name}: {e.strerror or e}") from e
             yield name, len(samples), units
 
 
@@ -167,15 +171,3 @@ def _pieces(path: str, rate: int, spans: Sequence[tuple[int, int]]) -> Iterator[
             drop = min(max(start - first, 0), len(held))
             held, first = np.concatenate([held[drop:], block]), first + drop
         yield held[max(start - first, 0) : end - first]
-
-
-def _write_flac(path: Path, samples: npt.NDArray[np.float32], rate: int) -> None:
-    import soundfile
-
-    path.parent.mkdir(parents=True, exist_ok=True)
-    try:
-        # Opened here: soundfile takes no name that is not valid in the locale.
-        with open(path, "wb") as file:
-            soundfile.write(file, samples, rate, format="FLAC", subtype="PCM_16")
-    except (OSError, soundfile.LibsndfileError) as e:
-        raise DataError(f"cannot write {path}: {e}") from e

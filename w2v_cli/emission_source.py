@@ -23,7 +23,7 @@ from w2v.data.dictionary import Dictionary
 from w2v.data.labels import read_references
 from w2v.data.manifest import Manifest, read_manifest
 from w2v.data.post_process import fitting_post_process, post_process
-from w2v.errors import ConfigError
+from w2v.errors import ConfigError, listed
 from w2v.inference.emission_file import EmissionFile, EmissionInfo, EmissionWriter, merge_emissions
 from w2v.inference.emissions import ModelEmissions, ctc_info
 from w2v.inference.load import LoadedModel, load_model
@@ -278,11 +278,10 @@ def open_references(
     found = Counter(chain.from_iterable(map(str.split, references)))
     lacking = {symbol: number for symbol, number in found.items() if symbol not in dictionary}
     if lacking:
-        shown = ", ".join(f"{symbol!r} ({number})" for symbol, number in Counter(lacking).most_common(5))
-        more = f" and {len(lacking) - 5} more" if len(lacking) > 5 else ""
+        shown = listed([f"{symbol!r} ({number})" for symbol, number in Counter(lacking).most_common()])
         logger.warning(
-            "%s: %d of %d symbols are not in the dictionary, so that no transcript has them: %s%s",
-            path, sum(lacking.values()), found.total(), shown, more,
+            "%s: %d of %d symbols are not in the dictionary, so that no transcript has them: %s",
+            path, sum(lacking.values()), found.total(), shown,
         )  # fmt: skip
     return references
 

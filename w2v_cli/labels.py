@@ -20,12 +20,11 @@ from w2v.data.manifest import Manifest, read_manifest, write_manifest
 from w2v.data.symbols import Cleaning, TextCleaner, symbol_notes, symbol_table
 from w2v.data.text_file import read_lines
 from w2v.data.transcripts import Row, clip_id, match, read_segments, read_table, read_textgrid
-from w2v.errors import ConfigError, DataError
+from w2v.errors import ConfigError, DataError, listed
 from w2v.files import write_atomically
 from w2v_cli.main import run
 
 PROGRAM = "w2v-labels"
-NAMED = 5  # examples given in a message
 MOST_SYMBOLS = 80  # rows of the table that is printed
 
 
@@ -127,7 +126,7 @@ def _write(config: LabelsConfig) -> int:
         raise DataError(_nothing_fits(config, manifest, clips))
     if missing and not config.drop_missing:
         raise DataError(
-            f"{config.tsv}: {len(missing)} of {len(words)} clips have no text: {_examples(missing)}; --drop-missing "
+            f"{config.tsv}: {len(missing)} of {len(words)} clips have no text: {listed(missing)}; --drop-missing "
             "leaves them out"
         )
     writes_manifest = bool(missing) or clips.is_new
@@ -233,7 +232,7 @@ def _clips_of_textgrids(tier: str, manifest: Manifest) -> Clips:
             name, size = _stretch(manifest, row, start, end, path)
             clips.add(name, size, Row(name, text, f"{path} at {start:g} s"))
     if lacking:
-        clips.notes.append(f"{len(lacking)} recordings have no TextGrid beside them: {_examples(lacking)}")
+        clips.notes.append(f"{len(lacking)} recordings have no TextGrid beside them: {listed(lacking)}")
     return clips
 
 
@@ -297,7 +296,7 @@ def _dictionary(config: LabelsConfig, folder: Path, counts: Counter[str]) -> lis
         )
     if config.dict:
         return [f"{path.name}: is there with the same symbols, and stays as it is"]
-    return [f"{path.name}: lacks {_examples(list(map(repr, lacking)))}, which will be <unk>"] if lacking else []
+    return [f"{path.name}: lacks {listed(list(map(repr, lacking)))}, which will be <unk>"] if lacking else []
 
 
 def _nothing_fits(config: LabelsConfig, manifest: Manifest, clips: Clips) -> str:
@@ -320,11 +319,11 @@ def _summary(config: LabelsConfig, clips: Clips, missing: list[str], count: int)
     name = config.output_name
     parts = [f"{name}.ltr, {name}.wrd: {count} lines"]
     if missing:
-        parts.append(f"{name}.tsv: without {len(missing)} clips that have no text: {_examples(missing)}")
+        parts.append(f"{name}.tsv: without {len(missing)} clips that have no text: {listed(missing)}")
     elif clips.is_new:
         parts.append(f"{name}.tsv: {count} stretches of recordings")
     if clips.unused:
-        parts.append(f"{len(clips.unused)} texts have no clip in {config.tsv}: {_examples(clips.unused)}")
+        parts.append(f"{len(clips.unused)} texts have no clip in {config.tsv}: {listed(clips.unused)}")
     return "; ".join(parts)
 
 
@@ -332,10 +331,6 @@ def _table(counts: Counter[str]) -> list[str]:
     rows = symbol_table(counts)
     more = [f"... and {len(rows) - MOST_SYMBOLS} more"] if len(rows) > MOST_SYMBOLS else []
     return [f"{len(rows)} symbols, each an output of the model:", *rows[:MOST_SYMBOLS], *more]
-
-
-def _examples(names: list[str]) -> str:
-    return ", ".join(names[:NAMED]) + (f" and {len(names) - NAMED} more" if len(names) > NAMED else "")
 
 
 def _lines(lines: list[str]) -> bytes:

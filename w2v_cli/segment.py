@@ -27,6 +27,7 @@ from w2v.config import ArgumentParser, arg, build_config, check_range, str_tuple
 from w2v.data.audio import audio_blocks, audio_info, read_audio
 from w2v.data.audio_files import list_audio
 from w2v.data.cuts import ClipLimits, plan_clips
+from w2v.data.flac_file import write_flac
 from w2v.data.level_detector import LevelDetector
 from w2v.data.manifest import is_listable, write_manifest
 from w2v.data.silero import SileroModel
@@ -225,8 +226,6 @@ class _Quietest:
 
 
 def _write_clips(config: SegmentConfig, full: str, path: str, clips: list[tuple[int, int]]) -> list[tuple[str, int]]:
-    import soundfile
-
     info = audio_info(full)
     rows = []
     for number, (start, end) in enumerate(clips):
@@ -236,14 +235,10 @@ def _write_clips(config: SegmentConfig, full: str, path: str, clips: list[tuple[
         )
         name = f"{path}/{number:05d}.flac"
         target = Path(config.dest) / "clips" / name
-        target.parent.mkdir(parents=True, exist_ok=True)
-        part = target.with_suffix(".part")
         try:
-            soundfile.write(part, samples.clip(-1, 1), config.sample_rate, format="FLAC", subtype="PCM_16")
-            os.replace(part, target)
-        except (OSError, soundfile.LibsndfileError) as e:
-            part.unlink(missing_ok=True)
-            raise OSError(f"cannot write {target}: {e}") from e
+            write_flac(target, samples.clip(-1, 1), config.sample_rate)
+        except OSError as e:  # no fault of the recording, so no reason to reject it
+            raise ConfigError(f"--dest: cannot write {target}: {e.strerror or e}") from e
         rows.append((name, len(samples)))
     return rows
 

@@ -7,6 +7,8 @@ from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 
+from w2v.errors import listed
+
 # What libsndfile reads, then what PyAV adds (`w2v.data.media_file`); raw samples have no header and are none of them.
 SNDFILE_ENDINGS = (
     *("flac", "wav", "ogg", "oga", "opus", "mp3", "aif", "aiff", "aifc", "au", "snd", "caf", "w64", "rf64", "sph"),
@@ -33,7 +35,7 @@ class Listing:
         """Return one line for each reason, with the number of files and some of their names."""
         lines = []
         for reason, names in self.left_out.items():
-            shown = _endings(names) if reason == OTHER else _examples(names)
+            shown = _endings(names) if reason == OTHER else listed(names, NAMED)
             lines.append(f"left out {len(names)} {reason}: {shown}")
         return lines
 
@@ -111,10 +113,6 @@ def _walk(folder: str, root: str, above: tuple[str, ...], listing: Listing) -> I
 
 def _leave_out(listing: Listing, reason: str, root: str, path: str, note: str = "") -> None:
     listing.left_out.setdefault(reason, []).append(os.path.relpath(path, root) + note)
-
-
-def _examples(names: list[str]) -> str:
-    return ", ".join(names[:NAMED]) + (f" and {len(names) - NAMED} more" if len(names) > NAMED else "")
 
 
 def _endings(names: list[str]) -> str:

@@ -18,7 +18,7 @@ from w2v.data.dictionary import Dictionary
 from w2v.data.text import WORD_END
 from w2v.data.text_blocks import check_utf8, read_blocks
 from w2v.data.text_file import read_lines
-from w2v.errors import DataError
+from w2v.errors import DataError, listed
 
 Codes = npt.NDArray[np.unsignedinteger]
 Mask = npt.NDArray[np.bool_]
@@ -63,11 +63,10 @@ class Labels:
         if not self.unknown:
             return None
         common = sorted(self.unknown, key=lambda symbol: (-self.unknown[symbol], symbol))
-        shown = ", ".join(f"{symbol!r} ({self.unknown[symbol]})" for symbol in common[:5])
-        more = f" and {len(common) - 5} more" if len(common) > 5 else ""
+        shown = listed([f"{symbol!r} ({self.unknown[symbol]})" for symbol in common])
         return (
             f"{self.source}: {self.num_unknown} of {len(self.ids)} symbols are not in the dictionary "
-            f"and become <unk>: {shown}{more}"
+            f"and become <unk>: {shown}"
         )
 
     def frames_needed(self) -> npt.NDArray[np.int64]:

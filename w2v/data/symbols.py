@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 
 from w2v.data.dictionary import SPECIALS
 from w2v.data.text import WORD_END
-from w2v.errors import DataError
+from w2v.errors import DataError, listed
 
 RARE = 5  # occurrences below which a model has no chance to learn a symbol
 NAMED = 8
@@ -196,13 +196,8 @@ def symbol_notes(counts: Mapping[str, int], cleaner: TextCleaner) -> list[str]:
         "one letter in two forms": _same_letters(letters),
         "letters of several alphabets that look alike": _look_alikes(letters),
     }
-    notes = [f"{title}: {_listed(found)}" for title, found in groups.items() if found]
+    notes = [f"{title}: {listed(list(map(_shown, found)), NAMED, ' ')}" for title, found in groups.items() if found]
     return cleaner.report() + notes
-
-
-def _listed(symbols: list[str]) -> str:
-    more = f" and {len(symbols) - NAMED} more" if len(symbols) > NAMED else ""
-    return " ".join(map(_shown, symbols[:NAMED])) + more
 
 
 def _if_several(letters: list[str], kinds: str) -> list[str]:

@@ -17,7 +17,7 @@ from torch.overrides import TorchFunctionMode
 from w2v.config import build_config, options_of
 from w2v.convert import ModelFile, read_model_file
 from w2v.convert.model_file import LANGUAGE_MODEL
-from w2v.errors import CheckpointError, ConfigError, DataError
+from w2v.errors import CheckpointError, ConfigError, DataError, listed
 from w2v.lm.language_model import LanguageModel
 from w2v.lm.transformer_language_model import TransformerLanguageModel
 from w2v.models.base import MODELS, W2vModel
@@ -228,8 +228,7 @@ def load_tensors(model: torch.nn.Module, state: Mapping[str, torch.Tensor], wher
         if name in state and state[name].shape != wanted[name].shape
     ]
     if problems:
-        more = f" and {len(problems) - 5} more" if len(problems) > 5 else ""
-        raise CheckpointError(f"{where}: the tensors do not fit the configuration: {', '.join(problems[:5])}{more}")
+        raise CheckpointError(f"{where}: the tensors do not fit the configuration: {listed(problems)}")
     if any(tensor.is_meta for tensor in wanted.values()):
         _take_over(model, {name: state[name].to(tensor.dtype, copy=copy) for name, tensor in wanted.items()})
     else:

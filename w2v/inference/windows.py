@@ -14,6 +14,7 @@ from itertools import chain
 import numpy as np
 import numpy.typing as npt
 
+from w2v.data.audio import NORMALIZE_EPSILON
 from w2v.data.speech_segments import SpeechModel, SpeechRule, SpeechSegmenter, Stretch
 from w2v.errors import ConfigError
 from w2v.functional.conv_spec import ConvLayer, frame_lengths, receptive_field, total_stride
@@ -21,8 +22,6 @@ from w2v.functional.conv_spec import ConvLayer, frame_lengths, receptive_field, 
 Samples = npt.NDArray[np.float32]
 Blocks = Callable[[], Iterator[Samples]]
 """Opens a recording: (S,) blocks of mono samples at the model's rate. It may be opened twice."""
-
-EPSILON = 1e-5  # as in data/audio.normalize
 
 
 @dataclass(frozen=True)
@@ -125,7 +124,9 @@ def speech_stretches(
     yield from taken(chain(segmenter.push(model.finish()), segmenter.finish(total)))
 
 
-def measured(open_blocks: Blocks, longest: int, epsilon: float = EPSILON) -> tuple[float, float, Iterator[Samples]]:
+def measured(
+    open_blocks: Blocks, longest: int, epsilon: float = NORMALIZE_EPSILON
+) -> tuple[float, float, Iterator[Samples]]:
     """Return the mean of a recording, what brings its deviation to 1, and its blocks.
 
     Args:

@@ -6,6 +6,7 @@ from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from w2v.errors import listed
 from w2v.inference.result import Word
 from w2v.inference.text_alignment import TextAlignment
 
@@ -66,6 +67,4 @@ def likely_cause(alignment: TextAlignment) -> str:
 
 def named_characters(counts: Counter[str]) -> str:
     """Return characters with their counts, the most frequent first, for a message."""
-    common = counts.most_common()
-    named = ", ".join(f"{character!r} {count}" for character, count in common[:MOST_NAMED])
-    return named + (f" and {len(common) - MOST_NAMED} more" if len(common) > MOST_NAMED else "")
+    return listed([f"{character!r} {count}" for character, count in counts.most_common()], MOST_NAMED)

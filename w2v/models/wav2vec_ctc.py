@@ -17,7 +17,7 @@ import torch
 from torch import Tensor, nn
 
 from w2v.config import arg, build_config, check_range, to_plain
-from w2v.errors import CheckpointError, ConfigError
+from w2v.errors import CheckpointError, ConfigError, listed
 from w2v.functional.conv_spec import receptive_field
 from w2v.functional.dropout import dropout
 from w2v.models.base import MODELS, W2vModel, draw_seed, register_model
@@ -30,8 +30,6 @@ ENCODER_PREFIX = "w2v_encoder.w2v_model."
 
 PRETRAINING_HEADS = ("quantizer.", "project_q.", "target_glu.", "final_proj.")
 """Prefixes of tensors that only pretraining uses."""
-
-_NAMES_NAMED = 5
 
 
 def _plain_config(value: Any) -> dict[str, Any]:
@@ -265,12 +263,7 @@ def load_encoder(encoder: Wav2Vec2Encoder, state: Mapping[str, Tensor]) -> None:
             sorted(name for name in wanted.keys() & given.keys() if wanted[name].shape != given[name].shape),
         ),
     ]
-    found = [f"{what} {_listed(names)}" for what, names in problems if names]
+    found = [f"{what} {listed(names)}" for what, names in problems if names]
     if found:
         raise CheckpointError(f"--w2v-path: the pretrained tensors do not fit their options: {'; '.join(found)}")
     encoder.load_state_dict(given)
-
-
-def _listed(names: list[str]) -> str:
-    more = len(names) - _NAMES_NAMED
-    return ", ".join(names[:_NAMES_NAMED]) + (f" and {more} more" if more > 0 else "")

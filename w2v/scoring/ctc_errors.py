@@ -17,7 +17,7 @@ UNKNOWN = -1
 
 
 class NBestDecoder(Protocol):
-    """The part of `w2v.decoders.Decoder` that is used here (the wings do not import one another)."""
+    """The part of `w2v.decoders.Decoder` that is used here (a lower room does not import it)."""
 
     def decode(self, log_probs: Tensor, lengths: Tensor) -> list[list[Hypothesis]]: ...
 

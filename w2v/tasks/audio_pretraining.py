@@ -31,7 +31,7 @@ from w2v.data.manifest import Manifest, read_manifest
 from w2v.data.post_process import fitting_post_process
 from w2v.data.text import WORD_END
 from w2v.decoders import Decoder, build_decoder, wer_args_config
-from w2v.errors import ConfigError
+from w2v.errors import ConfigError, listed
 from w2v.functional.conv_spec import ConvLayer, frame_lengths
 from w2v.models.base import MODELS, W2vModel
 from w2v.registry import Entry
@@ -165,14 +165,13 @@ class AudioPretrainingTask(Task):
         found: npt.NDArray[np.bool_] = (needed > frames) & (manifest.sizes >= self._shortest_clip)
         rows = np.flatnonzero(found)
         if len(rows):
-            shown = ", ".join(
+            shown = [
                 f"{manifest.line(row)} {manifest.name(row)} ({frames[row]} frames for {needed[row]})"
-                for row in rows[:5]
-            )
-            more = f" and {len(rows) - 5} more" if len(rows) > 5 else ""
+                for row in rows.tolist()
+            ]
             logger.warning(
-                "left out %d clips with more symbols than frames, whose loss is infinite: %s%s; is it their text?",
-                len(rows), shown, more,
+                "left out %d clips with more symbols than frames, whose loss is infinite: %s; is it their text?",
+                len(rows), listed(shown),
             )  # fmt: skip
         return found
 

@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from w2v.distributed import gather_objects, is_master, sum_across_ranks
-from w2v.errors import TrainingError
+from w2v.errors import TrainingError, listed
 from w2v.optim.gradients import DelayedRead
 from w2v.optim.loss_scaler import LossScaler
 from w2v.training.metrics import Totals
@@ -116,8 +116,7 @@ class UpdateReport:
         every = list(itertools.chain.from_iterable(gather_objects(ours)))
         chosen = [rows for rows, is_bad in every if is_bad] or [rows for rows, _ in every]
         numbers = sorted(itertools.chain.from_iterable(chosen))
-        more = f" and {len(numbers) - MAX_NAMED_CLIPS} more" if len(numbers) > MAX_NAMED_CLIPS else ""
-        return ", ".join(map(str, numbers[:MAX_NAMED_CLIPS])) + more + " (numbers in the training set, from 0)"
+        return f"{listed(numbers, MAX_NAMED_CLIPS)} (numbers in the training set, from 0)"
 
 
 class SkipCounter:
