@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import PurePath
 
+from w2v.data.folder import names_below
 from w2v.data.media_file import ENDINGS as MEDIA_ENDINGS
 from w2v.errors import ConfigError
 from w2v_cli.transcript_files import stems_of
@@ -45,7 +46,8 @@ def find_jobs(inputs: Sequence[str], endings: Sequence[str] = ()) -> list[Job]:
     found: list[tuple[str, str]] = []  # the file, and its name below the output folder
     for given in inputs:
         if given != STANDARD_INPUT and os.path.isdir(given):
-            below = sorted(name for name in _files(given) if name.lower().endswith(wanted))
+            names = (name for name in names_below(given) if not os.path.basename(name).startswith("."))
+            below = sorted(name for name in names if name.lower().endswith(wanted))
             if not below:
                 raise ConfigError(f"{given}: no file with the ending {', '.join(wanted)} in this folder")
             found += [(os.path.join(given, name), name) for name in below]
@@ -54,19 +56,3 @@ def find_jobs(inputs: Sequence[str], endings: Sequence[str] = ()) -> list[Job]:
     if not found:
         raise ConfigError("w2v-transcribe: name at least one audio file or folder, or - for standard input")
     return [Job(path, stem) for (path, _), stem in zip(found, stems_of([name for _, name in found]), strict=True)]
-
-
-def _files(folder: str) -> Iterator[str]:
-    """Yield the files below a folder, hidden ones left out, by their paths relative to it."""
-    seen: set[str] = set()
-    for where, folders, names in os.walk(folder, followlinks=True):
-        real = os.path.realpath(where)
-        if real in seen:  # a link that leads back up would never end
-            folders.clear()
-            continue
-        seen.add(real)
-        folders[:] = sorted(name for name in folders if not name.startswith("."))
-        prefix = os.path.relpath(where, folder)
-        for name in names:
-            if not name.startswith("."):
-                yield name if prefix == "." else os.path.join(prefix, name)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 from pathlib import Path
@@ -200,3 +201,16 @@ def test_memory_does_not_grow_with_the_recording(tmp_path):
     code, grown = json.loads(done.stdout.splitlines()[-1])
     assert code == 0
     assert grown < 120_000  # kB
+
+
+def test_a_full_disk_is_one_line_and_no_fault_of_the_recording(shelf, tmp_path, monkeypatch):
+    def full(path, samples, sample_rate):
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr(segment, "write_flac", full)
+    done = run(shelf, tmp_path / "out", "--write-files")
+    assert done.code == 2
+    assert len(done.err.splitlines()) == 1
+    assert f"--dest: cannot write {tmp_path / 'out' / 'clips'}" in done.err
+    assert "No space left on device" in done.err
+    assert not (tmp_path / "out" / "rejects.tsv").exists()

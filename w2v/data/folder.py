@@ -33,7 +33,7 @@ def list_folder(
     if not folder.is_dir():
         raise DataError(f"no folder {folder}")
     endings = tuple(f".{extension.lower().lstrip('.')}" for extension in extensions)
-    names = sorted(name for name in _names(folder, recursive) if name.lower().endswith(endings))
+    names = sorted(name for name in names_below(folder, recursive=recursive) if name.lower().endswith(endings))
     if not names:
         raise DataError(f"{folder}: holds no file with the ending {' or '.join(endings)}")
 
@@ -48,7 +48,8 @@ def list_folder(
     return make_manifest(str(folder), names, sizes, str(folder))
 
 
-def _names(folder: Path, recursive: bool) -> Iterator[str]:
+def names_below(folder: str | Path, *, recursive: bool = True) -> Iterator[str]:
+    """Yield the files of a folder by their paths relative to it; hidden folders are left out, links are followed."""
     seen: set[str] = set()
     for where, folders, files in os.walk(folder, followlinks=True):
         real = os.path.realpath(where)
@@ -56,6 +57,6 @@ def _names(folder: Path, recursive: bool) -> Iterator[str]:
             folders.clear()
             continue
         seen.add(real)
-        folders[:] = [name for name in folders if recursive and not name.startswith(".")]
+        folders[:] = sorted(name for name in folders if recursive and not name.startswith("."))
         prefix = os.path.relpath(where, folder)
         yield from files if prefix == "." else (os.path.join(prefix, name) for name in files)
