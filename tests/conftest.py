@@ -43,3 +43,12 @@ def golden() -> GoldenFolder:
 def data() -> Path:
     """Folder of real speech (`W2V_DATA`)."""
     return _folder("W2V_DATA", "../shared/data")
+
+
+@pytest.fixture(scope="session")
+def digits_model(data: Path) -> Path:
+    """A small CTC model of connected digits (`W2V_MODELS`; by default in `models` beside the real speech)."""
+    path = Path(os.environ.get("W2V_MODELS") or data.parent / "models") / "digits_ctc.pt"
+    if not path.is_file():
+        pytest.skip(f"no model {path}; set W2V_MODELS")
+    return path

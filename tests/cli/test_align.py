@@ -211,14 +211,6 @@ def digits(data: Path) -> JoinedDigits:
 
 
 @pytest.fixture(scope="module")
-def model(data: Path) -> Path:
-    path = Path(os.environ.get("W2V_MODELS") or data.parent / "models") / "digits_ctc.pt"
-    if not path.is_file():
-        pytest.skip(f"no model {path}; set W2V_MODELS")
-    return path
-
-
-@pytest.fixture(scope="module")
 def pairs(digits: JoinedDigits, tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("pairs")
     soundfile.write(folder / "talk.wav", digits.samples, RATE, subtype="PCM_16")
@@ -226,9 +218,9 @@ def pairs(digits: JoinedDigits, tmp_path_factory: pytest.TempPathFactory) -> Pat
     return folder
 
 
-def test_digits_are_where_they_were_said(pairs: Path, model: Path, digits: JoinedDigits) -> None:
+def test_digits_are_where_they_were_said(pairs: Path, digits_model: Path, digits: JoinedDigits) -> None:
     """Starts lie within the word: CTC hears a word when it has heard its first sound, 80 ms late in the median."""
-    done = call(align.main, [model, pairs / "talk.wav", "--cpu"])
+    done = call(align.main, [digits_model, pairs / "talk.wav", "--cpu"])
     assert done.code == 0, done.err
     words = [line.split() for line in done.out.splitlines()]
     assert [word[4] for word in words] == " ".join(digits.lines).split()
@@ -239,18 +231,18 @@ def test_digits_are_where_they_were_said(pairs: Path, model: Path, digits: Joine
     assert np.mean((starts > digits.starts - 0.05) & (starts < digits.ends)) > 0.97
 
 
-def test_another_rate_and_two_channels(pairs: Path, model: Path, digits: JoinedDigits, tmp_path: Path) -> None:
+def test_another_rate_and_two_channels(pairs: Path, digits_model: Path, digits: JoinedDigits, tmp_path: Path) -> None:
     pytest.importorskip("soxr")
-    plain = call(align.main, [model, pairs / "talk.wav", "--cpu"])
+    plain = call(align.main, [digits_model, pairs / "talk.wav", "--cpu"])
     doubled = np.repeat(digits.samples, 2)
     soundfile.write(tmp_path / "talk.flac", np.stack([doubled, doubled], axis=1), 2 * RATE)
-    done = call(align.main, [model, tmp_path / "talk.flac", pairs / "talk.txt", "--cpu"])
+    done = call(align.main, [digits_model, tmp_path / "talk.flac", pairs / "talk.txt", "--cpu"])
     assert done.code == 0, done.err
     a, b = ([float(line.split()[2]) for line in outcome.out.splitlines()] for outcome in (plain, done))
     assert np.mean(np.abs(np.array(a) - b) <= 0.021) > 0.95
 
 
-def test_a_folder_of_pairs(pairs: Path, model: Path, digits: JoinedDigits, tmp_path: Path) -> None:
+def test_a_folder_of_pairs(pairs: Path, digits_model: Path, digits: JoinedDigits, tmp_path: Path) -> None:
     """P21: `.txt` and `.lab`; what is no audio, and a text that is too long, are named and left out before any work."""
     (tmp_path / "a").mkdir()
     short = digits.samples[: int(digits.ends[2] * RATE)]
@@ -265,7 +257,9 @@ def test_a_folder_of_pairs(pairs: Path, model: Path, digits: JoinedDigits, tmp_p
     (tmp_path / "broken.wav").write_bytes(b"RIFF no audio")
     (tmp_path / "broken.txt").write_text("ONE")
     (tmp_path / "lonely.wav").write_bytes(b"")
-    done = call(align.main, [model, tmp_path, "--cpu", "--output-dir", tmp_path / "out", "--output-format", "ctm"])
+    done = call(
+        align.main, [digits_model, tmp_path, "--cpu", "--output-dir", tmp_path / "out", "--output-format", "ctm"]
+    )
     assert done.code == 1
     assert "2 recordings could not be aligned" in done.err
     assert "broken.wav" in done.err
@@ -279,7 +273,7 @@ def test_a_folder_of_pairs(pairs: Path, model: Path, digits: JoinedDigits, tmp_p
     assert lower[4::6] == [word.lower() for word in words]
 
 
-def test_no_text(pairs: Path, model: Path, tmp_path: Path) -> None:
+def test_no_text(pairs: Path, digits_model: Path, tmp_path: Path) -> None:
     soundfile.write(tmp_path / "x.wav", np.zeros(RATE), RATE)
     for arguments, message in (
         ([tmp_path / "x.wav"], "no text"),
@@ -287,20 +281,20 @@ def test_no_text(pairs: Path, model: Path, tmp_path: Path) -> None:
         ([tmp_path / "x.wav", tmp_path / "none.txt"], "cannot read the text"),
         ([tmp_path / "none.wav", pairs / "talk.txt"], "none.wav"),
     ):
-        done = call(align.main, [model, *arguments, "--cpu"])
+        done = call(align.main, [digits_model, *arguments, "--cpu"])
         assert done.code == 2
         assert message in done.err
         assert "Traceback" not in done.err
 
 
-def test_clips_to_train_on(pairs: Path, model: Path, digits: JoinedDigits, tmp_path: Path) -> None:
+def test_clips_to_train_on(pairs: Path, digits_model: Path, digits: JoinedDigits, tmp_path: Path) -> None:
     """`--split`: clips hold their words, lists agree, `w2v-train` takes them, a second run does nothing."""
     lines = [*digits.lines]
     lines[4] = f"NINE NINE NINE NINE NINE {lines[4]}"  # not said
     lines[7] = f"{lines[7]} 42"  # cannot be spelled
     (tmp_path / "talk.txt").write_text("\n".join(lines))
     out = tmp_path / "clips"
-    command = [model, pairs / "talk.wav", tmp_path / "talk.txt", "--cpu", "--split", out, "--max-seconds", 8]
+    command = [digits_model, pairs / "talk.wav", tmp_path / "talk.txt", "--cpu", "--split", out, "--max-seconds", 8]
     done = call(align.main, command)
     assert done.code == 0, done.err
     manifest = read_manifest(out / "train.tsv")
@@ -341,7 +335,7 @@ def test_clips_to_train_on(pairs: Path, model: Path, digits: JoinedDigits, tmp_p
 
 
 def test_clips_of_a_wrong_text_and_of_a_name_that_is_no_utf8(
-    pairs: Path, model: Path, digits: JoinedDigits, tmp_path: Path
+    pairs: Path, digits_model: Path, digits: JoinedDigits, tmp_path: Path
 ) -> None:
     folder = tmp_path / "in"
     folder.mkdir()
@@ -350,7 +344,7 @@ def test_clips_of_a_wrong_text_and_of_a_name_that_is_no_utf8(
         (folder / f"{stem}.WAV").write_bytes((pairs / "talk.wav").read_bytes())
         (folder / f"{stem}.txt").write_text(text)
     out = tmp_path / "clips"
-    done = call(align.main, [model, folder, "--cpu", "--split", out, "--num-workers", 0])
+    done = call(align.main, [digits_model, folder, "--cpu", "--split", out, "--num-workers", 0])
     assert done.code == 3
     assert "wrong.WAV: its text was not heard" in done.err
     manifest = read_manifest(out / "train.tsv")

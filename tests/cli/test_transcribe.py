@@ -91,11 +91,8 @@ def test_checkpoints_of_any_kind(model, folder, tmp_path):
 
 
 @pytest.mark.parametrize("name", ["a.wav", "a.flac", "a.ogg", "a.m4a", "b.m4a", "a.mkv", "a.webm", "a.wma", "a.aac"])
-def test_formats_of_audio(data, tmp_path, name):
+def test_formats_of_audio(data, digits_model, tmp_path, name):
     """P2: the same speech in each, in other rates and channels, says the same words."""
-    digits = data.parent / "models/digits_ctc.pt"
-    if not digits.is_file():
-        pytest.skip(f"no {digits}")
     clip = soundfile.read(data / "digits_valid_seen/george/vs_george_00000.flac", dtype="float32")[0]
     path = tmp_path / name
     codecs = {
@@ -112,7 +109,7 @@ def test_formats_of_audio(data, tmp_path, name):
         write_media(path, clip, RATE, codecs[name], rate, "mono" if name == "b.m4a" else "stereo")
     else:
         soundfile.write(path, np.stack([clip, clip], axis=1), RATE)
-    assert run(digits, path).out == "FOUR TWO NINE\n"
+    assert run(digits_model, path).out == "FOUR TWO NINE\n"
 
 
 def test_without_pyav_other_files_go_on(model, folder, monkeypatch):

@@ -18,15 +18,12 @@ TEXT = (REPOSITORY / "docs/library.md").read_text(encoding="utf-8")
 README = (REPOSITORY / "README.md").read_text(encoding="utf-8")
 
 
-def test_examples_run(data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_examples_run(data: Path, digits_model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     pytest.importorskip("av")
     from media import write_media
 
-    digits = data.parent / "models/digits_ctc.pt"
-    if not digits.is_file():
-        pytest.skip(f"no {digits}")
     monkeypatch.chdir(tmp_path)
-    shutil.copy(digits, "model.pt")
+    shutil.copy(digits_model, "model.pt")
     clip = soundfile.read(data / "digits_valid_seen/george/vs_george_00000.flac", dtype="float32")[0]
     write_media(Path("talk.m4a"), clip, 16000, "aac", 44100, "stereo")
     soundfile.write("other.wav", clip, 16000)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import os
 from dataclasses import FrozenInstanceError
 from pathlib import Path
 
@@ -27,20 +26,12 @@ def digits(data: Path) -> JoinedDigits:
 
 
 @pytest.fixture(scope="module")
-def model_path(data: Path) -> Path:
-    path = Path(os.environ.get("W2V_MODELS") or data.parent / "models") / "digits_ctc.pt"
-    if not path.is_file():
-        pytest.skip(f"no model {path}; set W2V_MODELS")
-    return path
-
-
-@pytest.fixture(scope="module")
-def model(model_path: Path) -> LoadedModel:
-    return w2v.load_model(model_path)
+def model(digits_model: Path) -> LoadedModel:
+    return w2v.load_model(digits_model)
 
 
 def test_from_samples_and_from_files(
-    digits: JoinedDigits, model: LoadedModel, model_path: Path, tmp_path: Path
+    digits: JoinedDigits, model: LoadedModel, digits_model: Path, tmp_path: Path
 ) -> None:
     """The same times whichever way recording, text and model are given, and those that the program writes."""
     soundfile.write(tmp_path / "talk.wav", digits.samples, RATE, subtype="FLOAT")
@@ -51,15 +42,15 @@ def test_from_samples_and_from_files(
     with pytest.raises(FrozenInstanceError):
         found.file = "other"  # type: ignore[misc]
     for other in (
-        w2v.align(tmp_path / "talk.wav", tmp_path / "talk.txt", model=model_path),
-        w2v.align(str(tmp_path / "talk.wav"), "\n".join(digits.lines), model=str(model_path), device="cpu"),
+        w2v.align(tmp_path / "talk.wav", tmp_path / "talk.txt", model=digits_model),
+        w2v.align(str(tmp_path / "talk.wav"), "\n".join(digits.lines), model=str(digits_model), device="cpu"),
         w2v.align(torch.from_numpy(digits.samples), digits.lines, RATE, model=model),
     ):
         assert [(word.text, word.start, word.end) for word in other.words] == [
             (word.text, word.start, word.end) for word in found.words
         ]
         np.testing.assert_allclose([w.confidence for w in other.words], [w.confidence for w in found.words], atol=1e-4)
-    done = call(program.main, [model_path, tmp_path / "talk.wav", "--cpu"])
+    done = call(program.main, [digits_model, tmp_path / "talk.wav", "--cpu"])
     assert done.code == 0, done.err
     assert [float(line.split()[2]) for line in done.out.splitlines()] == [word.start for word in found.words]
 

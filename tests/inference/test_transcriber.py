@@ -47,11 +47,8 @@ def speech(data: Path) -> np.ndarray:
 
 
 @pytest.fixture(scope="module")
-def digits_model(data: Path):
-    path = data.parent / "models/digits_ctc.pt"
-    if not path.is_file():
-        pytest.skip(f"no {path}")
-    return w2v.load_model(path)
+def of_digits(digits_model: Path):
+    return w2v.load_model(digits_model)
 
 
 @pytest.fixture(scope="module")
@@ -152,16 +149,16 @@ def test_words_are_in_order_and_inside(small, speech):
         assert transcript.text == " ".join(word.text for word in transcript.words)
 
 
-def test_windows_say_what_the_whole_says(digits_model, digits):
+def test_windows_say_what_the_whole_says(of_digits, digits):
     """P4: a minute in three windows. A model of 2 million parameters hears some words differently with other context
     (none of its errors more); the times of the others are at most a frame apart."""
     samples, places = digits
     places = [place for place in places if place[2] < 60 * RATE]
     samples = samples[: places[-1][2]]
     spoken = " ".join(text for text, *_ in places).split()
-    transcriber = w2v.open_transcriber(digits_model, device="cpu", window=0)
+    transcriber = w2v.open_transcriber(of_digits, device="cpu", window=0)
     whole = w2v.transcribe(samples, RATE, model=transcriber)
-    found = w2v.transcribe(samples, RATE, model=digits_model, device="cpu", window=25, context=3)
+    found = w2v.transcribe(samples, RATE, model=of_digits, device="cpu", window=25, context=3)
     errors = [edit_distance(transcript.text.split(), spoken) for transcript in (whole, found)]
     assert errors[1] <= errors[0] + 0.02 * len(spoken)
     assert edit_distance(list(found.text), list(whole.text)) <= 0.05 * len(whole.text)
@@ -223,10 +220,10 @@ def test_two_threads_at_once(small, speech):
             assert_same(transcript, expected[number])
 
 
-def test_an_utterance_is_what_a_file_is(digits_model, digits):
+def test_an_utterance_is_what_a_file_is(of_digits, digits):
     """What `w2v-live` says at the end of an utterance: the words of the same samples, moved."""
     samples, places = digits
-    transcriber = w2v.open_transcriber(digits_model, device="cpu")
+    transcriber = w2v.open_transcriber(of_digits, device="cpu")
     for _, start, end in places[:4]:
         clip = samples[start - 3000 : end]
         alone = w2v.transcribe(clip, RATE, model=transcriber)
@@ -262,16 +259,16 @@ VADS = ["level", pytest.param("silero", marks=pytest.mark.skipif(not silero.is_i
 
 
 @pytest.mark.parametrize("vad", VADS)
-def test_speech_detection_keeps_the_times_of_the_file(digits_model, digits, vad):
+def test_speech_detection_keeps_the_times_of_the_file(of_digits, digits, vad):
     """P6: every word lies in its clip, at most a frame from where it is when the clip is decoded alone."""
     samples, places = digits
     places = places[:15]
     samples = np.concatenate([samples[: places[-1][2]], np.zeros(10 * RATE, np.float32)])
-    found = w2v.transcribe(samples, RATE, model=digits_model, device="cpu", vad=vad)
+    found = w2v.transcribe(samples, RATE, model=of_digits, device="cpu", vad=vad)
     assert found.duration == pytest.approx(len(samples) / RATE, abs=1e-3)
     pairs = []
     for _, start, end in places:
-        alone = w2v.transcribe(samples[start:end], RATE, model=digits_model, device="cpu").words
+        alone = w2v.transcribe(samples[start:end], RATE, model=of_digits, device="cpu").words
         there = [w for w in found.words if w.end > start / RATE and w.start < end / RATE]
         # The silence around a clip changes words of so small a model; the times of the others are compared.
         blocks = SequenceMatcher(None, [w.text for w in there], [w.text for w in alone], autojunk=False)
