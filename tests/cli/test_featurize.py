@@ -125,7 +125,7 @@ def test_batches_give_what_single_clips_give(layer: str, kind: str, serve: Load,
         source = torch.from_numpy(samples)[None]
         with torch.no_grad():
             if isinstance(model, Wav2VecModel):
-                features = model.latent_features(source, None) if layer == "z" else model.extract_features(source, None)
+                features = model.extract_features(source, None, layer=layer)
                 expected = features.features[0]
             else:
                 expected = model.extract_features(source, None, with_layers=True).layers[int(layer) - 1][0]
@@ -198,7 +198,7 @@ def test_normalize_is_read_from_the_checkpoint(serve: Callable[..., None], tmp_p
     normal = (samples - samples.mean()) / np.sqrt(samples.var() + 1e-5)
     assert run_in(tmp_path, "--layer", "z") == 0
     with torch.no_grad():
-        expected = model.latent_features(torch.from_numpy(normal)[None], None).features[0]
+        expected = model.extract_features(torch.from_numpy(normal)[None], None, layer="z").features[0]
     np.testing.assert_allclose(read_features(tmp_path / "out" / "a.npy"), expected.numpy(), rtol=1e-4, atol=1e-5)
 
 

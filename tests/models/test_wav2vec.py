@@ -124,14 +124,14 @@ def test_a_clip_has_the_same_features_alone_and_in_a_batch(variant: str) -> None
     batch = speech(*lengths.tolist())
     with torch.no_grad():
         together = model.extract_features(batch, lengths)
-        latent = model.latent_features(batch, lengths)
+        latent = model.extract_features(batch, lengths, layer="z")
         for row, length in enumerate(lengths.tolist()):
             alone = model.extract_features(batch[row : row + 1, :length], None)
             frames = alone.features.shape[1]
             assert together.lengths is not None
             assert int(together.lengths[row]) == frames
             torch.testing.assert_close(together.features[row, :frames], alone.features[0], rtol=1e-5, atol=1e-6)
-            z = model.latent_features(batch[row : row + 1, :length], None)
+            z = model.extract_features(batch[row : row + 1, :length], None, layer="z")
             torch.testing.assert_close(latent.features[row, :frames], z.features[0], rtol=1e-5, atol=1e-6)
             if model.vector_quantizer is not None:
                 codes, true_frames = model.extract_codes(batch, lengths)
@@ -146,12 +146,12 @@ def test_a_padded_batch_has_the_logits_of_its_clips(variant: str) -> None:
     batch = speech(*lengths.tolist())
     with torch.no_grad():
         together = model(batch, lengths, 11)
-        width = model.latent_features(batch, lengths).features.shape[1]
+        width = model.extract_features(batch, lengths, layer="z").features.shape[1]
         negatives = model._draw_negatives(model._frames(batch, lengths), width, batch.device, 11)
         rows = []
         for row, length in enumerate(lengths.tolist()):
             source = batch[row : row + 1, :length]
-            frames = model.latent_features(source, None).features.shape[1]
+            frames = model.extract_features(source, None, layer="z").features.shape[1]
             own = negatives[row : row + 1, :frames] - row * width
             assert (own[:, 1:] < frames).all()
             rows.append(model(source, None, 0, negative_indices=own.clamp(max=frames - 1)).logits)

@@ -53,7 +53,7 @@ def test_features(golden: Path, name: str) -> None:
     model = build(recorded).eval()
     assert model.config.offset_frames == recorded["offset"]
     with torch.no_grad():
-        latent = model.latent_features(recorded["source"], None)
+        latent = model.extract_features(recorded["source"], None, layer="z")
         context = model.extract_features(recorded["source"], None)
     close(latent.features.transpose(1, 2), recorded["z"])
     close(context.features.transpose(1, 2), recorded["c"])

@@ -32,7 +32,7 @@ from w2v.modules.kmeans_vector_quantizer import KmeansQuantized, KmeansVectorQua
 from w2v.modules.latent_gumbel_quantizer import LatentGumbelQuantizer
 from w2v.modules.norms import ACTIVATIONS
 from w2v.rng import torch_generator
-from w2v.types import ContrastiveOutput, Features
+from w2v.types import ContrastiveOutput
 
 PAPER_ENCODER = "[(512, 10, 5)] + [(512, 8, 4)] + [(512, 4, 2)] * 3"
 PAPER_AGGREGATOR = "[(512, 3, 1)] * 9"
@@ -293,14 +293,6 @@ class Wav2VecModel(W2vModel):
             found[CONTEXT] = self.feature_aggregator(latent, frames)
         # (B, C, T) -> (B, T, C)
         return {name: part.transpose(1, 2) for name, part in found.items()}, frames
-
-    def latent_features(self, source: Tensor, lengths: Tensor | None = None) -> Features:
-        """Return the frames z of the encoder, before any quantizer: `extract_features(..., layer="z")`."""
-        return self.extract_features(source, lengths, layer="z")
-
-    def quantized_features(self, source: Tensor, lengths: Tensor | None = None) -> Features:
-        """Return the frames that the aggregator reads: layer `q`, or `z` without a quantizer."""
-        return self.extract_features(source, lengths, layer="q" if "q" in self.layers else "z")
 
     def codes_of(self, source: Tensor, lengths: Tensor | None) -> tuple[Tensor, Tensor | None]:
         """Compute the codes of the latent frames."""
