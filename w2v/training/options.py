@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from w2v.config import ArgumentParser, build_config, options_of, to_plain
-from w2v.config.hydra import split_hydra
+from w2v.config.hydra import HydraArguments, split_hydra
 from w2v.config.sections import CheckpointConfig, CommonConfig, DatasetConfig, DistributedConfig, OptimizationConfig
 from w2v.config.unsupported_flags import TRAIN, refuse_unsupported
 from w2v.config.yaml_file import ConfigFile
@@ -25,7 +25,7 @@ from w2v.optim import LR_SCHEDULERS, OPTIMIZERS
 from w2v.plugins import import_installed, import_user_dir
 from w2v.registry import Entry, Registry
 from w2v.tasks import TASKS
-from w2v.training.beginning_model import beginning_model, is_run_of_ours
+from w2v.training.beginning_model import BeginningModel, beginning_model, is_run_of_ours
 from w2v.training.option_files import MISSING, fitting, read_layers, take_marks, translate, without_unused
 
 ROOT_SECTIONS: dict[str, type] = {
@@ -113,23 +113,12 @@ def parse_train_command(argv: Sequence[str]) -> ParsedCommand:
     hydra = split_hydra(argv, [*ROOT_SECTIONS, *REGISTRIES])
     argv = hydra.argv
     first = _first_pass(argv)
-    own, recipe = read_layers(first.recipe, first.config or hydra.config, hydra.options, [*ROOT_SECTIONS, *REGISTRIES])
-    _import_plugins(first, own)
-    own, missing = take_marks(own)
-    recipe, missing_in_recipe = take_marks(recipe)
-    both = own.over(recipe)
-    checkpoint = both.section("checkpoint")
-    beginning = beginning_model(
-        first.finetune_from_model or checkpoint.get("finetune_from_model"),
-        first.restore_file or checkpoint.get("restore_file"),
-        first.save_dir or checkpoint.get("save_dir", CheckpointConfig.save_dir),
-    )
-    if beginning is not None:
-        recipe = recipe.over(beginning.layer())
-    entries = _choose(first, own.over(recipe))
-    own = without_unused(translate(own, entries), {**ROOT_SECTIONS, **_configs(entries)})
+    layers = _read_layers(first, hydra)
+    entries = _choose(first, layers.own.over(layers.recipe))
+    known = {**ROOT_SECTIONS, **_configs(entries)}
+    own = without_unused(translate(layers.own, entries), known)
     _check_values(own, entries)
-    file = own.over(fitting(translate(recipe, entries), {**ROOT_SECTIONS, **_configs(entries)}))
+    file = own.over(fitting(translate(layers.recipe, entries), known))
     wants_print = "--print-config" in argv
     if wants_print and "data" not in file.section("task"):  # a recipe can be looked at before there are data
         file = file.put("task", "data", MISSING, "")
@@ -144,18 +133,61 @@ def parse_train_command(argv: Sequence[str]) -> ParsedCommand:
             raise ConfigError(f"{registry.flag} is required; known: {', '.join(registry.names())}")
     # Only what was typed: defaults are the dataclasses', so that the file and the presets can come between.
     typed = parser.parse(argv)
-    sections = {name: dict(values) for name, values in file.sections.items()}
-    owners = {option.name: name for name, option in _owned_options(entries)}
-    for name, value in typed.items():
-        if name in owners:
-            sections.setdefault(owners[name], {})[name] = value
-    _check_missing({**missing_in_recipe, **missing}, sections, entries, may_lack=wants_print)
+    sections = _typed_over(file, typed, entries)
+    _check_missing(layers.missing, sections, entries, may_lack=wants_print)
     config = _assembled(entries, sections, file, typed)
+    beginning = layers.beginning
     if beginning is not None:
         beginning.check(entries["model"], getattr(config.task.config, "normalize", None))
         if beginning.flag == "--restore-file" and not is_run_of_ours(beginning.path):
             config = _from_a_model(config, beginning.path)
     return ParsedCommand(config, wants_print)
+
+
+@dataclass(frozen=True)
+class _Layers:
+    """What lies below the typed flags, before the components are known.
+
+    Attributes:
+        own: the user's file, and options in Hydra's form.
+        recipe: `--recipe`, and over it what the model says that training begins from.
+        missing: options that these files mark as missing (`???`), and where.
+        beginning: that model.
+    """
+
+    own: ConfigFile
+    recipe: ConfigFile
+    missing: dict[tuple[str, str], str]
+    beginning: BeginningModel | None
+
+
+def _read_layers(first: argparse.Namespace, hydra: HydraArguments) -> _Layers:
+    own, recipe = read_layers(first.recipe, first.config or hydra.config, hydra.options, [*ROOT_SECTIONS, *REGISTRIES])
+    _import_plugins(first, own)
+    own, missing = take_marks(own)
+    recipe, missing_in_recipe = take_marks(recipe)
+    both = own.over(recipe)
+    checkpoint = both.section("checkpoint")
+    beginning = beginning_model(
+        first.finetune_from_model or checkpoint.get("finetune_from_model"),
+        first.restore_file or checkpoint.get("restore_file"),
+        first.save_dir or checkpoint.get("save_dir", CheckpointConfig.save_dir),
+    )
+    if beginning is not None:
+        recipe = recipe.over(beginning.layer())
+    return _Layers(own, recipe, {**missing_in_recipe, **missing}, beginning)
+
+
+def _typed_over(
+    file: ConfigFile, typed: Mapping[str, Any], entries: Mapping[str, Entry[Any]]
+) -> dict[str, dict[str, Any]]:
+    """Return the options of the files by section, with what was typed over them."""
+    sections = {name: dict(values) for name, values in file.sections.items()}
+    owners = {option.name: name for name, option in _owned_options(entries)}
+    for name, value in typed.items():
+        if name in owners:
+            sections.setdefault(owners[name], {})[name] = value
+    return sections
 
 
 def _import_plugins(first: argparse.Namespace, file: ConfigFile) -> None:
