@@ -205,7 +205,7 @@ class CheckpointManager:
             kept = {self._best_name(*entry) for entry in self.scores.kept}
             for path in checkpoints(self.folder):
                 found = ONE_OF_BEST.fullmatch(path.name)
-                # Files of the original's kind of name are of before version 0.9, with scores that nobody remembers.
+                # Files of the original's kind of name are of before version 0.9, whose scores are not known.
                 if found and found[1] == config.best_checkpoint_metric and found[3] and path.name not in kept:
                     path.unlink(missing_ok=True)
         previous = self.folder / PREVIOUS

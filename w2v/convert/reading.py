@@ -52,7 +52,7 @@ def _open(place: Path, dictionary: str | None, pretrained: str | None, data: str
         return read_huggingface(place if place.is_dir() else place.parent, dictionary)
     if place.suffix == ".safetensors":
         return read_safetensors_model(place, dictionary)
-    # Mapped, so that an optimizer's state is not read; whoever builds the model copies its tensors.
+    # Mapped, so that an optimizer's state is not read; the model that is built copies its tensors.
     content = read_torch_file(place, mapped=True)
     if not isinstance(content, dict):
         raise CheckpointError(f"{place}: is no checkpoint: it holds a {type(content).__name__}")

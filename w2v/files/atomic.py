@@ -31,7 +31,7 @@ def atomic_path(path: str | Path, part: Path | None = None) -> Iterator[Path]:
     try:
         yield part
         with open(part, "rb+") as file:
-            os.fsync(file.fileno())  # flushes the whole file, whoever wrote it
+            os.fsync(file.fileno())  # flushes the whole file, also what another handle wrote
         os.replace(part, target)
     except BaseException:
         with contextlib.suppress(OSError):

@@ -10,7 +10,7 @@ import torch
 
 
 def is_eager() -> bool:
-    """Say whether torch runs every operation at once, with nobody taking notes.
+    """Say whether torch runs every operation at once, without being traced.
 
     False under `torch.compile`, `torch.export` and `torch.jit.trace`, and inside `torch.func.grad`, `vmap`, `jvp`.
     """
