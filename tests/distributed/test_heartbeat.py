@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import socket
+import struct
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -189,6 +190,41 @@ def test_ranks_that_come_twice_or_are_too_many_are_refused(others: list[int], fa
         got = meet(server, 3, others)
     assert all(str(error).startswith(fault) for error in got.values()), got
     assert set(got) == {0, *others}
+
+
+def test_a_rank_that_rank_0_had_not_accepted_yet_hears_the_fault() -> None:
+    """Its connection would be reset when the port closes, which reads as a fault of the network."""
+    with listen() as server:
+        port, got = server.getsockname()[1], []
+        wrong = socket.create_connection(("127.0.0.1", port))
+        wrong.sendall(b'{"rank": 9, "token": "secret", "name": "number 9"}\n')
+
+        def come() -> None:
+            with pytest.raises(ConfigError) as error:
+                connect("127.0.0.1", port, 1, "secret", "number 1")
+            got.append(str(error.value))
+
+        late = threading.Thread(target=come, daemon=True)
+        late.start()
+        time.sleep(0.2)  # it waits in the queue of the port, behind the other
+        with pytest.raises(ConfigError, match="number 9 has come as rank 9, of 3 ranks"):
+            accept_all(server, 3, "secret", "zero")
+    late.join(5)
+    assert got == ["number 9 has come as rank 9, of 3 ranks"]
+    wrong.close()
+
+
+def test_a_reset_says_that_rank_0_has_left() -> None:
+    with listen() as server:
+
+        def reset() -> None:
+            link = server.accept()[0]
+            link.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+            link.close()
+
+        threading.Thread(target=reset, daemon=True).start()
+        with pytest.raises(ConfigError, match=r"rank 0 at 127.0.0.1:\d+ has left before all ranks had come"):
+            connect("127.0.0.1", server.getsockname()[1], 1, "secret", "one")
 
 
 def test_a_wait_is_told_of_until_it_is_over(monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture) -> None:

@@ -16,7 +16,7 @@ import selectors
 import socket
 import threading
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 from w2v.distributed import watchdog
@@ -78,7 +78,7 @@ def accept_all(
                 f"ranks {missing} of {world_size} did not come within {RENDEZVOUS_TIMEOUT:g} s; "
                 "their own output may say why"
             )
-            _tell_all(links.values(), {"message": message})
+            _refuse(server, links.values(), message, others=len(links))
             raise ConfigError(message) from e
         try:
             link.settimeout(5.0)
@@ -91,7 +91,7 @@ def accept_all(
             continue
         fault = _fault(rank, theirs, names, world_size)
         if fault:
-            _tell_all([*links.values(), link], {"message": fault})
+            _refuse(server, [*links.values(), link], fault, others=world_size - 1)
             raise ConfigError(fault)
         links[rank], names[rank] = link, theirs
     in_order = [names[rank] for rank in range(world_size)]
@@ -135,25 +135,49 @@ def _tell_all(links: Iterable[socket.socket], message: dict[str, Any]) -> None:
             link.sendall(line)
 
 
+def _refuse(server: socket.socket, links: Collection[socket.socket], message: str, *, others: int) -> None:
+    """Tell the ranks that have come why there will be no run, and those that come while `others` have not been told.
+
+    A rank whose connection rank 0 had not accepted yet would otherwise see a reset, which blames the network.
+    """
+    _tell_all(links, {"message": message})
+    told, deadline = len(links), time.monotonic() + FAREWELL
+    while told < others:
+        server.settimeout(max(deadline - time.monotonic(), 0.01))
+        try:
+            link, _ = server.accept()
+        except OSError:
+            return
+        with link:
+            link.settimeout(FAREWELL)
+            with contextlib.suppress(OSError):  # its greeting: what is left unread when a socket closes resets it
+                link.makefile("rb").readline(1000)
+            _tell_all([link], {"message": message})
+        told += 1
+
+
 def connect(host: str, port: int, rank: int, token: str, name: str) -> tuple[dict[int, socket.socket], list[str]]:
     """Connect with rank 0, and wait until all ranks have; return the connection and the names of all.
 
     Raises:
         ConfigError: rank 0 cannot be reached, or has left; or other ranks did not come.
     """
+    gone = f"rank 0 at {host}:{port} has left before all ranks had come"
     try:
         link = socket.create_connection((host, port), timeout=REMINDER)
-        link.sendall(json.dumps({"rank": rank, "token": token, "name": name}).encode() + b"\n")
         link.settimeout(2 * RENDEZVOUS_TIMEOUT)
+        link.sendall(json.dumps({"rank": rank, "token": token, "name": name}).encode() + b"\n")
         # Without a buffer, which would keep what comes after the first line.
         answer = json.loads(link.makefile("rb", buffering=0).readline() or b"{}")
+    except (ConnectionResetError, BrokenPipeError) as e:
+        raise ConfigError(gone) from e
     except OSError as e:
         raise ConfigError(
             f"rank {rank} cannot reach rank 0 at {host}:{port}: {e}; the machines of a run must be able to reach each "
             "other at any port"
         ) from e
     if "names" not in answer:
-        raise ConfigError(answer.get("message", f"rank 0 at {host}:{port} has left before all ranks had come"))
+        raise ConfigError(answer.get("message", gone))
     return {0: link}, answer["names"]
 
 
