@@ -24,10 +24,6 @@ CONTAINERS = (
     "mov,mp4,m4a,3gp,3g2,mj2,matroska,webm,asf,aac,ac3,eac3,dts,truehd,amr,amrnb,amrwb,mp3,ogg,flac,wav,w64,aiff,au,"
     "caf,ape,wv,tta,tak,shn,mpc,mpc8,flv,avi,mpegts,mpeg,rm,voc,dsf,spx,sox,loas,latm"
 )
-ENDINGS = (
-    ".m4a", ".m4b", ".mp4", ".m4v", ".mov", ".3gp", ".aac", ".mkv", ".mka", ".webm", ".wma", ".wmv", ".asf", ".ac3",
-    ".amr", ".opus", ".ape", ".wv", ".tta", ".flv", ".avi", ".ts", ".mpg", ".mpeg",
-)  # fmt: skip
 LONGEST_PADDING = 4096  # samples: encoders fill up their last frame, and an MP4 says how much of it is sound
 
 
