@@ -79,6 +79,15 @@ def audio_seconds(path: str) -> float | None:
         return None
 
 
+def audio_format(path: str) -> tuple[int, int] | None:
+    """Return the rate in Hz and the number of channels of a file; None: its header cannot be read."""
+    try:
+        with _open(path) as file:
+            return file.sample_rate, file.channels
+    except DataError:
+        return None
+
+
 def read_audio(
     path: str,
     sample_rate: int,
