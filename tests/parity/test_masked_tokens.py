@@ -17,9 +17,9 @@ from w2v.data.dictionary import Dictionary, write_dictionary
 from w2v.data.iterator import EpochIterator
 from w2v.data.masked_dataset import ItemSpec, MaskedTokenDataset
 from w2v.data.token_blocks import token_blocks
+from w2v.data.token_masks import Generator, TokenMaskSpec, mask_tokens, replacement_weights, stream_seed
 from w2v.data.token_text import encode_line, read_token_text
 from w2v.errors import DataError
-from w2v.functional.token_masks import Generator, TokenMaskSpec, mask_tokens, replacement_weights, stream_seed
 
 GENERATIONS = ("v0102", "span_legacy_rng", "head")
 OPTIONS = {
@@ -223,7 +223,9 @@ def test_batches_are_the_originals(golden: Any, generation: str) -> None:
             order, clips.sizes, max_tokens=entry["max_tokens"], batch_size=None,
             multiple=entry["required_batch_size_multiple"],
         )  # fmt: skip
-        assert [batch.tolist() for batch in plan.batches] == [list(map(int, batch)) for batch in entry["frozen_batches"]]
+        assert [batch.tolist() for batch in plan.batches] == [
+            list(map(int, batch)) for batch in entry["frozen_batches"]
+        ]
         check_shards(clips, plan.batches, entry)
         epochs = EpochIterator(clips, plan.batches, seed=entry["seed"])
         for recorded in entry["epochs"]:

@@ -123,7 +123,9 @@ def test_an_output_matrix_of_its_own(recorded: Any) -> None:
 def test_a_batch_without_targets_has_zero_gradients(recorded: Any) -> None:
     model, wanted = load(recorded), recorded["train_no_target"]
     loss = train(model, batch_of(recorded, torch.full_like(recorded["target"], recorded["pad"])))
-    assert (float(loss.value.detach()), loss.sample_size) == (float(wanted["loss_sum"]), wanted["sample_size"]) == (0.0, 0)
+    assert (
+        (float(loss.value.detach()), loss.sample_size) == (float(wanted["loss_sum"]), wanted["sample_size"]) == (0.0, 0)
+    )
     gradients = {name: p.grad for name, p in model.named_parameters()}
     assert gradients.keys() == wanted["grads"].keys()
     assert all(gradient is not None and not gradient.any() for gradient in gradients.values())

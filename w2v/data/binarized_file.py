@@ -75,7 +75,7 @@ def read_token_file(prefix: str | Path) -> TokenFile:
         kind, starts, sizes, shift = (*_cached_index(index, content), 1)
     else:
         raise DataError(
-            f"{index}: magic: must be an index of fairseq-preprocess (mmap, lazy or cached), begins with {content[:9]!r}"
+            f"{index}: magic: must be that of fairseq-preprocess (mmap, lazy or cached), begins with {content[:9]!r}"
         )
     width = np.dtype(kind).itemsize
     last = int((starts + sizes).max(initial=0))

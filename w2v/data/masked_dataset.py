@@ -18,8 +18,8 @@ from w2v.data.binarized_file import TokenFile
 from w2v.data.dataset import BatchDataset
 from w2v.data.dictionary import Dictionary
 from w2v.data.token_blocks import token_blocks
+from w2v.data.token_masks import Generator, TokenMaskSpec, mask_tokens, stream_seed
 from w2v.errors import DataError
-from w2v.functional.token_masks import Generator, TokenMaskSpec, mask_tokens, stream_seed
 from w2v.rng import seed_from
 from w2v.types import IntArray, TextBatch
 

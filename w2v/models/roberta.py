@@ -44,8 +44,9 @@ class RobertaConfig:
         None, help="most tokens of an item, <s> and </s> counted; longer ones are left out (default: the task's)"
     )
     encoder_normalize_before: bool = arg(
-        False, help="norms before attention and feed-forward, and one after the last block (the original of 2020 ignored it)"
-    )  # fmt: skip
+        False,
+        help="norms before attention and feed-forward, one after the last block (ignored by the original of 2020)",
+    )
     layernorm_embedding: bool = arg(True, help="a norm after the embeddings; always on")
     untie_weights_roberta: bool = arg(False, help="the head has an output matrix of its own")
     checkpoint_activations: bool = arg(False, help="store less for the backward pass, and compute it again")
@@ -176,10 +177,20 @@ class RobertaModel(W2vModel):
 @register_model_architecture("roberta", "roberta_base")
 def roberta_base() -> dict[str, Any]:
     """Return the sizes of the published model on k-means codes."""
-    return {"encoder_layers": 12, "encoder_embed_dim": 768, "encoder_ffn_embed_dim": 3072, "encoder_attention_heads": 12}
+    return {
+        "encoder_layers": 12,
+        "encoder_embed_dim": 768,
+        "encoder_ffn_embed_dim": 3072,
+        "encoder_attention_heads": 12,
+    }
 
 
 @register_model_architecture("roberta", "roberta_large")
 def roberta_large() -> dict[str, Any]:
     """Return the larger sizes."""
-    return {"encoder_layers": 24, "encoder_embed_dim": 1024, "encoder_ffn_embed_dim": 4096, "encoder_attention_heads": 16}
+    return {
+        "encoder_layers": 24,
+        "encoder_embed_dim": 1024,
+        "encoder_ffn_embed_dim": 4096,
+        "encoder_attention_heads": 16,
+    }

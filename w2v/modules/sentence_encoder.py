@@ -70,8 +70,8 @@ class SentenceEncoder(BlockStack):
         """
         if tokens.shape[1] > self.spec.max_positions:
             raise DataError(
-                f"{tokens.shape[1]} tokens, with <s> and </s>, are more than the {self.spec.max_positions} positions of "
-                "the model (--max-positions)"
+                f"{tokens.shape[1]} tokens, with <s> and </s>, are more than the {self.spec.max_positions} positions "
+                "of the model (--max-positions)"
             )
         padding = tokens == self.spec.pad
         x = self._embed(tokens, ~padding)

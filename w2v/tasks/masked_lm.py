@@ -26,9 +26,9 @@ from w2v.data.dictionary import MASK, SPECIALS, Dictionary
 from w2v.data.iterator import EpochIterator
 from w2v.data.masked_dataset import SHORTEN_METHODS, ItemSpec, MaskedTokenDataset
 from w2v.data.token_blocks import BREAK_MODES
+from w2v.data.token_masks import TokenMaskSpec, replacement_weights
 from w2v.data.token_text import read_token_text
 from w2v.errors import ConfigError, DataError
-from w2v.functional.token_masks import TokenMaskSpec, replacement_weights
 from w2v.models.base import W2vModel
 from w2v.registry import Entry
 from w2v.tasks.base import Task, register_task
@@ -154,8 +154,8 @@ class MaskedLmTask(Task):
         largest = int(sentences.tokens.max(initial=0)) - sentences.shift
         if largest >= len(self.dictionary):
             raise DataError(
-                f"{sentences.path}: holds the token {largest}, {DICTIONARY_FILE} has {len(self.dictionary)} with <mask>; "
-                "is it another dictionary's?"
+                f"{sentences.path}: holds the token {largest}, {DICTIONARY_FILE} has {len(self.dictionary)} with <mask>"
+                "; is it of another dictionary?"
             )
         return sentences
 
@@ -237,9 +237,7 @@ class MaskedLmTask(Task):
             ConfigError: it is no masked language model.
         """
         if entry.cls.reads != "masked text":
-            raise ConfigError(
-                f"--task masked_lm needs a masked language model (--arch roberta_base), got {entry.name}"
-            )
+            raise ConfigError(f"--task masked_lm needs a masked language model (--arch roberta_base), got {entry.name}")
         if getattr(config, "encoder_normalize_before", False):
             logger.warning(
                 "--encoder-normalize-before: norms come before attention and feed-forward, as in the original since "

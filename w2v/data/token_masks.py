@@ -8,13 +8,14 @@ neighbours in time, so single masked tokens are too easy. The draws, and their o
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import TypeAlias
 
 import numpy as np
 import numpy.typing as npt
 
 from w2v.array_types import BoolArray, FloatArray, IntArray
 
-Generator = np.random.Generator | np.random.RandomState
+Generator: TypeAlias = "np.random.Generator | np.random.RandomState"
 
 
 @dataclass(frozen=True)
