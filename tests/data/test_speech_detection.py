@@ -7,8 +7,8 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-
 from recorded_sounds import recorded_sounds
+
 from w2v.data import silero
 from w2v.data.level_detector import LevelDetector
 from w2v.data.speech_segments import SpeechEvents, SpeechRule, SpeechSegmenter, speech_segments

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import tracemalloc
-from collections import deque
+from itertools import pairwise
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -18,7 +18,6 @@ from recorded_sounds import recorded_sounds
 import w2v
 from w2v.data import silero
 from w2v.data.audio_queue import AudioQueue
-from w2v.functional.edit_distance import edit_distance
 from w2v.inference.live import LiveEvent, LiveOptions, LiveSession, listen
 from w2v.inference.result import Segment, Word
 from w2v.inference.stable_prefix import StablePrefix
@@ -174,7 +173,7 @@ def test_utterances_begin_and_end_where_silero_vad_said(recorded, sounds):
     st.lists(st.integers(1, 40), min_size=1, max_size=12),
     st.floats(0, 1), st.floats(0, 1), st.integers(4, 12), st.integers(1, 9000),
 )  # fmt: skip
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=25, deadline=None)
 def test_utterances_are_disjoint_and_hold_all_speech(runs, pre_roll, hang_over, longest, block):
     """P26: whatever the pauses and the options."""
     speech = [number % 2 == 1 for number, length in enumerate(runs) for _ in range(length)]
@@ -189,14 +188,15 @@ def test_utterances_are_disjoint_and_hold_all_speech(runs, pre_roll, hang_over, 
     assert covered.max(initial=0) <= 1
     assert all(covered[n * 512 : (n + 1) * 512].all() for n, is_speech in enumerate(speech) if is_speech)
     words = [word for final in finals for word in final.words]
-    assert all(a.end <= b.start for a, b in zip(words, words[1:], strict=False))
+    assert all(a.end <= b.start for a, b in pairwise(words))
     assert [event.utterance for event in finals] == list(range(1, len(finals) + 1))
 
 
 class SpelledModel:
-    """Hears what samples spell: of every frame, the number of a symbol in hundredths; `deaf` frames at the ends of a clip.
+    """Hears what samples spell: of every frame, the number of a symbol in hundredths.
 
-    So a word is found only where the model is shown what lies around it.
+    It hears nothing in the first and last `deaf` frames of a clip, so that a word is found only where the model is
+    shown what lies around it.
     """
 
     def __init__(self, num_symbols: int, deaf: int) -> None:
@@ -233,14 +233,14 @@ def test_speech_without_end_is_cut_without_a_lost_or_doubled_word(golden, monkey
     samples = np.repeat(np.array(frames) / 100, 320).astype(np.float32)
     expected = w2v.transcribe(samples, RATE, model=transcriber)
     assert len(expected.words) > 690
-    # A window of speech detection is 512 samples; of a pause of 14 frames at least 7 windows are quiet: enough for a cut.
+    # Of a pause of 14 frames at least 7 windows of speech detection are quiet: enough for a cut.
     detector = Detector(lambda number: not quiet[min((number * 512 + 256) // 320, len(quiet) - 1)])
     options = LiveOptions(max_utterance=12, hang_over=1.0, partial_interval=0)
     finals = finals_of(run(LiveSession(transcriber, options, detector=lambda: detector), samples, [8000]))
     assert len(finals) > len(samples) / RATE / 12
     found = [word for final in finals for word in final.words]
     assert words_of(found) == words_of(expected.words)
-    for before, after in zip(finals, finals[1:], strict=False):
+    for before, after in pairwise(finals):
         assert before.end == after.start
 
 
@@ -355,7 +355,7 @@ def test_a_decoder_three_times_slower_than_speech_drops_and_counts():
     assert 300 < end.dropped_seconds < 450  # two thirds of the speech
     assert all(event.end - event.start == pytest.approx(event.dropped_seconds) for event in dropped)
     heard = [(event.start, event.end) for event in events if event.kind in ("final", "dropped")]
-    assert all(a[1] <= b[0] + 1e-9 for a, b in zip(heard, heard[1:], strict=False))
+    assert all(a[1] <= b[0] + 1e-9 for a, b in pairwise(heard))
     assert max(event.latency for event in finals_of(events)) < 30 + 3 * 5.5 + 1
 
 
@@ -370,14 +370,14 @@ def test_a_final_comes_a_hang_over_after_speech(of_digits, spoken_digits):
 
 def test_memory_stays_flat():
     """Utterances of 3 s with pauses, then endless speech. `benchmarks/live.md` has the hour with a real model."""
-    session = LiveSession(Stub(), detector=lambda: Detector(lambda number: number > 15_000 or number % 125 < 94))
+    session = LiveSession(Stub(), detector=lambda: Detector(lambda number: number > 7_500 or number % 125 < 94))
     block = np.zeros(RATE, np.float32)
     tracemalloc.start()
     try:
         peaks = []
-        for _ in range(4):  # 4 minutes each; speech does not end after the second
+        for _ in range(4):  # 2 minutes each; speech does not end after the second
             tracemalloc.reset_peak()
-            for _ in range(240):
+            for _ in range(120):
                 session.feed(block)
             peaks.append(tracemalloc.get_traced_memory()[1])
     finally:
@@ -387,21 +387,19 @@ def test_memory_stays_flat():
     assert peaks[3] < peaks[2] * 1.1
 
 
-def test_listening_tells_everything_before_what_broke():
-    """P30: a source that fails, a stop, and an end of input all end with the last final."""
-    for close in (lambda queue: queue.close(), lambda queue: queue.close(OSError("gone"))):
+def test_listening_tells_the_last_final_whatever_ends_it():
+    """P30: the end of input, a source that breaks, a stop."""
+    samples = np.zeros(2 * RATE + 5, np.float32)
+    for error, stop in ((None, False), (OSError("gone"), False), (None, True)):
         queue = AudioQueue(RATE)
-        queue.put(np.zeros(RATE + 5, np.float32))
-        close(queue)
-        session = LiveSession(Stub(), detector=Detector)
-        found: deque[LiveEvent] = deque()
-        try:
-            found.extend(iter(listen(session, queue)))
-        except OSError as e:
-            assert str(e) == "gone"
-        assert [event.kind for event in found][0] == "speech_start"
-    queue = AudioQueue(RATE)
-    queue.put(np.zeros(2 * RATE + 5, np.float32))
-    events = list(listen(LiveSession(Stub(), detector=Detector), queue, is_stopped=lambda: True))
-    assert [event.kind for event in events][-2:] == ["final", "end"]
-    assert events[-2].end == events[-1].end == (2 * RATE + 5) / RATE
+        queue.put(samples)
+        if not stop:
+            queue.close(error)
+        listening = listen(LiveSession(Stub(), detector=Detector), queue, is_stopped=lambda stop=stop: stop)
+        events = [next(listening)]
+        while events[-1].kind != "end":
+            events.append(next(listening))
+        with pytest.raises(StopIteration if error is None else OSError):
+            next(listening)
+        assert events[-2].kind == "final"
+        assert events[-2].end == events[-1].end == len(samples) / RATE
