@@ -76,6 +76,9 @@ EXTRAS = {
         "webvtt-py>=0.5",
         "matplotlib>=3.8",
         "scikit-learn>=1.3",
+        # The loops of others that docs/library.md shows.
+        "accelerate>=1.0",
+        "lightning>=2.4",
         # Drives the Chromium that is installed, if one is: reports are opened as a reader does.
         "playwright>=1.40",
     ],
