@@ -22,7 +22,7 @@ ROWS, WIDTH = 256, 512
 """Of the product that is timed, 0.13 GFLOP: a millisecond or two in float32, and a quarter of a second at worst."""
 TRIALS = 5
 HOPELESS = 4.0
-"""A product so many times slower than in float32 is made once, and no other one: no load on the machine explains that."""
+"""A product so many times slower than in float32 is made once, and no other one: no load explains that."""
 NAMES = {torch.float16: "float16", torch.bfloat16: "bfloat16", torch.float32: "float32"}
 FLAGS = {torch.float16: "--fp16", torch.bfloat16: "--bf16"}
 LARGEST_INT8 = 127

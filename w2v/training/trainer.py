@@ -145,7 +145,7 @@ class Trainer:
         return reason
 
     def settle_number_format(self) -> None:
-        """Compute in another number format than the flags say where this CPU is slow in that; every rank must call this.
+        """Compute in a quicker number format where this CPU is slow in that of the flags; every rank must call this.
 
         Rank 0 decides, since a loss scale must be that of all.
         """
