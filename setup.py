@@ -49,7 +49,7 @@ EXTRAS = {
     # tensorboardX is required anyway; the extra exists because the message about --tensorboard-logdir names it.
     "tensorboard": ["tensorboardX>=2.6"],
     # espeak-ng is GPL-3: it is installed by who wants the demo, loaded as a library, and never part of this package.
-    "demo": ["espeakng-loader>=0.2.4"],
+    "demo": ["espeakng-loader>=0.2.4", "matplotlib>=3.8"],
     "test": [
         "pytest>=8",
         "pytest-timeout>=2.3",
