@@ -15,9 +15,9 @@ class TranscribeConfig:
     """How a recording is cut, and how much is computed at once."""
 
     vad: str = arg(
-        "none",
-        help="transcribe speech alone: silero (a network; needs the extra vad), level (louder than the noise), "
-        "auto (silero where it is installed, else level), or none: all of the recording",
+        "auto",
+        help="transcribe speech alone: silero (a network; needs the extra vad), level (louder than the noise), auto "
+        "(recordings longer than a window by silero, or by level where it is not installed), or none: all of it",
         choices=("auto", "silero", "level", "none"),
     )
     vad_threshold: float = arg(0.5, help="probability at which silero hears speech")
