@@ -35,7 +35,7 @@ from w2v.inference.word_times import WordTime, word_gaps, word_times
 from w2v.types import Emissions, Hypothesis
 
 GPU_TOKENS, CPU_TOKENS = 8_000_000, 640_000
-WHOLE = 640_000  # samples: where the window is endless, longer recordings are searched for speech
+WHOLE = 960_000  # samples: where the window is endless, longer recordings are searched for speech
 # Parts that are decoded alone, in seconds: cut in a pause of half a second after 20 s, in any pause after a minute.
 SHORTEST_UNIT, LONGEST_UNIT, UNIT_PAUSE = 20.0, 60.0, 0.5
 
@@ -302,10 +302,10 @@ def new_detector(kind: str, sample_rate: int) -> Callable[[], SpeechModel] | Non
         raise ConfigError(
             f"--vad {kind} needs a model of {LevelDetector.sample_rate} Hz, this one has {sample_rate} Hz"
         )
-    if kind == "silero" or (kind == "auto" and silero.is_installed()):
-        silero.SileroModel()
-        return silero.SileroModel
-    return LevelDetector
+    if kind == "silero":
+        silero.SileroModel()  # says now what is not installed
+    is_silero = kind == "silero" or (kind == "auto" and silero.is_installed())
+    return silero.SileroModel if is_silero else LevelDetector
 
 
 def _taken(jobs: dict[int, _Job]) -> Iterator[tuple[int, _Job]]:
