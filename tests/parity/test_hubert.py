@@ -107,7 +107,7 @@ def test_losses_and_gradients(recorded: list[dict[str, Any]], number: int) -> No
             if name not in ("loss", "sample_size"):
                 assert float(loss.sums[name]) == pytest.approx(value, rel=1e-5), name
         sums = {name: float(value) for name, value in loss.sums.items()}
-        sums |= {"loss": float(loss.value), "sample_size": float(loss.sample_size)}
+        sums |= {"loss": loss.value.item(), "sample_size": float(loss.sample_size)}
         values = HubertCriterion.summarize(sums)
         assert values["loss"] == pytest.approx(expected["logged_loss_bits"], rel=1e-5)
         for name in [name for name in log if name.startswith("correct_")]:
