@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import NoReturn
@@ -95,6 +95,25 @@ def make_manifest(root: str, names: Iterable[str], sizes: Iterable[int], source:
     np.cumsum([len(name) for name in encoded], out=offsets[1:])
     buffer = np.frombuffer(b"".join(encoded), dtype=np.uint8)
     return Manifest(root, buffer, offsets, np.array(list(sizes), dtype=np.int64).reshape(-1), source)
+
+
+def join_manifests(parts: Sequence[Manifest]) -> Manifest:
+    """Return the clips of several manifests, one after the other.
+
+    Where the root folders differ, names become absolute paths.
+    """
+    if len(parts) == 1:
+        return parts[0]
+    roots = {part.root for part in parts}
+    source, sizes = ", ".join(part.source for part in parts), np.concatenate([part.sizes for part in parts])
+    if len(roots) > 1:
+        for part in parts:
+            part.check_root()  # while a message can name the manifest
+        return make_manifest("/", (os.path.abspath(p.path(row)) for p in parts for row in range(len(p))), sizes, source)
+    shifts = np.cumsum([0, *(len(part.names) for part in parts)])
+    offsets = [part.offsets[:-1] + shift for part, shift in zip(parts, shifts, strict=False)]
+    names = np.concatenate([part.names for part in parts])
+    return Manifest(parts[0].root, names, np.concatenate([*offsets, shifts[-1:]]), sizes, source)
 
 
 def read_manifest(path: str | Path, *, allow_outside_root: bool = False) -> Manifest:

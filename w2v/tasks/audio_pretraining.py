@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -21,8 +22,9 @@ from w2v.convert.model_file import CTC
 from w2v.criterions.base import Criterion
 from w2v.data.dataset import AudioDataset
 from w2v.data.dictionary import Dictionary
-from w2v.data.labels import Labels, read_labels
-from w2v.data.manifest import Manifest
+from w2v.data.iterator import EpochIterator
+from w2v.data.labels import Labels, join_labels, read_labels
+from w2v.data.manifest import Manifest, join_manifests
 from w2v.data.post_process import fitting_post_process
 from w2v.data.text import WORD_END
 from w2v.decoders import Decoder, build_decoder, wer_args_config
@@ -34,9 +36,18 @@ from w2v.scoring.ctc_errors import count_errors
 from w2v.tasks.audio_task import AudioPretrainingConfig, AudioTask
 from w2v.tasks.base import register_task
 from w2v.tasks.batches import data_digest, text_digest
-from w2v.types import AudioBatch, CtcOutput, Loss
+from w2v.tasks.sources import Sources, short_names
+from w2v.types import AudioBatch, CtcOutput, IntArray, Loss
 
 logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class _Part:
+    """A manifest and its labels, one entry per line."""
+
+    manifest: Manifest
+    labels: Labels | None
 
 
 @register_task("audio_pretraining", AudioPretrainingConfig)
@@ -48,9 +59,11 @@ class AudioPretrainingTask(AudioTask):
     """
 
     dataset_class: ClassVar[type[AudioDataset]] = AudioDataset
+    joins_subsets = True
 
     def __init__(self, config: AudioPretrainingConfig, seed: int = 1) -> None:
         super().__init__(config, seed)
+        self._ends: dict[str, IntArray] = {}  # of a split: lines of the joined manifest up to the end of each part
         self._decoders: dict[Any, Decoder] = {}
         self._dictionary: Dictionary | None = None
 
@@ -63,24 +76,34 @@ class AudioPretrainingTask(AudioTask):
 
     # ------------------------------------------------------------------------------------------ data
 
-    def _dataset(self, split: str, manifest: Manifest) -> AudioDataset:
-        """Join the clips of a split with their labels."""
-        config = self.config
-        labels: Labels | None = None
-        if config.labels is not None:
-            if self.dictionary is None:
-                raise ConfigError("--labels: there is no dictionary")
-            labels = read_labels(Path(config.data) / f"{split}.{config.labels}", len(manifest), self.dictionary)
-            labels.check_known()
-            if labels.num_unknown:
-                logger.warning(labels.unknown_warning())
+    def _dataset(self, split: str) -> AudioDataset:
+        """Join the clips of a split, or of several, with their labels."""
+        parts = [self._read(name) for name in split.split(",")]
+        self._ends[split] = np.cumsum([len(part.manifest) for part in parts])
+        manifest = join_manifests([part.manifest for part in parts])
+        given = [part.labels for part in parts if part.labels is not None]
+        labels = join_labels(given) if given else None
+        impossible = [self._impossible(part.manifest, part.labels) for part in parts]
         return self.dataset_class(
             manifest,
             labels,
-            pad=config.enable_padding or labels is not None,
-            impossible=self._impossible(manifest, labels),
+            pad=self.config.enable_padding or labels is not None,
+            impossible=np.concatenate(found) if (found := [i for i in impossible if i is not None]) else None,
             **self._reading(),
         )
+
+    def _read(self, name: str) -> _Part:
+        """Read one manifest and its labels."""
+        manifest = self._manifest(name)
+        if self.config.labels is None:
+            return _Part(manifest, None)
+        if self.dictionary is None:
+            raise ConfigError("--labels: there is no dictionary")
+        labels = read_labels(Path(self.config.data) / f"{name}.{self.config.labels}", len(manifest), self.dictionary)
+        labels.check_known()
+        if labels.num_unknown:
+            logger.warning(labels.unknown_warning())
+        return _Part(manifest, labels)
 
     def _impossible(self, manifest: Manifest, labels: Labels | None) -> npt.NDArray[np.bool_] | None:
         """Return which clips have more symbols than frames, so that their loss would be infinite; name them."""
@@ -100,6 +123,15 @@ class AudioPretrainingTask(AudioTask):
                 len(rows), listed(shown),
             )  # fmt: skip
         return found
+
+    def train_batches(self, split: str, dataset: DatasetConfig) -> EpochIterator:
+        clips, names = self.load_dataset(split), split.split(",")
+        if len(names) > 1:
+            weights = tuple(dataset.train_sources[name] for name in names)
+            self.sources = Sources(short_names(names), weights, self._ends[split], clips.rows)
+            shares = zip(names, weights, np.diff(self._ends[split], prepend=0), strict=True)
+            logger.info("joined: %s", "; ".join(f"{name}: {count} clips, weight {w:g}" for name, w, count in shares))
+        return super().train_batches(split, dataset)
 
     def prepare_validation(self, split: str, dataset: DatasetConfig, criterion: Criterion) -> None:
         super().prepare_validation(split, dataset, criterion)

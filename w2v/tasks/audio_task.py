@@ -90,14 +90,12 @@ class AudioTask(Task):
 
     def _open(self, split: str) -> AudioDataset:
         config = self.config
-        folder = Path(config.data)
         if config.max_sample_size is not None and config.max_sample_size < self._shortest_clip:
             raise ConfigError(
                 f"--max-sample-size must be at least {self._shortest_clip}, what the model needs to learn from a clip, "
                 f"got {config.max_sample_size}"
             )
-        manifest = read_manifest(folder / f"{split}.tsv", allow_outside_root=config.allow_outside_root)
-        dataset = self._dataset(split, manifest)
+        dataset = self._dataset(split)
         logger.info("%s: %d clips, %.2f hours", split, len(dataset), dataset.sizes.sum() / config.sample_rate / 3600)
         if dataset.num_skipped:
             logger.info(
@@ -106,7 +104,11 @@ class AudioTask(Task):
             )  # fmt: skip
         return dataset
 
-    def _dataset(self, split: str, manifest: Manifest) -> AudioDataset:
+    def _manifest(self, split: str) -> Manifest:
+        """Read the manifest of a split."""
+        return read_manifest(Path(self.config.data) / f"{split}.tsv", allow_outside_root=self.config.allow_outside_root)
+
+    def _dataset(self, split: str) -> AudioDataset:
         """Join the clips of a split with what belongs to them."""
         raise NotImplementedError
 

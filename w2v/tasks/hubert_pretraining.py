@@ -20,7 +20,6 @@ from w2v.criterions.base import Criterion
 from w2v.data.dictionary import Dictionary
 from w2v.data.frame_labels import FrameLabelDataset, read_header
 from w2v.data.labels import read_labels
-from w2v.data.manifest import Manifest
 from w2v.errors import CheckpointError, ConfigError, DataError
 from w2v.models.base import W2vModel
 from w2v.registry import Entry
@@ -86,8 +85,8 @@ class HubertPretrainingTask(AudioTask):
     def _label_folder(self) -> Path:
         return Path(self.config.label_dir or self.config.data)
 
-    def _dataset(self, split: str, manifest: Manifest) -> FrameLabelDataset:
-        config = self.config
+    def _dataset(self, split: str) -> FrameLabelDataset:
+        config, manifest = self.config, self._manifest(split)
         sets = []
         for name, dictionary in zip(self.label_names, self.dictionaries, strict=True):
             path = self._label_folder() / f"{split}.{name}"

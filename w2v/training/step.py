@@ -79,7 +79,9 @@ class Step:
         torch.manual_seed(seed_from(batch.seed, "dropout"))
         # Autocast casts the inputs of matrix products, (B, T, C) to half; the loss itself stays in float32.
         with torch.autocast(self._device.type, self.half, enabled=self.half is not None):
-            return self._task.train_step(model, self._criterion, batch.to(self._device))
+            loss = self._task.train_step(model, self._criterion, batch.to(self._device))
+        sources = self._task.sources
+        return loss if sources is None else sources.weigh(loss, batch.indices)
 
     def valid_loss(self, model: torch.nn.Module, batch: Batch) -> Loss:
         """Return the loss of a validation batch, computed in parts where memory does not suffice for the whole."""

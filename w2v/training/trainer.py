@@ -90,7 +90,7 @@ class Trainer:
         self.common, self.dataset = common, dataset
         self.optimization, self.checkpoint = optimization, checkpoint
         self.config_plain = config_plain
-        self.batches: Any = task.train_batches(dataset.train_subset, dataset)
+        self.batches: Any = task.train_batches(dataset.train_split, dataset)
         self.manager = CheckpointManager(checkpoint)
         self.log = TrainingLog(self.criterion, common, optimization, self.device, self.model.codebook_size, sample_rate)
         self.num_updates = 0
