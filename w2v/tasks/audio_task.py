@@ -9,14 +9,17 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from w2v.config import arg, check_range
 from w2v.config.sections import DatasetConfig
+from w2v.data.audio import audio_format
 from w2v.data.augment import Augmentation, decibel_range
 from w2v.data.batch_sampler import plan_batches
 from w2v.data.dataset import AudioDataset
 from w2v.data.iterator import EpochIterator
 from w2v.data.manifest import Manifest, read_manifest
-from w2v.errors import ConfigError
+from w2v.errors import ConfigError, listed
 from w2v.functional.conv_spec import ConvLayer
 from w2v.models.base import W2vModel
 from w2v.registry import Entry
@@ -25,6 +28,8 @@ from w2v.tasks.batches import data_digest, train_epochs, valid_epoch
 from w2v.types import AudioBatch
 
 logger = logging.getLogger(__name__)
+
+FORMATS_SEEN = 16  # headers that a start looks at; a folder of another rate shows in each
 
 
 @dataclass(frozen=True)
@@ -105,8 +110,36 @@ class AudioTask(Task):
         return dataset
 
     def _manifest(self, split: str) -> Manifest:
-        """Read the manifest of a split."""
-        return read_manifest(Path(self.config.data) / f"{split}.tsv", allow_outside_root=self.config.allow_outside_root)
+        """Read the manifest of a split, and look at the form of its clips."""
+        path = Path(self.config.data) / f"{split}.tsv"
+        manifest = read_manifest(path, allow_outside_root=self.config.allow_outside_root)
+        self._check_format(manifest, split)
+        return manifest
+
+    def _check_format(self, manifest: Manifest, split: str) -> None:
+        """Look at the headers of some clips: those of another form are left out, one by one, without `--resample`.
+
+        Raises:
+            ConfigError: none of them has the form that is needed.
+        """
+        config = self.config
+        if config.resample:
+            return
+        rows = np.unique(np.linspace(0, len(manifest) - 1, min(len(manifest), FORMATS_SEEN)).astype(np.int64)).tolist()
+        seen = [(row, audio_format(manifest.stretch(row)[0])) for row in rows]
+        known = [(row, *form) for row, form in seen if form is not None]
+        other = [
+            f"{manifest.name(row)} ({rate} Hz, {channels} channel{'s' * (channels > 1)})"
+            for row, rate, channels in known
+            if rate != config.sample_rate or (channels > 1 and config.channel is None)
+        ]
+        needed = f"{config.sample_rate} Hz mono"
+        text = f"{len(other)} of the {len(known)} clips of {split} that were looked at are not {needed}"
+        remedy = "--resample converts them"
+        if other and len(other) == len(known):
+            raise ConfigError(f"{text}: {listed(other)}; {remedy}")
+        if other:
+            logger.warning("%s, and are left out: %s; %s", text, listed(other), remedy)
 
     def _dataset(self, split: str) -> AudioDataset:
         """Join the clips of a split with what belongs to them."""
