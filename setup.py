@@ -38,6 +38,8 @@ EXTRAS = {
     "vad": ["silero-vad>=6.2.3", "onnxruntime>=1.17"],
     # `w2v-visualize`: pictures, PCA and t-SNE.
     "vis": ["matplotlib>=3.8", "scikit-learn>=1.3"],
+    # `w2v-kmeans`: targets of HuBERT.
+    "kmeans": ["scikit-learn>=1.3"],
     # `w2v-featurize --format h5`, the original's layout.
     "h5": ["h5py>=3.8"],
     # KenLM's binaries, and a quicker search over single clips. These builds of kenlm and flashlight-text come as wheels
@@ -99,8 +101,8 @@ SUMMARY = (
 
 # Each program is `main() -> int` of a module in w2v_cli; what it returns is the exit code.
 PROGRAMS = (
-    *("manifest", "segment", "labels", "train", "infer", "transcribe", "align", "featurize", "tokenize", "convert"),
-    *("lm", "visualize"),
+    *("manifest", "segment", "labels", "train", "infer", "transcribe", "align", "featurize", "tokenize", "kmeans"),
+    *("convert", "lm", "visualize"),
 )
 
 setup(

@@ -11,8 +11,6 @@ from functools import lru_cache
 import numpy as np
 import numpy.typing as npt
 
-from w2v.array_types import FloatArray
-
 Array = npt.NDArray[np.float64]
 
 WINDOW, STEP = 0.025, 0.010  # s
@@ -22,7 +20,7 @@ FLOOR = 1.1920929e-7  # float32's epsilon
 BLOCK = 4096  # frames at once: about 30 MB
 
 
-def mfcc(samples: npt.ArrayLike, sample_rate: int = 16000) -> FloatArray:
+def mfcc(samples: npt.ArrayLike, sample_rate: int = 16000) -> npt.NDArray[np.float32]:
     """Return (T, 39) float32: 13 cepstra, their differences, the differences of those.
 
     Args:

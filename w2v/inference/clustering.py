@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from w2v.array_types import FloatArray, IntArray
+from w2v.array_types import IntArray
 from w2v.errors import DataError, MissingPackageError
 from w2v.files import atomic_path
 
@@ -31,7 +31,7 @@ class Clustering:
         about: plain values: `features` (mfcc, or which layer of which model), `label_rate`, how they were fitted.
     """
 
-    centroids: FloatArray
+    centroids: npt.NDArray[np.float32]
     about: dict[str, Any]
 
     @property
@@ -39,7 +39,7 @@ class Clustering:
         """A short text that differs where the centroids do: classes of another clustering mean other things."""
         return hashlib.blake2b(np.ascontiguousarray(self.centroids).data, digest_size=8).hexdigest()
 
-    def classes(self, frames: FloatArray) -> IntArray:
+    def classes(self, frames: npt.NDArray[np.float32]) -> IntArray:
         """Return (T,) int64, the nearest centroid of each of (T, C) frames, the first of equal ones; in float64.
 
         Raises:
@@ -83,7 +83,7 @@ def load_clustering(path: Path) -> Clustering:
 
 
 def fit_kmeans(
-    frames: FloatArray,
+    frames: npt.NDArray[np.float32],
     num_classes: int,
     *,
     rng: np.random.RandomState,
@@ -93,7 +93,7 @@ def fit_kmeans(
     tol: float = 0.0,
     max_no_improvement: int = 100,
     reassignment_ratio: float = 0.0,
-) -> tuple[FloatArray, int]:
+) -> tuple[npt.NDArray[np.float32], int]:
     """Fit scikit-learn's MiniBatchKMeans with the original's settings.
 
     Args:
@@ -132,7 +132,7 @@ def fit_kmeans(
     return np.asarray(model.cluster_centers_, dtype=np.float32), int(model.n_steps_)
 
 
-def inertia(clustering: Clustering, frames: FloatArray) -> float:
+def inertia(clustering: Clustering, frames: npt.NDArray[np.float32]) -> float:
     """Return the mean squared distance of (N, C) frames to their centroids."""
     total = 0.0
     for start in range(0, len(frames), BLOCK):

@@ -71,4 +71,4 @@ class ClusterQuality:
 def entropy_of(counts: npt.NDArray[np.int64]) -> float:
     """Return the entropy of shares given by counts, in bits."""
     shares = counts[counts > 0] / max(counts.sum(), 1)
-    return float(-(shares * np.log2(shares)).sum())
+    return float(-(shares * np.log2(shares)).sum()) + 0.0  # no negative zero
