@@ -194,7 +194,7 @@ def write_job(config: FeaturizeConfig, encoder: ClipEncoder, job: Job, rank: Ran
     batches = own_part(config, rank, encoder.plan(clips))
     missing = np.zeros(len(clips), dtype=np.bool_)
     for row in (int(row) for batch in batches for row in batch):
-        missing[row] = config.overwrite or not feature_path(job.output, clips.name(row), suffix).is_file()
+        missing[row] = config.overwrite or not feature_path(job.output, clips.title(row), suffix).is_file()
     num_clips = sum(map(len, batches))
     if missing.sum() < num_clips:
         logger.info("%s: %d of %d clips are there already", job.output, num_clips - missing.sum(), num_clips)
@@ -208,7 +208,7 @@ def write_job(config: FeaturizeConfig, encoder: ClipEncoder, job: Job, rank: Ran
                 failed.append(describe(clips, encoded))
                 logger.warning("no features: %s", failed[-1])
                 continue
-            path = feature_path(job.output, clips.name(encoded.row), suffix)
+            path = feature_path(job.output, clips.title(encoded.row), suffix)
             make_folder(path.parent)
             write_features(path, encoded.frames.astype(np.float32, copy=False), encoder.frame_rate, config.format)
     if job.labels_from is not None and rank.rank == config.shard.index == 0:
@@ -229,7 +229,7 @@ def check_names(clips: Manifest, folder: Path, suffix: str) -> None:
         DataError: `a.wav` and `a.flac` are both there.
     """
     # Eight bytes for each clip, where a table of paths would take five hundred.
-    paths = (feature_path(folder, clips.name(row), suffix) for row in range(len(clips)))
+    paths = (feature_path(folder, clips.title(row), suffix) for row in range(len(clips)))
     marks = np.fromiter(map(hash, paths), dtype=np.int64, count=len(clips))
     order = np.argsort(marks, kind="stable")
     for place in np.flatnonzero(np.diff(marks[order]) == 0):

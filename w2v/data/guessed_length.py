@@ -9,6 +9,8 @@ from __future__ import annotations
 import mmap
 import struct
 
+from w2v.shards.member import Member, Source
+
 MP3_BITRATES = {  # kbit/s by (MPEG 1 or not), layer III
     True: (0, 32, 40, 48, 56, 64, 80, 96, 112, 128, 160, 192, 224, 256, 320),
     False: (0, 8, 16, 24, 32, 40, 48, 56, 64, 80, 96, 112, 128, 144, 160),
@@ -16,7 +18,7 @@ MP3_BITRATES = {  # kbit/s by (MPEG 1 or not), layer III
 MP3_RATES = {3: (44100, 48000, 32000), 2: (22050, 24000, 16000), 0: (11025, 12000, 8000)}
 
 
-def is_guessed(path: str, container: str) -> bool:
+def is_guessed(path: Source, container: str) -> bool:
     """Whether a file may hold more than libsndfile will read of it.
 
     Args:
@@ -25,12 +27,15 @@ def is_guessed(path: str, container: str) -> bool:
     """
     if container not in ("OGG", "MP3", "MPEG"):
         return False
+    if not isinstance(path, str):
+        whole = path.load().content if isinstance(path, Member) else path.content
+        return _is_chained(whole) if container == "OGG" else _is_more_than_its_table(whole)
     # A map, not the content: of most files a few bytes are looked at.
     with open(path, "rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as content:
         return _is_chained(content) if container == "OGG" else _is_more_than_its_table(content)
 
 
-def _is_chained(content: mmap.mmap) -> bool:
+def _is_chained(content: mmap.mmap | bytes) -> bool:
     """Whether an Ogg stream begins after another one has."""
     place, begun = 0, False
     while content[place : place + 4] == b"OggS" and place + 27 <= len(content):
@@ -43,7 +48,7 @@ def _is_chained(content: mmap.mmap) -> bool:
     return False
 
 
-def _is_more_than_its_table(content: mmap.mmap) -> bool:
+def _is_more_than_its_table(content: mmap.mmap | bytes) -> bool:
     place = _first_frame(content)
     frame = _frame(content, place)
     if frame is None:
@@ -66,12 +71,12 @@ def _is_more_than_its_table(content: mmap.mmap) -> bool:
     return False
 
 
-def _is_frame(content: mmap.mmap, place: int) -> bool:
+def _is_frame(content: mmap.mmap | bytes, place: int) -> bool:
     """Whether another stream, or its title, begins here; behind the last frame there are tags of other kinds."""
     return content[place : place + 3] == b"ID3" or _frame(content, place) is not None
 
 
-def _first_frame(content: mmap.mmap) -> int:
+def _first_frame(content: mmap.mmap | bytes) -> int:
     place = 0
     while content[place : place + 3] == b"ID3":
         sizes = content[place + 6 : place + 10]
@@ -84,7 +89,7 @@ def _first_frame(content: mmap.mmap) -> int:
     return place
 
 
-def _frame(content: mmap.mmap, place: int) -> tuple[int, int, int] | None:
+def _frame(content: mmap.mmap | bytes, place: int) -> tuple[int, int, int] | None:
     """Return bytes, kbit/s and bytes of side information of a frame of layer III; None where there is none."""
     head = content[place : place + 4]
     if len(head) < 4 or head[0] != 0xFF or head[1] & 0xE6 != 0xE2:

@@ -98,7 +98,7 @@ def is_installed() -> bool:
 
 
 @contextmanager
-def media_file(file: io.BufferedReader, path: str) -> Iterator[MediaFile]:
+def media_file(file: io.IOBase, path: str) -> Iterator[MediaFile]:
     """Open a file with PyAV.
 
     Args:
