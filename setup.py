@@ -43,7 +43,7 @@ EXTRAS = {
     # KenLM's binaries, and a quicker search over single clips. These builds of kenlm and flashlight-text come as wheels
     # for Python 3.10 to 3.14; the packages they are built from need a C++ compiler, or end at Python 3.12.
     "kenlm": ["ufal-kenlm>=26.4", "ufal-flashlight-text>=0.0.7.1"],
-    "onnx": ["onnx>=1.15"],
+    "onnx": ["onnx>=1.15", "onnxruntime>=1.17"],
     # Clips inside of parquet files, and of shards on s3:// and gs://; tar, zip and https:// need none of them.
     "shards": ["fsspec>=2024.2", "s3fs>=2024.2", "gcsfs>=2024.2", "pyarrow>=15"],
     # Models by their names on the Hugging Face hub.
@@ -68,6 +68,8 @@ EXTRAS = {
         "huggingface_hub>=0.26",
         "onnx>=1.15",
         "onnxruntime>=1.17",
+        # Transcribes with the folders of `--to onnx`.
+        "onnx-asr>=0.12",
         "espeakng-loader>=0.2.4",
         "ufal-kenlm>=26.4",
         "ufal-flashlight-text>=0.0.7.1",
@@ -80,6 +82,9 @@ EXTRAS = {
         "webvtt-py>=0.5",
         "matplotlib>=3.8",
         "scikit-learn>=1.3",
+        # The loops of others that docs/library.md shows.
+        "accelerate>=1.0",
+        "lightning>=2.4",
         # Drives the Chromium that is installed, if one is: reports are opened as a reader does.
         "playwright>=1.40",
     ],

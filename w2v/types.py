@@ -104,7 +104,8 @@ class TextBatch:
 
     Attributes:
         source: (B, T) int64 words, right-padded; what a model reads.
-        targets: (B, T) int64, the word after each; stays on the CPU, where the host sees which words are asked for.
+        targets: (B, T) int64, the word after each, or of a masked language model the word itself where it is to be
+            predicted and `<pad>` elsewhere; stays on the CPU, where the host sees which words are asked for.
         lengths: (B,) int64 true words per sample; CPU.
         indices: (B,) int64 numbers of the samples in their data set; CPU.
         seed: base of every random draw made for this batch.
@@ -215,6 +216,21 @@ Value = Tensor | float
 
 
 @dataclass(frozen=True)
+class ClipLosses:
+    """The loss of a batch, clip by clip.
+
+    Attributes:
+        losses: (B,) on the device of the model.
+        sizes: (B,) terms of each clip, whose sum is the batch's `sample_size`; CPU.
+        sums: name -> (B,) numbers of `Loss.sums` that a clip's weight weighs, too; CPU.
+    """
+
+    losses: Tensor
+    sizes: Tensor
+    sums: dict[str, Tensor] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
 class Loss:
     """What a criterion returns.
 
@@ -223,11 +239,13 @@ class Loss:
         sample_size: number of terms; what the gradient is divided by. A python number or a scalar tensor.
         sums: name -> number; everything here may be added over micro-batches, ranks and updates.
             `Criterion.summarize` turns totals into the values that are logged.
+        by_clip: the same clip by clip, where a criterion knows it: what `--subset-weights` weighs.
     """
 
     value: Tensor
     sample_size: Value
     sums: dict[str, Value] = field(default_factory=dict)
+    by_clip: ClipLosses | None = None
 
 
 @dataclass(frozen=True)

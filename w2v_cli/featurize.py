@@ -10,6 +10,7 @@ from __future__ import annotations
 import json
 import logging
 import math
+import os
 import shutil
 import sys
 from collections.abc import Iterator, Sequence
@@ -32,6 +33,7 @@ from w2v.functional.windows import overlapping_windows
 from w2v.inference.encode import ClipEncoder, feature_function, in_one
 from w2v.inference.feature_file import SUFFIXES, write_features
 from w2v.inference.load import LoadedModel, load_model
+from w2v.shards.member import Source
 from w2v_cli.clips import ClipOptions, clip_encoder, describe, make_folder, parse_flags, size_of, work_of
 from w2v_cli.main import run
 from w2v_cli.progress import set_up_logging, show_progress
@@ -193,11 +195,18 @@ def write_job(config: FeaturizeConfig, encoder: ClipEncoder, job: Job, rank: Ran
     # ranks, or on where an earlier run was ended.
     batches = own_part(config, rank, encoder.plan(clips))
     missing = np.zeros(len(clips), dtype=np.bool_)
+    num_outdated = 0
     for row in (int(row) for batch in batches for row in batch):
-        missing[row] = config.overwrite or not feature_path(job.output, clips.title(row), suffix).is_file()
+        path = feature_path(job.output, clips.title(row), suffix)
+        is_there = not config.overwrite and path.is_file()
+        is_outdated = is_there and is_newer(clips.stretch(row)[0], path)
+        missing[row] = is_outdated or not is_there
+        num_outdated += is_outdated
     num_clips = sum(map(len, batches))
     if missing.sum() < num_clips:
         logger.info("%s: %d of %d clips are there already", job.output, num_clips - missing.sum(), num_clips)
+    if num_outdated:
+        logger.warning("%s: %d clips are newer than their features, which are made anew", job.output, num_outdated)
     batches = [batch for batch in batches if missing[batch].any()]
     failed = []
     work = work_of(str(job.output), clips, batches, encoder.sample_rate)
@@ -214,6 +223,17 @@ def write_job(config: FeaturizeConfig, encoder: ClipEncoder, job: Job, rank: Ran
     if job.labels_from is not None and rank.rank == config.shard.index == 0:
         copy_labels(config, job.labels_from, job.output)
     return failed
+
+
+def is_newer(clip: Source, made: Path) -> bool:
+    """Whether a clip was changed or replaced after its features were made; one that is gone was not.
+
+    Of a clip inside of a shard the whole shard was; on a server, nothing is asked.
+    """
+    try:
+        return os.stat(clip if isinstance(clip, str) else clip.path).st_mtime > made.stat().st_mtime
+    except OSError:
+        return False
 
 
 def feature_path(folder: Path, name: str, suffix: str) -> Path:

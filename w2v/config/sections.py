@@ -40,9 +40,11 @@ class CommonConfig:
     user_dir: str | None = arg(None, help="python file, folder or package with your own models, criterions or tasks")
     seed: int = arg(1, help="base of every random stream")
     cpu: bool = arg(False, help="never use CUDA")
-    fp16: bool = arg(False, help="compute in half precision with a dynamic loss scale")
+    fp16: bool = arg(
+        False, help="compute in half precision with a dynamic loss scale; on a CPU only where that is faster"
+    )
     memory_efficient_fp16: bool = arg(False, help="the same as --fp16 here: weights stay in float32 under autocast")
-    bf16: bool = arg(False, help="compute in bfloat16; needs no loss scale")
+    bf16: bool = arg(False, help="compute in bfloat16, which needs no loss scale; on a CPU only where that is faster")
     compile: bool = arg(False, help="compile transformer blocks and convolutions with torch.compile: for GPUs")
     compile_mode: str = arg(
         "default",
@@ -85,7 +87,15 @@ class DatasetConfig:
     batch_size: int | None = arg(None, help="most clips in a batch", aliases=("--max-sentences",))
     required_batch_size_multiple: int = arg(8, help="batches of at least this many clips are cut to a multiple of it")
     data_buffer_size: int = arg(10, help="batches that the workers prepare ahead, in all")
-    train_subset: str = arg("train", help="manifest to train on: DATA/NAME.tsv, or text: DATA/NAME.txt")
+    train_subset: str = arg(
+        "train",
+        help="manifest to train on: DATA/NAME.tsv, or several, separated by commas; or text: DATA/NAME.txt",
+    )
+    subset_weights: tuple[float, ...] | None = arg(
+        None,
+        help="weight of each manifest of --train-subset in the loss, such as 1,0.5; 0: left out (default: 1 each)",
+        parse=float_tuple,
+    )
     valid_subset: str = arg("valid", help="manifests to validate on, separated by commas; the first one decides")
     validate_interval: int = arg(1, help="epochs between two validations")
     validate_interval_updates: int = arg(0, help="updates between two validations; 0: only at the ends of epochs")
@@ -109,6 +119,29 @@ class DatasetConfig:
             self, 1, math.inf, "max_tokens", "batch_size", "required_batch_size_multiple", "data_buffer_size",
             "validate_interval", "max_tokens_valid", "batch_size_valid",
         )  # fmt: skip
+        names = [name.strip() for name in self.train_subset.split(",")]
+        if "" in names or len(set(names)) < len(names):
+            raise ConfigError(f"--train-subset must be different names between commas, got {self.train_subset!r}")
+        weights = self.subset_weights
+        if weights is not None and len(weights) != len(names):
+            raise ConfigError(
+                f"--subset-weights must have one weight for each of the {len(names)} manifests of --train-subset, "
+                f"got {len(weights)}"
+            )
+        if weights is not None and not (all(0 <= weight < math.inf for weight in weights) and any(weights)):
+            raise ConfigError(f"--subset-weights must be at least 0, and one above 0, got {list(weights)}")
+
+    @property
+    def train_sources(self) -> dict[str, float]:
+        """The names in `--train-subset` with their weights; those of weight 0 are left out."""
+        names = [name.strip() for name in self.train_subset.split(",")]
+        weights = self.subset_weights or (1.0,) * len(names)
+        return {name: weight for name, weight in zip(names, weights, strict=True) if weight}
+
+    @property
+    def train_split(self) -> str:
+        """The names of what is trained on, as tasks take them."""
+        return ",".join(self.train_sources)
 
 
 @dataclass(frozen=True)

@@ -14,7 +14,7 @@ from torch import Tensor
 from w2v.config import arg, parse_literal
 from w2v.criterions.base import Criterion, register_criterion
 from w2v.errors import DataError
-from w2v.types import BLANK, AudioBatch, CtcOutput, Loss
+from w2v.types import BLANK, AudioBatch, ClipLosses, CtcOutput, Loss, Value
 
 WerArgs = tuple[str, str | None, float, float]
 """Language model, lexicon or None to derive it, LM weight, word score."""
@@ -64,11 +64,14 @@ class CtcCriterion(Criterion):
             raise DataError("--criterion ctc needs labels; give --labels")
         # A CPU tensor: no wait for the device.
         num_tokens = int(batch.target_lengths.sum())
-        loss = ctc_loss(
+        losses = ctc_losses(
             output.logits, output.lengths, batch.targets, batch.target_lengths, zero_infinity=self.config.zero_infinity
         )
         sample_size = batch.num_items if self.config.sentence_avg else num_tokens
-        return Loss(loss, sample_size, {"ntokens": num_tokens, "nsentences": batch.num_items})
+        sums: dict[str, Value] = {"ntokens": num_tokens, "nsentences": batch.num_items}
+        counts = {"ntokens": batch.target_lengths, "nsentences": torch.ones_like(batch.target_lengths)}
+        sizes = counts["nsentences" if self.config.sentence_avg else "ntokens"]
+        return Loss(losses.sum(), sample_size, sums, ClipLosses(losses, sizes, counts))
 
     def value_names(self) -> frozenset[str]:
         return frozenset({"loss", "ntokens", "nsentences", *(["nll_loss"] if self.config.sentence_avg else [])})
@@ -82,7 +85,8 @@ class CtcCriterion(Criterion):
             "ntokens": sums["ntokens"],
             "nsentences": sums["nsentences"],
         }
-        if sums["sample_size"] != sums["ntokens"]:
+        # Close, not equal: weighed counts (`--subset-weights`) are no whole numbers.
+        if not math.isclose(sums["sample_size"], sums["ntokens"]):
             values["nll_loss"] = loss / max(sums["ntokens"], 1)
         return values
 
@@ -90,7 +94,14 @@ class CtcCriterion(Criterion):
 def ctc_loss(
     logits: Tensor, lengths: Tensor, targets: Tensor, target_lengths: Tensor, *, zero_infinity: bool
 ) -> Tensor:
-    """Return the summed negative log-likelihood, computed in float32.
+    """Return the summed negative log-likelihood; see `ctc_losses`."""
+    return ctc_losses(logits, lengths, targets, target_lengths, zero_infinity=zero_infinity).sum()
+
+
+def ctc_losses(
+    logits: Tensor, lengths: Tensor, targets: Tensor, target_lengths: Tensor, *, zero_infinity: bool
+) -> Tensor:
+    """Return the negative log-likelihood of each clip (B,), computed in float32.
 
     Args:
         logits: (B, T, V); the blank is symbol 0.
@@ -106,13 +117,13 @@ def ctc_loss(
     log_probs = F.log_softmax(logits, dim=-1, dtype=torch.float32).transpose(0, 1)
     # cuDNN's kernel refuses zero lengths and long targets.
     with torch.backends.cudnn.flags(enabled=False):
-        # (T, B, V) and (B, L) -> a scalar, the sum over clips
+        # (T, B, V) and (B, L) -> (B,); torch's reduction="sum" is the sum of these
         return F.ctc_loss(
             log_probs,
             targets,
             lengths,
             target_lengths,
             blank=BLANK,
-            reduction="sum",
+            reduction="none",
             zero_infinity=zero_infinity,
         )

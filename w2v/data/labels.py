@@ -7,7 +7,7 @@ program `w2v-labels`; what turns ids back into words is in `dictionary` and `pos
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
@@ -147,6 +147,24 @@ def read_labels(path: str | Path, num_clips: int, dictionary: Dictionary) -> Lab
             f"({len(special)} special symbols in all); w2v-labels leaves them out"
         )
     return Labels(found, offsets, dictionary.pad, dict(unknown), str(path))
+
+
+def join_labels(parts: Sequence[Labels]) -> Labels:
+    """Return the labels of several label files of one dictionary, one after the other."""
+    if len(parts) == 1:
+        return parts[0]
+    shifts = np.cumsum([0, *(len(part.ids) for part in parts)])
+    offsets = [part.offsets[:-1] + shift for part, shift in zip(parts, shifts, strict=False)]
+    unknown: Counter[str] = Counter()
+    for part in parts:
+        unknown.update(part.unknown)
+    return Labels(
+        np.concatenate([part.ids for part in parts]),
+        np.concatenate([*offsets, shifts[-1:]]),
+        parts[0].pad,
+        dict(unknown),
+        ", ".join(part.source for part in parts),
+    )
 
 
 def read_references(path: str | Path, num_clips: int) -> list[str]:

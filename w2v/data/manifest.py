@@ -28,7 +28,7 @@ from w2v.data.text_blocks import read_blocks
 from w2v.data.text_file import read_lines
 from w2v.errors import DataError
 from w2v.files import write_atomically
-from w2v.shards.member import Member, Source, is_url, joined, parse_place, shown
+from w2v.shards.member import Member, Source, absolute, is_url, joined, parse_place, shown
 from w2v.shards.store import Identity, ShardStore
 
 Bytes = npt.NDArray[np.uint8]
@@ -81,6 +81,10 @@ class Manifest:
         place = parse_place(name) if self.store is not None else None
         return shown(joined(self.root, name if place is None else f"{place.shard}/{place.title}"))
 
+    def absolute_name(self, row: int) -> str:
+        """Return the name of clip `row` in a manifest whose root is `/`."""
+        return absolute(self.root, self.name(row))
+
     def source_of(self, row: int) -> Source:
         """Return what clip `row` can be read from."""
         return self.stretch(row)[0]
@@ -100,7 +104,7 @@ class Manifest:
 
     def expect(self, rows: Iterable[int]) -> None:
         """Begin to fetch clips that will soon be read, where they come from a server."""
-        if self.store is not None and self.store.is_remote:
+        if self.store is not None:
             self.store.expect([source.place for row in rows if isinstance(source := self.source_of(row), Member)])
 
     def take(self, rows: Sequence[int]) -> Manifest:
@@ -169,6 +173,30 @@ def make_manifest(root: str, names: Iterable[str], sizes: Iterable[int], source:
     np.cumsum([len(name) for name in encoded], out=offsets[1:])
     buffer = np.frombuffer(b"".join(encoded), dtype=np.uint8)
     return Manifest(root, buffer, offsets, np.array(list(sizes), dtype=np.int64).reshape(-1), source)
+
+
+def join_manifests(parts: Sequence[Manifest]) -> Manifest:
+    """Return the clips of several manifests, one after the other.
+
+    Where the root folders differ, names become absolute paths.
+    """
+    if len(parts) == 1:
+        return parts[0]
+    roots = {part.root for part in parts}
+    source, sizes = ", ".join(part.source for part in parts), np.concatenate([part.sizes for part in parts])
+    stores = [part.store for part in parts if part.store is not None]
+    if len(roots) > 1:
+        for part in parts:
+            part.check_root()  # while a message can name the manifest
+        joint = make_manifest("/", (part.absolute_name(row) for part in parts for row in range(len(part))), sizes, source)
+        known = {absolute(store.root, shard): found for store in stores for shard, found in store.identities.items()}
+        return replace(joint, store=ShardStore("/", known) if stores else None)
+    shifts = np.cumsum([0, *(len(part.names) for part in parts)])
+    offsets = [part.offsets[:-1] + shift for part, shift in zip(parts, shifts, strict=False)]
+    names = np.concatenate([part.names for part in parts])
+    known = {shard: found for store in stores for shard, found in store.identities.items()}
+    store = ShardStore(parts[0].root, known) if stores else None
+    return Manifest(parts[0].root, names, np.concatenate([*offsets, shifts[-1:]]), sizes, source, store)
 
 
 def read_manifest(path: str | Path, *, allow_outside_root: bool = False) -> Manifest:

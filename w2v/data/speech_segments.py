@@ -187,6 +187,10 @@ class SpeechEvents:
         rule: `min_speech` and `max_speech` are not used.
         window: samples of the window that a probability stands for.
         sample_rate: in Hz.
+
+    Attributes:
+        is_speech: whether speech has begun and not ended.
+        quiet_since: the sample since which there is no speech although it has not ended; None: there is speech.
     """
 
     def __init__(self, rule: SpeechRule, window: int, sample_rate: int) -> None:
@@ -195,7 +199,7 @@ class SpeechEvents:
         self.is_speech = False
         self._pad = sample_rate * rule.pad
         self._min_silence = sample_rate * rule.min_silence
-        self._quiet_since: int | None = None
+        self.quiet_since: int | None = None
         self._now = 0
 
     def push(self, probability: float) -> tuple[str, int] | None:
@@ -206,16 +210,16 @@ class SpeechEvents:
         """
         now, self._now = self._now, self._now + self.window
         if probability >= self.rule.threshold:
-            self._quiet_since = None
+            self.quiet_since = None
             if not self.is_speech:
                 self.is_speech = True
                 return "start", int(max(0, now - self._pad))
         elif self.is_speech and probability < self.rule.threshold - 0.15:
-            if self._quiet_since is None:
-                self._quiet_since = now
-            if now - self._quiet_since >= self._min_silence:
-                end = int(self._quiet_since + self._pad)
-                self.is_speech, self._quiet_since = False, None
+            if self.quiet_since is None:
+                self.quiet_since = now
+            if now - self.quiet_since >= self._min_silence:
+                end = int(self.quiet_since + self._pad)
+                self.is_speech, self.quiet_since = False, None
                 return "end", end
         return None
 

@@ -145,16 +145,38 @@ class Transcriber:
             samples: an utterance.
             start: its first second in its stream; times are counted from there.
         """
-        reader = self._reader(detects=False)
-        job = _Job("", last=start)
-        items = [Item(0, "", part) for part in reader.read(ArrayRecording(samples, self.info.sample_rate))]
-        units = list(self._units(items, {0: job}))
+        units = self._read(samples)
         batch = self._emissions(units, list(range(len(units))))
-        offset = round(start * self.info.sample_rate)
+        job, offset = _Job("", last=start), round(start * self.info.sample_rate)
         for (_, unit), hypotheses in zip(units, self._decode(batch), strict=True):
             moved = Unit(unit.offset + offset, unit.first, unit.log_probs)
             self._add(job, moved, hypotheses[0])
         return tuple(job.segments)
+
+    def frames(self, samples: Samples) -> Frames:
+        """Return the log-probabilities (T, V) of samples (S,) at the model's rate, without speech detection."""
+        empty = np.zeros((0, len(self.info.symbols)), np.float32)
+        return np.concatenate([empty, *(unit.log_probs for _, unit in self._read(samples))])
+
+    def decoded(self, frames: Frames, first: int) -> tuple[Segment, ...]:
+        """Return the segments of frames (T, V), the first of which begins at sample `first` of its stream."""
+        if not len(frames):
+            return ()
+        unit = Unit(first, 0, frames)
+        ((hypothesis, *_),) = self._decode(self._emissions([(0, unit)], [0]))
+        job = _Job("", last=first / self.info.sample_rate)
+        self._add(job, unit, hypothesis)
+        return tuple(job.segments)
+
+    def pauses(self, frames: Frames) -> list[tuple[int, int]]:
+        """Return the pauses between words of frames (T, V): frame after a word, first frame of the next one."""
+        return word_gaps(frames, self.decoder.dictionary, self.info.post_process)
+
+    def _read(self, samples: Samples) -> list[tuple[int, Unit]]:
+        """Run the model over samples without speech detection."""
+        reader = self._reader(detects=False)
+        items = [Item(0, "", part) for part in reader.read(ArrayRecording(samples, self.info.sample_rate))]
+        return list(self._units(items, {0: _Job("")}))
 
     def _result(self, job: _Job) -> Transcript | Failure:
         assert job.end is not None
@@ -216,10 +238,7 @@ class Transcriber:
         seconds = self.info.sample_rate / self.info.stride
         shortest, longest, pause = (round(part * seconds) for part in (SHORTEST_UNIT, LONGEST_UNIT, UNIT_PAUSE))
 
-        def gaps(frames: Frames) -> list[tuple[int, int]]:
-            return word_gaps(frames, self.decoder.dictionary, self.info.post_process)
-
-        return UnitCutter(gaps, offset, shortest, longest, pause)
+        return UnitCutter(self.pauses, offset, shortest, longest, pause)
 
     def _emissions(self, units: list[tuple[int, Unit]], rows: list[int]) -> Emissions:
         parts = [torch.from_numpy(np.ascontiguousarray(unit.log_probs)) for _, unit in units]

@@ -77,6 +77,11 @@ class Member:
         shard = self.store.shown(self.place.shard)
         return f"{shard}/{self.place.key}" if self.place.key else f"{shard}:{self.place.first}"
 
+    @property
+    def path(self) -> str:
+        """Where the shard is."""
+        return joined(self.store.root, self.place.shard)
+
     def load(self) -> Loaded:
         """Read the clip.
 
@@ -93,6 +98,10 @@ class Loaded:
 
     name: str
     content: bytes = field(repr=False)
+
+    @property
+    def path(self) -> str:
+        return self.name
 
     def __str__(self) -> str:
         return self.name
@@ -120,6 +129,13 @@ def joined(root: str, name: str) -> str:
     parts = urlsplit(root)
     path = f"{parts.path.rstrip('/')}/{name}" if name else parts.path
     return urlunsplit((parts.scheme, parts.netloc, path, parts.query, ""))
+
+
+def absolute(root: str, name: str) -> str:
+    """Return a name below a root as one below `/`."""
+    if is_url(root):
+        return name if is_url(name) else f"{root.partition('?')[0].rstrip('/')}/{name}"
+    return os.path.abspath(os.path.join(root, name))
 
 
 def shown(path: str) -> str:

@@ -97,9 +97,9 @@ class ShardStore:
     def __getstate__(self) -> dict[str, Any]:
         return {**self.__dict__, "_opened": None}
 
-    @property
-    def is_remote(self) -> bool:
-        return is_url(self.root)
+    def is_remote(self, shard: str) -> bool:
+        """Whether a shard lies on a server."""
+        return is_url(joined(self.root, shard))
 
     def shown(self, shard: str) -> str:
         """Return the path of a shard for messages."""
@@ -128,10 +128,14 @@ class ShardStore:
 
     def expect(self, places: Sequence[Place]) -> None:
         """Begin to fetch clips that will be read soon, in about this order. Only clips on a server are."""
-        if not self.is_remote:
-            return
-        ranges = [(place.shard, place.first, place.first + place.second) for place in places if not place.is_row]
-        self._prefetcher().expect(ranges)
+        remote = {shard for shard in {place.shard for place in places} if self.is_remote(shard)}
+        ranges = [
+            (place.shard, place.first, place.first + place.second)
+            for place in places
+            if place.shard in remote and not place.is_row
+        ]
+        if ranges:
+            self._prefetcher().expect(ranges)
 
     def read(self, place: Place) -> bytes:
         """Return the bytes of a clip.
@@ -142,7 +146,7 @@ class ShardStore:
         """
         if place.is_row:
             content: bytes | bytearray = self._rows().read(place.shard, place.first, place.second)
-        elif self.is_remote:
+        elif self.is_remote(place.shard):
             content = self._prefetcher().take(place.shard, place.first, place.first + place.second)
         else:
             content = self.file(place.shard).read(place.first, place.first + place.second)

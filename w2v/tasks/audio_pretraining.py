@@ -26,8 +26,8 @@ from w2v.data.batch_sampler import plan_batches
 from w2v.data.dataset import AudioDataset
 from w2v.data.dictionary import Dictionary
 from w2v.data.iterator import EpochIterator
-from w2v.data.labels import Labels, read_labels
-from w2v.data.manifest import Manifest, read_manifest
+from w2v.data.labels import Labels, join_labels, read_labels
+from w2v.data.manifest import Manifest, join_manifests, read_manifest
 from w2v.data.post_process import fitting_post_process
 from w2v.data.text import WORD_END
 from w2v.decoders import Decoder, build_decoder, wer_args_config
@@ -38,7 +38,8 @@ from w2v.registry import Entry
 from w2v.scoring.ctc_errors import count_errors
 from w2v.tasks.base import Task, register_task
 from w2v.tasks.batches import data_digest, text_digest, train_epochs, valid_epoch
-from w2v.types import AudioBatch, CtcOutput, Loss
+from w2v.tasks.sources import Sources, short_names
+from w2v.types import AudioBatch, CtcOutput, IntArray, Loss
 
 logger = logging.getLogger(__name__)
 
@@ -84,6 +85,14 @@ class AudioPretrainingConfig:
         return Augmentation(shift, self.augment_snr_db, self.augment_gain_db)
 
 
+@dataclass(frozen=True)
+class _Part:
+    """A manifest and its labels, one entry per line."""
+
+    manifest: Manifest
+    labels: Labels | None
+
+
 @register_task("audio_pretraining", AudioPretrainingConfig)
 class AudioPretrainingTask(Task):
     """Batches of audio; with `--labels` also a dictionary, error rates and the pretrained encoder.
@@ -95,10 +104,12 @@ class AudioPretrainingTask(Task):
 
     config: AudioPretrainingConfig
     dataset_class: ClassVar[type[AudioDataset]] = AudioDataset
+    joins_subsets = True
 
     def __init__(self, config: AudioPretrainingConfig, seed: int = 1) -> None:
         super().__init__(config, seed)
         self._datasets: dict[str, AudioDataset] = {}
+        self._ends: dict[str, IntArray] = {}  # of a split: lines of the joined manifest up to the end of each part
         self._decoders: dict[Any, Decoder] = {}
         self._dictionary: Dictionary | None = None
         self._shortest_clip = W2vModel.shortest_clip
@@ -120,21 +131,17 @@ class AudioPretrainingTask(Task):
 
     def _open(self, split: str) -> AudioDataset:
         config = self.config
-        folder = Path(config.data)
         if config.max_sample_size is not None and config.max_sample_size < self._shortest_clip:
             raise ConfigError(
                 f"--max-sample-size must be at least {self._shortest_clip}, what the model needs to learn from a clip, "
                 f"got {config.max_sample_size}"
             )
-        manifest = read_manifest(folder / f"{split}.tsv", allow_outside_root=config.allow_outside_root)
-        labels: Labels | None = None
-        if config.labels is not None:
-            if self.dictionary is None:
-                raise ConfigError("--labels: there is no dictionary")
-            labels = read_labels(folder / f"{split}.{config.labels}", len(manifest), self.dictionary)
-            labels.check_known()
-            if labels.num_unknown:
-                logger.warning(labels.unknown_warning())
+        parts = [self._read(name) for name in split.split(",")]
+        self._ends[split] = np.cumsum([len(part.manifest) for part in parts])
+        manifest = join_manifests([part.manifest for part in parts])
+        given = [part.labels for part in parts if part.labels is not None]
+        labels = join_labels(given) if given else None
+        impossible = [self._impossible(part.manifest, part.labels) for part in parts]
         dataset = self.dataset_class(
             manifest,
             labels,
@@ -146,7 +153,7 @@ class AudioPretrainingTask(Task):
             normalize_epsilon=config.normalize_epsilon,
             resample=config.resample,
             channel=config.channel,
-            impossible=self._impossible(manifest, labels),
+            impossible=np.concatenate(found) if (found := [i for i in impossible if i is not None]) else None,
         )
         logger.info("%s: %d clips, %.2f hours", split, len(dataset), dataset.sizes.sum() / config.sample_rate / 3600)
         if dataset.num_skipped:
@@ -155,6 +162,20 @@ class AudioPretrainingTask(Task):
                 dataset.num_too_long,
             )  # fmt: skip
         return dataset
+
+    def _read(self, name: str) -> _Part:
+        """Read one manifest and its labels."""
+        config, folder = self.config, Path(self.config.data)
+        manifest = read_manifest(folder / f"{name}.tsv", allow_outside_root=config.allow_outside_root)
+        if config.labels is None:
+            return _Part(manifest, None)
+        if self.dictionary is None:
+            raise ConfigError("--labels: there is no dictionary")
+        labels = read_labels(folder / f"{name}.{config.labels}", len(manifest), self.dictionary)
+        labels.check_known()
+        if labels.num_unknown:
+            logger.warning(labels.unknown_warning())
+        return _Part(manifest, labels)
 
     def _impossible(self, manifest: Manifest, labels: Labels | None) -> npt.NDArray[np.bool_] | None:
         """Return which clips have more symbols than frames, so that their loss would be infinite; name them."""
@@ -177,6 +198,12 @@ class AudioPretrainingTask(Task):
 
     def train_batches(self, split: str, dataset: DatasetConfig) -> EpochIterator:
         clips = self.load_dataset(split).augmented(self.config.augmentation)
+        names = split.split(",")
+        if len(names) > 1:
+            weights = tuple(dataset.train_sources[name] for name in names)
+            self.sources = Sources(short_names(names), weights, self._ends[split], clips.rows)
+            shares = zip(names, weights, np.diff(self._ends[split], prepend=0), strict=True)
+            logger.info("joined: %s", "; ".join(f"{name}: {count} clips, weight {w:g}" for name, w, count in shares))
         plan = plan_batches(
             clips.sizes,
             clips.lengths,

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Iterable, Mapping
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 
@@ -13,6 +13,7 @@ from w2v.criterions.base import Criterion
 from w2v.errors import CheckpointError
 from w2v.models.base import W2vModel
 from w2v.registry import Entry, Registry
+from w2v.tasks.sources import Sources
 from w2v.types import Loss
 
 
@@ -22,11 +23,18 @@ class Task:
     Args:
         config: the task's own options.
         seed: `--seed`.
+
+    Attributes:
+        joins_subsets: `load_dataset` and `train_batches` take several names between commas.
+        sources: how much the sets of a joined one count; set by `train_batches`; None: there is one set.
     """
+
+    joins_subsets: ClassVar[bool] = False
 
     def __init__(self, config: Any, seed: int = 1) -> None:
         self.config = config
         self.seed = seed
+        self.sources: Sources | None = None
 
     def load_dataset(self, split: str) -> Any:
         """Read the manifest (and labels) of `split`; repeated calls return the same dataset.

@@ -36,7 +36,12 @@ def build_trainer(config: TrainConfig, device: torch.device) -> Trainer:
     task: Task = config.task.entry.cls(config.task.config, config.common.seed)
     # The model first: it says how short a clip may be.
     model = task.build_model(config.model.entry, config.model.config)
-    task.load_dataset(config.dataset.train_subset)
+    split = config.dataset.train_split
+    if "," in split and not task.joins_subsets:
+        raise ConfigError(
+            f"--train-subset {split}: --task {config.task.entry.name} trains on one subset; join the files"
+        )
+    task.load_dataset(split)
     criterion = config.criterion.entry.cls(config.criterion.config)
     # What would end the first validation, hours from now, ends the start.
     if not config.dataset.disable_validation:

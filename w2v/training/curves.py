@@ -19,6 +19,7 @@ from w2v.checkpoint.file import load_checkpoint
 from w2v.config import build_config
 from w2v.criterions import CRITERIONS
 from w2v.errors import CheckpointError, DataError, MissingPackageError, W2vError
+from w2v.tasks.sources import source_values
 from w2v.training.metrics import Window
 
 TRAIN = "train"
@@ -272,7 +273,7 @@ def _averages(name: str, update: int, window: Window, config: Mapping[str, Any])
     except (W2vError, KeyError, TypeError):
         return  # the criterion of a plugin that is not loaded
     loss = {"loss": steps.get("loss", 0.0), "sample_size": steps.get("sample_size", 0.0)}
-    values = {**criterion.summarize({**loss, **sums}), "gnorm": window.average("gnorm")}
+    values = {**criterion.summarize({**loss, **sums}), **source_values(sums), "gnorm": window.average("gnorm")}
     for quantity, value in values.items():
         if quantity not in ("ntokens", "nsentences"):
             yield Point(name, TRAIN, quantity, update, float(value))

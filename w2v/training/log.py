@@ -13,6 +13,7 @@ import torch
 from w2v import distributed
 from w2v.config.sections import CommonConfig, OptimizationConfig
 from w2v.criterions.base import Criterion
+from w2v.tasks.sources import source_values
 from w2v.training.collapse import CollapseMonitor
 from w2v.training.metrics import TrainingMeter, Window, averaged_counts, outlook, rounded, speed
 from w2v.training.progress import build_progress
@@ -95,6 +96,7 @@ class TrainingLog:
         # The trainer's own sums come first; a criterion that reports a `loss` of its own overrides them.
         loss = {"loss": steps.get("loss", 0.0), "sample_size": steps.get("sample_size", 0.0)}
         values = averaged_counts(self._criterion.summarize({**loss, **sums}), window) if steps["updates"] else {}
+        values |= source_values(sums)
         values |= {**speed(window), "num_updates": state["num_updates"], "lr": state["lr"]}
         values["gnorm"] = window.average("gnorm")
         if self._limits.clip_norm > 0:
