@@ -188,7 +188,9 @@ def join_manifests(parts: Sequence[Manifest]) -> Manifest:
     if len(roots) > 1:
         for part in parts:
             part.check_root()  # while a message can name the manifest
-        joint = make_manifest("/", (part.absolute_name(row) for part in parts for row in range(len(part))), sizes, source)
+        joint = make_manifest(
+            "/", (part.absolute_name(row) for part in parts for row in range(len(part))), sizes, source
+        )
         known = {absolute(store.root, shard): found for store in stores for shard, found in store.identities.items()}
         return replace(joint, store=ShardStore("/", known) if stores else None)
     shifts = np.cumsum([0, *(len(part.names) for part in parts)])
