@@ -102,6 +102,11 @@ class Manifest:
             return os.path.join(self.root, name if match is None else match[1]), start, frames
         return Member(place if match is None else replace(place, key=match[1]), self.store), start, frames
 
+    def is_remote(self, row: int) -> bool:
+        """Whether clip `row` lies on a server."""
+        source = self.source_of(row)
+        return isinstance(source, Member) and is_url(source.path)
+
     def expect(self, rows: Iterable[int]) -> None:
         """Begin to fetch clips that will soon be read, where they come from a server."""
         if self.store is not None:
