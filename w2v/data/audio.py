@@ -338,7 +338,8 @@ def _open_with_ffmpeg(stack: ExitStack, path: Source, unknown: DataError) -> _Au
         if is_media:
             raise DataError(f'{path}: libsndfile does not read this format, PyAV does: pip install "w2v[media]"')
         raise unknown
-    raw = stack.enter_context(_raw(path))
+    raw = _raw(path)
+    stack.callback(raw.close)
     try:
         file = stack.enter_context(media.media_file(raw, str(path)))
     except DataError as e:
@@ -353,7 +354,9 @@ def _open_whole(stack: ExitStack, path: Source) -> _AudioFile:
             f"{path}: is joined of several files, or of variable bit rate without a table, and libsndfile reads only a "
             'part of it; re-encode it, or: pip install "w2v[media]"'
         )
-    file = stack.enter_context(media.media_file(stack.enter_context(_raw(path)), str(path)))
+    raw = _raw(path)
+    stack.callback(raw.close)
+    file = stack.enter_context(media.media_file(raw, str(path)))
     return _AudioFile(file.sample_rate, file.channels, None, False, file.blocks)
 
 
