@@ -12,11 +12,8 @@ import io
 import os
 import re
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
+from typing import Protocol
 from urllib.parse import urlsplit, urlunsplit
-
-if TYPE_CHECKING:
-    from w2v.shards.store import ShardStore
 
 ENDINGS = ("tar", "zip", "parquet")
 _NAME = re.compile(r"(.+?\.(?:tar|zip|parquet)):(\d{1,15}):(\d{1,15})(?::([0-9a-f]{8}))?(?:/(.+))?", re.DOTALL)
@@ -66,15 +63,23 @@ def parse_place(name: str) -> Place | None:
     return Place(shard, int(first), int(second), None if crc is None else int(crc, 16), key or "")
 
 
+class Reader(Protocol):
+    """What reads shards below a root (`w2v.shards.store`)."""
+
+    root: str
+
+    def read(self, place: Place) -> bytes: ...
+
+
 @dataclass(frozen=True)
 class Member:
     """A clip inside of a shard, in the place of a path."""
 
     place: Place
-    store: ShardStore = field(repr=False, compare=False)
+    store: Reader = field(repr=False, compare=False)
 
     def __str__(self) -> str:
-        shard = self.store.shown(self.place.shard)
+        shard = shown(self.path)
         return f"{shard}/{self.place.key}" if self.place.key else f"{shard}:{self.place.first}"
 
     @property
