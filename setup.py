@@ -103,7 +103,9 @@ setup(
     package_data={"w2v": ["py.typed", "config/recipes/*.yaml", "training/reference_curves/*.csv"]},
     install_requires=REQUIRED,
     extras_require=EXTRAS,
-    entry_points={"console_scripts": [f"w2v-{name}=w2v_cli.{name}:main" for name in PROGRAMS]},
+    entry_points={
+        "console_scripts": ["w2v=w2v.__main__:main", *(f"w2v-{name}=w2v_cli.{name}:main" for name in PROGRAMS)]
+    },
     classifiers=[
         "Intended Audience :: Science/Research",
         "Programming Language :: Python :: 3 :: Only",
