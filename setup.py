@@ -48,6 +48,9 @@ EXTRAS = {
     "hub": ["huggingface_hub>=0.26"],
     # tensorboardX is required anyway; the extra exists because the message about --tensorboard-logdir names it.
     "tensorboard": ["tensorboardX>=2.6"],
+    # `--wandb-project`, with --tracker wandb or trackio.
+    "wandb": ["wandb>=0.17"],
+    "trackio": ["trackio>=0.4"],
     # espeak-ng is GPL-3: it is installed by who wants the demo, loaded as a library, and never part of this package.
     "demo": ["espeakng-loader>=0.2.4"],
     "test": [
