@@ -39,7 +39,7 @@ from w2v_cli.infer_output import (
     make_results_folder,
 )
 from w2v_cli.label_flags import LabelFlags
-from w2v_cli.label_output import LabelJob, open_labels, prepare, read_label
+from w2v_cli.label_output import LabelJob, check_flags, open_labels, prepare, read_label
 from w2v_cli.main import run
 from w2v_cli.progress import set_up_logging, show_progress
 from w2v_cli.sharding import first_of_ranks, joined_ranks, own_rank
@@ -128,6 +128,7 @@ def transcribe_clips(
     Raises:
         W2vError: a flag, a file or the checkpoint breaks a rule.
     """
+    check_flags(labels, config, decoder_config)
     with joined_ranks(own_rank(config, cpu=config.cpu), cpu=config.cpu) as device, speed_on(device):
         # Without files the transcripts go to stdout, so what is said about them goes to stderr.
         stream = sys.stdout if output.results_path else sys.stderr

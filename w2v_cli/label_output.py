@@ -120,17 +120,10 @@ def open_labels(
     """Open the second model, where there is one; None where no labels are asked for.
 
     Raises:
-        ConfigError: the flags do not go with the decoder or the model.
+        W2vError: it cannot be read.
     """  # fmt: skip
     if not flags.is_on:
         return None
-    if flags.min_lm_score is not None and decoding.kenlm_model is None:
-        raise ConfigError("--min-lm-score needs a decoder with a language model: --w2l-decoder kenlm --lm-model FILE")
-    if flags.write_labels is not None and config.shard.count > 1:
-        raise ConfigError(
-            "--write-labels makes one set of all clips, and --num-shards parts them by hand; start one run, on as many "
-            "ranks as there are GPUs, or write the labels of several manifests"
-        )
     if flags.second_model is None:
         return LabelJob(flags)
     other = dataclasses.replace(config, path=flags.second_model, load_emissions=None, dump_emissions=None)
@@ -139,6 +132,21 @@ def open_labels(
     decoder = build_decoder(decoding, dictionary, info.post_process, load_language_model)
     second = dataclasses.replace(source, reader=reader, info=info, dictionary=dictionary, references=None)
     return LabelJob(flags, SecondModel(second, decoder, workers))
+
+
+def check_flags(flags: LabelFlags, config: SourceConfig, decoding: DecoderConfig) -> None:
+    """Check what can be said before a model is opened.
+
+    Raises:
+        ConfigError: flags do not go together.
+    """
+    if flags.min_lm_score is not None and decoding.kenlm_model is None:
+        raise ConfigError("--min-lm-score needs a decoder with a language model: --w2l-decoder kenlm --lm-model FILE")
+    if flags.write_labels is not None and config.shard.count > 1:
+        raise ConfigError(
+            "--write-labels makes one set of all clips, and --num-shards parts them by hand; start one run, on as many "
+            "ranks as there are GPUs, or write the labels of several manifests"
+        )
 
 
 def prepare(job: LabelJob, source: EmissionSource, decoder: str) -> None:
