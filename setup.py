@@ -43,7 +43,7 @@ EXTRAS = {
     # KenLM's binaries, and a quicker search over single clips. These builds of kenlm and flashlight-text come as wheels
     # for Python 3.10 to 3.14; the packages they are built from need a C++ compiler, or end at Python 3.12.
     "kenlm": ["ufal-kenlm>=26.4", "ufal-flashlight-text>=0.0.7.1"],
-    "onnx": ["onnx>=1.15"],
+    "onnx": ["onnx>=1.15", "onnxruntime>=1.17"],
     # Models by their names on the Hugging Face hub.
     "hub": ["huggingface_hub>=0.26"],
     # tensorboardX is required anyway; the extra exists because the message about --tensorboard-logdir names it.
@@ -66,6 +66,8 @@ EXTRAS = {
         "huggingface_hub>=0.26",
         "onnx>=1.15",
         "onnxruntime>=1.17",
+        # Transcribes with the folders of `--to onnx`.
+        "onnx-asr>=0.12",
         "espeakng-loader>=0.2.4",
         "ufal-kenlm>=26.4",
         "ufal-flashlight-text>=0.0.7.1",
@@ -76,6 +78,9 @@ EXTRAS = {
         "webvtt-py>=0.5",
         "matplotlib>=3.8",
         "scikit-learn>=1.3",
+        # The loops of others that docs/library.md shows.
+        "accelerate>=1.0",
+        "lightning>=2.4",
         # Drives the Chromium that is installed, if one is: reports are opened as a reader does.
         "playwright>=1.40",
     ],

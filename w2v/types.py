@@ -104,7 +104,8 @@ class TextBatch:
 
     Attributes:
         source: (B, T) int64 words, right-padded; what a model reads.
-        targets: (B, T) int64, the word after each; stays on the CPU, where the host sees which words are asked for.
+        targets: (B, T) int64, the word after each, or of a masked language model the word itself where it is to be
+            predicted and `<pad>` elsewhere; stays on the CPU, where the host sees which words are asked for.
         lengths: (B,) int64 true words per sample; CPU.
         indices: (B,) int64 numbers of the samples in their data set; CPU.
         seed: base of every random draw made for this batch.

@@ -24,6 +24,7 @@ from w2v.errors import DataError, MissingPackageError, W2vError
 from w2v.inference.emission_file import EmissionFile, EmissionInfo
 from w2v.inference.emissions import ctc_info
 from w2v.inference.load import load_model
+from w2v.inference.prepare import number_format
 from w2v.inference.recording import FileRecording, Recording
 from w2v.inference.recording_emissions import RecordingEmissions, RecordingFrames
 from w2v.inference.result import render
@@ -163,7 +164,7 @@ def open_source(config: ProgramConfig, device: torch.device) -> FrameSource:
             file.info = replace(file.info, post_process=config.post_process or file.info.post_process)
             return FileSource(file)
     loaded = load_model(config.model, user_dir=config.user_dir, dictionary=config.dict)
-    half = torch.float16 if config.fp16 else torch.bfloat16 if config.bf16 else None
+    half = number_format(config, device)
     info = ctc_info(loaded, config.post_process)
     return ModelSource(RecordingEmissions(loaded, info, device, half, config.max_tokens, config.num_threads))
 

@@ -27,7 +27,7 @@ from w2v.data.batch_sampler import PaddingStats, padding_stats
 from w2v.data.labels import Labels
 from w2v.data.manifest import Manifest
 from w2v.errors import DataError
-from w2v.rng import numpy_generator
+from w2v.rng import numpy_generator, seed_from
 from w2v.types import AudioBatch, AudioExample, Batch, IntArray
 
 logger = logging.getLogger(__name__)
@@ -52,6 +52,16 @@ class BatchDataset:
     def load(self, indices: Sequence[int] | IntArray, seed: int) -> tuple[Batch, Any]:
         """Return a batch and what the main process must know about it; called in worker processes."""
         return self.batch(indices, seed), None
+
+    def batch_seed(self, seed: int, epoch: int | str, number: int) -> int:
+        """Return the seed of a batch; all that is random in it follows from that.
+
+        Args:
+            seed: `--seed`.
+            epoch: the epoch of training, or the name of a split that is validated.
+            number: of the batch.
+        """
+        return seed_from(seed, epoch, number)
 
     def record(self, report: Any) -> None:
         """Take notice of a report of `load`; called in the main process, in order of the batches."""

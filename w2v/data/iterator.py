@@ -31,7 +31,6 @@ from w2v.data.dataset import BatchDataset
 from w2v.data.worker_limits import SHARED_MEMORY, plan_workers
 from w2v.distributed.child import end_with_parent
 from w2v.errors import DataError, W2vError
-from w2v.rng import seed_from
 from w2v.types import Batch, IntArray
 
 logger = logging.getLogger(__name__)
@@ -175,7 +174,7 @@ class EpochIterator:
         for start in range(position, len(order), self.world_size):
             number = start + self.rank
             # A filler is a real batch: the ranks' forward passes must look alike.
-            yield self.batches[order[number % len(order)]], seed_from(self.seed, epoch, number)
+            yield self.batches[order[number % len(order)]], self.dataset.batch_seed(self.seed, epoch, number)
 
     def _fingerprint(self) -> str:
         """Return a short text that differs where the batches do."""

@@ -7,15 +7,17 @@ session that was given a clock, or is told that it lags behind, leaves partial h
 
 from __future__ import annotations
 
+import math
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
-from w2v.data.speech_segments import SHORTEST_CUT, SpeechEvents, SpeechModel, SpeechRule, Stretch
+from w2v.data.audio_queue import AudioQueue
+from w2v.data.speech_segments import SpeechEvents, SpeechModel, SpeechRule, Stretch
 from w2v.inference.live_options import LiveOptions
 from w2v.inference.result import Segment, Word, word_as_dict
 from w2v.inference.stable_prefix import StablePrefix
@@ -30,8 +32,12 @@ PARTIAL_SHARE = 0.5
 PARTIALS_PER_LENGTH = 16
 # Seconds after the end of speech that belong to an utterance, also where the pre-roll is longer than the hang-over.
 SHORTEST_TAIL = 0.1
-# Seconds around a cut between two frames: context that both of its sides see.
-CONTEXT = 1.0
+# Seconds on both sides of a cut between two frames that only serve as context, as in `w2v-transcribe`.
+CONTEXT = 3.0
+# Seconds of a pause in which an utterance that is too long may be cut: longer than the closure of a stop consonant.
+SHORTEST_PAUSE = 0.2
+# Seconds after which a stop is noticed, and seconds that the audio which waits then may still take.
+POLL, LAST_WORDS = 0.1, 1.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,6 +94,7 @@ class _Utterance:
         number: from 1.
         start: where it begins.
         lead: samples before it that the model sees, but whose frames belong to the utterance before.
+        begun: how much was heard when it was noticed.
         due: where the next partial hypothesis is due.
         pauses: short pauses so far, in which it may be cut.
         prefix: its words so far.
@@ -98,6 +105,7 @@ class _Utterance:
     number: int
     start: int
     lead: int
+    begun: int
     due: int
     pauses: list[Stretch] = field(default_factory=list)
     prefix: StablePrefix = field(default_factory=StablePrefix)
@@ -159,13 +167,16 @@ class LiveSession:
             lag: seconds of audio that wait behind them. Partials are left out while it is more than
                 `partial_interval`.
         """
-        size = self._detector.window
+        window = self._detector.window
         samples = np.concatenate([self._rest, samples], dtype=np.float32)
-        probabilities = self._detector.push(samples[len(self._rest) :])
+        whole = len(samples) // window * window
+        self._rest = samples[whole:].copy()
         events: list[LiveEvent] = []
-        for number, probability in enumerate(probabilities):
-            events += self._step(samples[number * size : (number + 1) * size], float(probability), lag)
-        self._rest = samples[len(probabilities) * size :].copy()
+        for first in range(0, whole, window):
+            part = samples[first : first + window].copy()
+            # One window at a time, so that not even the last bit depends on the blocks.
+            (probability,) = self._detector.push(part)
+            events += self._step(part, float(probability), lag)
         return events
 
     def skip(self, num_samples: int) -> list[LiveEvent]:
@@ -196,7 +207,8 @@ class LiveSession:
         """Hear what is left of a window, and end the utterance."""
         rest, self._rest = self._rest, np.zeros(0, np.float32)
         events: list[LiveEvent] = []
-        for probability in self._detector.finish():  # of the window filled up with zeros
+        if len(rest):
+            (probability,) = self._detector.push(np.pad(rest, (0, self._detector.window - len(rest))))
             events += self._step(rest, float(probability), 0.0)
         if self._utterance is not None:
             quiet = self._speech.quiet_since
@@ -232,7 +244,7 @@ class LiveSession:
         self._num_utterances += 1
         due = self._now + self._samples(self.options.partial_interval)
         later = [pause for pause in pauses if pause.start >= start]
-        self._utterance = _Utterance(self._num_utterances, start, lead, due, later)
+        self._utterance = _Utterance(self._num_utterances, start, lead, self._now, due, later)
         self._forget(start - lead)
         return self._event(SPEECH_START, self._num_utterances, start, start)
 
@@ -241,17 +253,14 @@ class LiveSession:
         length = self._now - utterance.start
         interval = self._samples(self.options.partial_interval)
         utterance.due = self._now + max(interval, length // PARTIALS_PER_LENGTH)
-        cost = self._speed * length / self.sample_rate
-        is_dear = self._clock is not None and utterance.spent + cost > PARTIAL_SHARE * length / self.sample_rate
+        cost = self._speed * (length + utterance.lead) / self.sample_rate
+        earned = PARTIAL_SHARE * (self._now - utterance.begun) / self.sample_rate
+        is_dear = self._clock is not None and utterance.spent + cost > earned
         if not interval or is_dear or lag > self.options.partial_interval:
             return []
         begun = time.perf_counter()
-        before = self._clock() if self._clock is not None else 0.0
         segments = self._decode(utterance, self._now)
-        if self._clock is not None:
-            spent = self._clock() - before
-            utterance.spent += spent
-            self._speed = spent * self.sample_rate / length
+        utterance.spent += self._speed * (length + utterance.lead) / self.sample_rate
         words = utterance.prefix.update([word for segment in segments for word in segment.words])
         text, confirmed = _text(words), _text(utterance.prefix.confirmed)
         if not text or utterance.shown == (text, confirmed):
@@ -287,21 +296,22 @@ class LiveSession:
         """End an utterance that is too long, and begin the next one where it ends.
 
         The cut lies in the longest pause of its second half. Without one, it lies between two frames, in the widest
-        gap between words; what is decoded on either side was computed with a second of context beyond the cut.
+        gap between words; what is decoded on either side was computed with context beyond the cut.
         """
+        transcriber, stride = self.transcriber, self.transcriber.info.stride
         half = utterance.start + (self._now - utterance.start) // 2
-        shortest = SHORTEST_CUT * self.sample_rate
+        shortest = self._samples(SHORTEST_PAUSE)
         pauses = [pause for pause in utterance.pauses if pause.start >= half and pause.end - pause.start > shortest]
         if pauses:
             pause = max(pauses, key=lambda found: found.end - found.start)
-            cut = self._whole(pause.start + (pause.end - pause.start) // 2)
+            # A whole number of frames after the start: the frames of the next utterance continue these.
+            cut = utterance.start + ((pause.start + pause.end) // 2 - utterance.start) // stride * stride
             event = self._final(utterance, cut, pause.start, lag)
             return [event, self._begin(cut, 0, utterance.pauses)]
         begun = time.perf_counter()
-        transcriber, stride = self.transcriber, self.transcriber.info.stride
         first = utterance.start - utterance.lead
         frames = transcriber.frames(self._audio(first, self._now))[utterance.lead // stride :]
-        context = self._samples(CONTEXT) // stride
+        context = self._samples(min(CONTEXT, self.options.max_utterance / 4)) // stride
         last = max(len(frames) - context, 1)
         place = _widest(transcriber.pauses(frames), len(frames) // 2, last)
         segments = transcriber.decoded(frames[:place], utterance.start)
@@ -312,11 +322,16 @@ class LiveSession:
     def _decode(self, utterance: _Utterance, end: int) -> tuple[Segment, ...]:
         """Decode an utterance up to sample `end`, as `w2v-transcribe` decodes a file that holds just that."""
         transcriber = self.transcriber
+        before = self._clock() if self._clock is not None else 0.0
         samples = self._audio(utterance.start - utterance.lead, end)
-        if not utterance.lead:
-            return transcriber.utterance(samples, utterance.start / self.sample_rate)
-        frames = transcriber.frames(samples)
-        return transcriber.decoded(frames[utterance.lead // transcriber.info.stride :], utterance.start)
+        if utterance.lead:
+            frames = transcriber.frames(samples)[utterance.lead // transcriber.info.stride :]
+            segments = transcriber.decoded(frames, utterance.start)
+        else:
+            segments = transcriber.utterance(samples, utterance.start / self.sample_rate)
+        if self._clock is not None:
+            self._speed = (self._clock() - before) * self.sample_rate / max(len(samples), 1)
+        return segments
 
     def _audio(self, start: int, end: int) -> Samples:
         """Return the samples from `start` up to `end`."""
@@ -330,13 +345,41 @@ class LiveSession:
     def _samples(self, seconds: float) -> int:
         return round(seconds * self.sample_rate)
 
-    def _whole(self, place: int) -> int:
-        """Return a place rounded down to whole milliseconds."""
-        step = max(self.sample_rate // 1000, 1)
-        return place // step * step
-
     def _event(self, kind: str, utterance: int, start: int, end: int, **more: Any) -> LiveEvent:
         return LiveEvent(kind, utterance, start / self.sample_rate, end / self.sample_rate, **more)
+
+
+def listen(
+    session: LiveSession, queue: AudioQueue, is_stopped: Callable[[], bool] = lambda: False
+) -> Iterator[LiveEvent]:
+    """Yield what happens in the audio of a queue, until its writer closes it or `is_stopped` says so.
+
+    After a stop, what waits in the queue is still heard, for at most `LAST_WORDS` seconds; the rest counts as dropped.
+
+    Raises:
+        Exception: what the writer closed the queue with, after the last final and `end`.
+    """
+    error: Exception | None = None
+    deadline = math.inf
+    while not queue.is_done and time.monotonic() < deadline:
+        if deadline == math.inf and is_stopped():
+            queue.close()
+            deadline = time.monotonic() + LAST_WORDS
+        try:
+            piece = queue.get(POLL)
+        except Exception as e:  # raised below, when nothing is left to be said
+            error = e
+            break
+        if piece is None:
+            continue
+        if piece.dropped:
+            yield from session.skip(piece.dropped)
+        yield from session.feed(piece.samples, 0.0 if queue.waits else queue.seconds)
+    if lost := queue.drain():
+        yield from session.skip(lost)
+    yield from session.finish()
+    if error is not None:
+        raise error
 
 
 def _text(words: Sequence[Word]) -> str:

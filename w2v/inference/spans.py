@@ -26,8 +26,12 @@ class Span(NamedTuple):
 
 
 def milliseconds(seconds: float) -> int:
-    """Return seconds in whole milliseconds, halves rounded up."""
-    return math.floor(1000 * seconds + 0.5)
+    """Return seconds in whole milliseconds, halves rounded up.
+
+    The centres of frames often are such halves. A billionth of a second is added, so that they are rounded up too where
+    a sum in floating point fell short of them: the same word has the same time wherever its stretch begins.
+    """
+    return math.floor(1000 * seconds + 0.5 + 1e-6)
 
 
 def one_line(text: str) -> str:

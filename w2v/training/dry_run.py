@@ -164,6 +164,7 @@ def dry_run(trainer: Trainer, sample_rate: int | None) -> DryRun:
     Raises:
         DataError: there is not a single batch.
     """
+    trainer.settle_number_format()
     epochs = trainer.batches
     update_freq = trainer.optimization.update_freq[-1]
     total, per_epoch = updates_in_all(trainer), epochs.num_updates(update_freq)
