@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import multiprocessing
 import os
 import sys
 from collections import Counter, deque
@@ -30,6 +29,7 @@ from w2v.inference.recording_emissions import RecordingEmissions, RecordingFrame
 from w2v.inference.result import render
 from w2v.inference.text_alignment import TextAligner, TextAlignment
 from w2v.inference.wrong_text import likely_cause, named_characters, weakest_stretch
+from w2v.system import can_fork, usable_cores
 from w2v_cli.align_flags import AlignFlags, ProgramConfig
 from w2v_cli.align_pairs import Pair, find_pairs
 from w2v_cli.align_split import ClipWriter
@@ -388,7 +388,6 @@ def conclude(report: Report, *, is_only: bool) -> int:
 
 def default_workers() -> int:
     """Return the cores of this rank; none where processes cannot be forked."""
-    if "fork" not in multiprocessing.get_all_start_methods():
+    if not can_fork():
         return 0
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    return max(cores // int(os.environ.get("LOCAL_WORLD_SIZE", "1")), 1)
+    return max(usable_cores() // int(os.environ.get("LOCAL_WORLD_SIZE", "1")), 1)
