@@ -54,6 +54,9 @@ EXTRAS = {
     "hub": ["huggingface_hub>=0.26"],
     # tensorboardX is required anyway; the extra exists because the message about --tensorboard-logdir names it.
     "tensorboard": ["tensorboardX>=2.6"],
+    # `--wandb-project`, with --tracker wandb or trackio.
+    "wandb": ["wandb>=0.17"],
+    "trackio": ["trackio>=0.4"],
     # espeak-ng is GPL-3: it is installed by who wants the demo, loaded as a library, and never part of this package.
     "demo": ["espeakng-loader>=0.2.4"],
     "test": [
@@ -138,7 +141,9 @@ setup(
     data_files=[("share/doc/w2v", [f"docs/{path.name}" for path in sorted((HERE / "docs").glob("*.md"))])],
     install_requires=REQUIRED,
     extras_require=EXTRAS,
-    entry_points={"console_scripts": [f"w2v-{name}=w2v_cli.{name}:main" for name in PROGRAMS]},
+    entry_points={
+        "console_scripts": ["w2v=w2v.__main__:main", *(f"w2v-{name}=w2v_cli.{name}:main" for name in PROGRAMS)]
+    },
     classifiers=[
         "Development Status :: 4 - Beta",
         "Environment :: Console",

@@ -43,6 +43,7 @@ PROGRAMS: dict[str, tuple[Callable[[list[str]], int], list[str]]] = {
     "w2v-visualize curves": (visualize.main, ["curves"]),
     **{f"w2v-infer {name}": (infer.main, ["--w2l-decoder", name]) for name in DECODERS.names()},
     "w2v-infer tune": (infer.main, ["tune"]),
+    "w2v-infer compare": (infer.main, ["compare"]),
 }
 
 # Where a default differs from the original's, and why. Group, flag -> reason.
