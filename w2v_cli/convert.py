@@ -12,7 +12,8 @@ from w2v.config import ArgumentParser, arg, build_config
 from w2v.convert import ModelFile, read_model_file
 from w2v.convert.fairseq_file import write_fairseq
 from w2v.convert.huggingface_folder import write_huggingface
-from w2v.convert.model_file import LANGUAGE_MODEL
+from w2v.convert.huggingface_masked import write_masked_folder
+from w2v.convert.model_file import LANGUAGE_MODEL, MASKED_MODEL
 from w2v.convert.onnx_file import write_onnx
 from w2v.convert.safetensors_file import write_safetensors_model
 from w2v.convert.w2v_file import write_own
@@ -21,7 +22,8 @@ from w2v.inference.load import build_model
 from w2v.plugins import import_installed, import_user_dir
 from w2v_cli.main import run
 
-FORMATS = ("w2v", "fairseq", "huggingface", "safetensors", "onnx")
+FORMATS = ("w2v", "fairseq", "huggingface", "hf", "safetensors", "onnx")
+FOLDERS = ("huggingface", "hf")
 
 DESCRIPTION = (
     "Convert a model, or look at one with --inspect. SOURCE is a checkpoint of w2v or fairseq, a .safetensors file, or "
@@ -35,7 +37,7 @@ class ConvertConfig:
 
     source: str | None = arg(None, help="checkpoint, .safetensors file or Hugging Face folder", positional=True)
     destination: str | None = arg(None, help="file, or folder for huggingface, to write", positional=True)
-    to: str | None = arg(None, help="format to write", choices=FORMATS)
+    to: str | None = arg(None, help="format to write; hf is short for huggingface", choices=FORMATS)
     inspect: str | None = arg(None, help="print what FILE is, and write nothing", metavar="FILE")
     dict: str | None = arg(None, help="dictionary file of a model that comes without one", metavar="FILE")
     w2v_path: str | None = arg(
@@ -87,7 +89,7 @@ def convert(argv: Sequence[str]) -> int:
 def _write(config: ConvertConfig, file: ModelFile) -> None:
     loaded = build_model(file)  # the tensors must fit, before anything is written
     path = Path(str(config.destination))
-    if config.to != "huggingface":
+    if config.to not in FOLDERS:
         if path.is_dir():
             raise ConfigError(f"{path}: is a folder; --to {config.to} writes a file")
         if not path.parent.is_dir():
@@ -102,6 +104,8 @@ def _write(config: ConvertConfig, file: ModelFile) -> None:
         write_safetensors_model(path, file)
     elif config.to == "onnx":
         write_onnx(path, loaded.model, file)
+    elif file.name.startswith(MASKED_MODEL):
+        write_masked_folder(path, file, as_bin=config.pytorch_bin)
     else:
         write_huggingface(path, file, new_weight_norm=config.new_weight_norm, as_bin=config.pytorch_bin)
 
@@ -120,6 +124,8 @@ def describe(file: ModelFile) -> Iterator[str]:
     yield f"updates: {file.num_updates}"
     if file.name.startswith(LANGUAGE_MODEL):
         yield f"text: {task.get('unit', 'word')}s"
+    elif file.name.startswith(MASKED_MODEL):
+        yield f"tokens: up to {file.config['model'].get('max_positions')} per item, <s> and </s> counted"
     else:
         yield f"audio: {task.get('sample_rate', 16000)} Hz, {'normalised per clip' if file.normalize else 'as it is'}"
     if file.symbols is not None:
