@@ -5,6 +5,7 @@ from __future__ import annotations
 import ast
 import importlib.util
 import sys
+import sysconfig
 from pathlib import Path
 
 from w2v.version import __version__
@@ -17,9 +18,18 @@ def main() -> int:
         return 0
     lines = [f"w2v {__version__}: programs, each of which explains itself with --help", ""]
     lines += [f"  {name:<16} {purpose}" for name, purpose in programs()]
-    lines += ["", "First steps: README.md and docs/your_own_speech.md; recipes: w2v-train --recipe help"]
+    lines += ["", f"First steps: {pages() / 'your_own_speech.md'}; recipes: w2v-train --recipe help"]
     sys.stdout.write("\n".join([*lines, ""]))
     return 0
+
+
+def pages() -> Path:
+    """Return the folder of the documentation: the checkout's, or what was installed with the package."""
+    package = Path(__file__).resolve().parent
+    # `pip install --target` and `--prefix` put it beside the packages, or three folders above them.
+    below = (package.parents[i] / "share/doc/w2v" for i in (0, 3) if i < len(package.parents))
+    found = (package.parent / "docs", *below, Path(sysconfig.get_path("data")) / "share/doc/w2v")
+    return next((folder for folder in found if (folder / "your_own_speech.md").is_file()), Path("docs"))
 
 
 def programs() -> list[tuple[str, str]]:

@@ -27,7 +27,7 @@ from w2v.errors import ConfigError, listed
 from w2v.inference.emission_file import EmissionFile, EmissionInfo, EmissionWriter, merge_emissions
 from w2v.inference.emissions import ModelEmissions, ctc_info
 from w2v.inference.load import LoadedModel, load_model
-from w2v.inference.prepare import cast_weights, to_int8
+from w2v.inference.prepare import cast_weights, number_format, to_int8
 from w2v.types import Emissions, IntArray
 from w2v_cli.progress import Work
 from w2v_cli.shard_flags import ShardOptions
@@ -80,8 +80,8 @@ class SourceConfig(ShardOptions):
     num_workers: int = arg(1, help="files read at once")
     seed: int = arg(1, help="order of clips of equal length, and chance elsewhere")
     cpu: bool = arg(False, help="never use CUDA")
-    fp16: bool = arg(False, help="compute in half precision")
-    bf16: bool = arg(False, help="compute in bfloat16")
+    fp16: bool = arg(False, help="compute in half precision; on a CPU only where that is faster")
+    bf16: bool = arg(False, help="compute in bfloat16; on a CPU only where that is faster")
     int8: bool = arg(False, help="on a CPU: transformer blocks in whole numbers of 8 bits, faster and nearly as exact")
     model_overrides: Mapping[str, Any] | None = arg(
         None, help="options of the checkpoint to change: \"{'name': value}\"", parse=read_overrides
@@ -223,7 +223,7 @@ def open_source(config: SourceConfig, device: torch.device) -> EmissionSource:
         info = file.info
         reader = file
     else:
-        half = torch.float16 if config.fp16 else torch.bfloat16 if config.bf16 else None
+        half = number_format(config, device)
         loaded, info = load(config)
         if config.int8:
             if device.type != "cpu":

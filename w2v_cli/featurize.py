@@ -10,6 +10,7 @@ from __future__ import annotations
 import json
 import logging
 import math
+import os
 import shutil
 import sys
 from collections.abc import Iterator, Sequence
@@ -193,11 +194,18 @@ def write_job(config: FeaturizeConfig, encoder: ClipEncoder, job: Job, rank: Ran
     # ranks, or on where an earlier run was ended.
     batches = own_part(config, rank, encoder.plan(clips))
     missing = np.zeros(len(clips), dtype=np.bool_)
+    num_outdated = 0
     for row in (int(row) for batch in batches for row in batch):
-        missing[row] = config.overwrite or not feature_path(job.output, clips.name(row), suffix).is_file()
+        path = feature_path(job.output, clips.name(row), suffix)
+        is_there = not config.overwrite and path.is_file()
+        is_outdated = is_there and is_newer(clips.stretch(row)[0], path)
+        missing[row] = is_outdated or not is_there
+        num_outdated += is_outdated
     num_clips = sum(map(len, batches))
     if missing.sum() < num_clips:
         logger.info("%s: %d of %d clips are there already", job.output, num_clips - missing.sum(), num_clips)
+    if num_outdated:
+        logger.warning("%s: %d clips are newer than their features, which are made anew", job.output, num_outdated)
     batches = [batch for batch in batches if missing[batch].any()]
     failed = []
     work = work_of(str(job.output), clips, batches, encoder.sample_rate)
@@ -214,6 +222,14 @@ def write_job(config: FeaturizeConfig, encoder: ClipEncoder, job: Job, rank: Ran
     if job.labels_from is not None and rank.rank == config.shard.index == 0:
         copy_labels(config, job.labels_from, job.output)
     return failed
+
+
+def is_newer(clip: str, made: Path) -> bool:
+    """Whether a clip was changed or replaced after its features were made; one that is gone was not."""
+    try:
+        return os.stat(clip).st_mtime > made.stat().st_mtime
+    except OSError:
+        return False
 
 
 def feature_path(folder: Path, name: str, suffix: str) -> Path:

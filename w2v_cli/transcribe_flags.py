@@ -59,8 +59,8 @@ class TranscribeFlags(ShardOptions):
     num_workers: int = arg(2, help="recordings read at once")
     decode_workers: int | None = arg(None, help="processes that decode (default: all cores for kenlm, else 0)")
     cpu: bool = arg(False, help="never use a GPU")
-    fp16: bool = arg(False, help="compute in half precision")
-    bf16: bool = arg(False, help="compute in bfloat16")
+    fp16: bool = arg(False, help="compute in half precision; on a CPU only where that is faster")
+    bf16: bool = arg(False, help="compute in bfloat16; on a CPU only where that is faster")
     int8: bool = arg(False, help="on a CPU: transformer blocks in whole numbers of 8 bits, faster and nearly as exact")
     quiet: bool = arg(False, help="no progress; only errors")
     log_format: str | None = arg(

@@ -20,7 +20,7 @@ from w2v.decoders import build_decoder
 from w2v.errors import ConfigError
 from w2v.inference.emissions import ctc_info
 from w2v.inference.load import load_language_model, load_model
-from w2v.inference.prepare import cast_weights, to_int8
+from w2v.inference.prepare import cast_weights, number_format, to_int8
 from w2v.inference.result import Transcript
 from w2v.inference.transcribe_options import TranscribeConfig
 from w2v.inference.transcriber import Decode, Transcriber
@@ -57,7 +57,7 @@ def open_run(
         logging.getLogger("w2v.inference.load").setLevel(logging.ERROR)
         loaded = load_model(what.model, user_dir=what.user_dir, dictionary=what.dict)
         info = ctc_info(loaded, what.post_process)
-        half = torch.float16 if what.fp16 else torch.bfloat16 if what.bf16 else None
+        half = number_format(what, device)
         if what.int8:
             if use_gpu:
                 raise ConfigError("--int8 is for a CPU; give --cpu, or --bf16 on this GPU")

@@ -16,6 +16,7 @@ from w2v.config import build_config
 from w2v.convert import ModelFile, read_model_file
 from w2v.convert.masked_model_state import OUTPUT, TOKENS, to_fairseq_names
 from w2v.errors import CheckpointError
+from w2v.inference.emissions import ctc_info
 from w2v.inference.load import LoadedModel, build_model, load_model
 from w2v.models import MODELS
 from w2v_cli import convert
@@ -107,6 +108,13 @@ def test_names_written_for_fairseq_are_its_own(golden: Any, tmp_path: Path) -> N
     (tmp_path / "dict.txt").write_text("a 1\n")
     outcome = call(convert.main, [place(golden, FILES[0]), tmp_path / "x.pt", "--to", "fairseq"])
     assert (outcome.code, "is another dictionary than the model's" in outcome.err) == (2, True)
+
+
+def test_a_model_of_tokens_is_no_onnx_graph_and_writes_no_words(golden: Any, tmp_path: Path) -> None:
+    outcome = call(convert.main, [place(golden, FILES[0]), tmp_path / "x.onnx", "--to", "onnx"])
+    assert (outcome.code, "which reads no audio" in outcome.err) == (2, True)
+    with pytest.raises(CheckpointError, match="is a masked language model, which writes no words"):
+        ctc_info(load_model(place(golden, FILES[0])))
 
 
 def copied(golden: Any, tmp_path: Path) -> Path:

@@ -40,9 +40,11 @@ class CommonConfig:
     user_dir: str | None = arg(None, help="python file, folder or package with your own models, criterions or tasks")
     seed: int = arg(1, help="base of every random stream")
     cpu: bool = arg(False, help="never use CUDA")
-    fp16: bool = arg(False, help="compute in half precision with a dynamic loss scale")
+    fp16: bool = arg(
+        False, help="compute in half precision with a dynamic loss scale; on a CPU only where that is faster"
+    )
     memory_efficient_fp16: bool = arg(False, help="the same as --fp16 here: weights stay in float32 under autocast")
-    bf16: bool = arg(False, help="compute in bfloat16; needs no loss scale")
+    bf16: bool = arg(False, help="compute in bfloat16, which needs no loss scale; on a CPU only where that is faster")
     compile: bool = arg(False, help="compile transformer blocks and convolutions with torch.compile: for GPUs")
     compile_mode: str = arg(
         "default",

@@ -100,9 +100,11 @@ def read_masked_folder(folder: Path, dictionary: str | None) -> ModelFile:
     notes: list[str] = []
     state = _our_state(read_weights(folder), sections["model"], folder, notes)
     symbols, source = _symbols(folder, state, dictionary)
-    updates = sections.pop("trainer", {}).get("num_updates", 0)
+    trainer = sections.pop("trainer", {})
+    updates = trainer.get("num_updates", 0)
     updates = updates if type(updates) is int and updates >= 0 else 0
-    return ModelFile(str(folder), f"Hugging Face, {CLASS}", sections, state, symbols, source, updates, notes)
+    kind, score = f"Hugging Face, {CLASS}", str(trainer.get("score", ""))
+    return ModelFile(str(folder), kind, sections, state, symbols, source, updates, notes, score)
 
 
 def _sections(config: Mapping[str, Any], folder: Path) -> dict[str, dict[str, Any]]:
@@ -189,8 +191,8 @@ def _renamed(name: str, layer: str, new_layer: str, pairs: Any, layer_pairs: Any
 # ------------------------------------------------------------------------------------------ writing
 
 
-def write_masked_folder(folder: Path, file: ModelFile, *, as_bin: bool = False) -> None:
-    """Write a folder that transformers reads.
+def write_masked_folder(folder: Path, file: ModelFile, *, as_bin: bool = False) -> list[str]:
+    """Write a folder that transformers reads, and return the names of its files.
 
     Args:
         folder: made if need be; files of the same names are replaced.
@@ -219,7 +221,7 @@ def write_masked_folder(folder: Path, file: ModelFile, *, as_bin: bool = False) 
         **{name: wanted for name, (wanted, _) in ONLY.items()},
         **{theirs: options[ours] for ours, theirs in OPTIONS},
         "torch_dtype": str(file.state[TOKENS].dtype).removeprefix("torch."),
-        "w2v": {**sections, "trainer": {"num_updates": file.num_updates}},
+        "w2v": {**sections, "trainer": {"num_updates": file.num_updates, "score": file.score}},
     }
     files = {CONFIG_FILE: config, **_tokenizer_files(file.symbols, options["max_positions"])}
     try:
@@ -233,6 +235,7 @@ def write_masked_folder(folder: Path, file: ModelFile, *, as_bin: bool = False) 
             (folder / name).write_text(text, encoding="utf-8")
     except (OSError, RuntimeError) as e:
         raise CheckpointError(f"{folder}: cannot be written: {getattr(e, 'strerror', None) or e}") from e
+    return [*files, WEIGHTS[1] if as_bin else WEIGHTS[0]]
 
 
 def _their_state(ours: Mapping[str, Tensor]) -> dict[str, Tensor]:

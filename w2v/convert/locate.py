@@ -33,6 +33,11 @@ def is_address(name: str | Path) -> bool:
     return _ADDRESS.match(str(name)) is not None
 
 
+def is_hub_name(name: str) -> bool:
+    """Tell whether a text is `OWNER/NAME`."""
+    return _HUB_NAME.match(name) is not None and "@" not in name
+
+
 def locate(name: str | Path) -> Path:
     """Return the file or folder of a model; one that is not here is downloaded.
 

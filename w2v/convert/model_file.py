@@ -30,6 +30,7 @@ class ModelFile:
         symbols_from: where they were found, in words.
         num_updates: how long it was trained.
         notes: what was filled in, left out or assumed.
+        score: the best validation of the run, in words; empty where nothing tells of one.
     """
 
     path: str
@@ -40,6 +41,7 @@ class ModelFile:
     symbols_from: str = ""
     num_updates: int = 0
     notes: list[str] = field(default_factory=list)
+    score: str = ""
 
     @property
     def name(self) -> str:

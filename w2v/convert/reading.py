@@ -19,6 +19,7 @@ from w2v.convert.language_model_state import num_words, upgrade_language_model
 from w2v.convert.locate import locate
 from w2v.convert.masked_model_state import token_symbols, upgrade_masked_model
 from w2v.convert.model_file import CTC, LANGUAGE_MODEL, MASKED_MODEL, ModelFile
+from w2v.convert.onnx_file import is_onnx_folder
 from w2v.convert.safetensors_file import read_safetensors_model
 from w2v.convert.symbols import find_symbols
 from w2v.errors import CheckpointError
@@ -50,6 +51,11 @@ def read_model_file(
 
 
 def _open(place: Path, dictionary: str | None, pretrained: str | None, data: str | None) -> ModelFile:
+    if place.suffix == ".onnx" or (place.is_dir() and is_onnx_folder(place)):
+        raise CheckpointError(
+            f"{place}: is an ONNX graph, which an ONNX runtime opens (w2v-convert --inspect describes it); "
+            "give the checkpoint that it was exported from"
+        )
     if place.is_dir() or place.name == CONFIG_FILE:
         folder = place if place.is_dir() else place.parent
         read = read_masked_folder if is_masked_folder(folder) else read_huggingface
@@ -90,7 +96,20 @@ def _own(path: Path, content: Mapping[str, Any], dictionary: str | None) -> Mode
         else:
             symbols, source = find_symbols(path, len(inside), given=dictionary, inside=None)
     updates = trainer.get("num_updates", 0) if isinstance(trainer, dict) else 0
-    return ModelFile(str(path), "w2v", config, state, symbols, source if symbols else "", _count(updates))
+    score = _score(config, trainer) if isinstance(trainer, dict) else ""
+    return ModelFile(str(path), "w2v", config, state, symbols, source if symbols else "", _count(updates), score=score)
+
+
+def _score(config: Mapping[str, Any], trainer: Mapping[str, Any]) -> str:
+    """Return the best validation of the run, in words."""
+    said, best = trainer.get("score"), trainer.get("best")
+    if isinstance(said, str):
+        return said
+    if not isinstance(best, (int, float)):
+        return ""
+    metric = config.get("checkpoint", {}).get("best_checkpoint_metric", "loss")
+    subset = str(config.get("dataset", {}).get("valid_subset", "valid")).partition(",")[0]
+    return f"Best validation of the run: {metric} {best:.4g} on `{subset}`, without a language model."
 
 
 def _count(value: Any) -> int:

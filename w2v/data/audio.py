@@ -18,9 +18,11 @@ import numpy as np
 import numpy.typing as npt
 
 from w2v.data import media_file as media
+from w2v.data.audio_files import MEDIA_ENDINGS, ending_of
 from w2v.data.guessed_length import is_guessed
 from w2v.data.size_check import check_sizes
 from w2v.errors import DataError, MissingPackageError
+from w2v.system import OPEN_AT_ONCE
 
 Samples = npt.NDArray[np.float32]
 
@@ -73,6 +75,15 @@ def audio_seconds(path: str) -> float | None:
     try:
         with _open(path) as file:
             return None if file.frames is None else max(file.frames, 0) / file.sample_rate
+    except DataError:
+        return None
+
+
+def audio_format(path: str) -> tuple[int, int] | None:
+    """Return the rate in Hz and the number of channels of a file; None: its header cannot be read."""
+    try:
+        with _open(path) as file:
+            return file.sample_rate, file.channels
     except DataError:
         return None
 
@@ -318,7 +329,7 @@ def _open(path: str) -> Iterator[_AudioFile]:
 
 
 def _open_with_ffmpeg(stack: ExitStack, path: str, unknown: DataError) -> _AudioFile:
-    is_media = path.lower().endswith(media.ENDINGS)
+    is_media = ending_of(path) in MEDIA_ENDINGS
     if not media.is_installed():
         if is_media:
             raise DataError(f'{path}: libsndfile does not read this format, PyAV does: pip install "w2v[media]"')
@@ -371,7 +382,7 @@ def _open_with_libsndfile(path: str) -> Iterator[Any]:
 
 def _open_at_once(path: str, flags: int) -> int:
     """Open a file without waiting: a named pipe would keep a worker for ever, and a device has no end."""
-    number = os.open(path, flags | os.O_NONBLOCK)
+    number = os.open(path, flags | OPEN_AT_ONCE)
     kind = os.fstat(number).st_mode
     # A folder is left to `open`, which says so.
     if not stat.S_ISREG(kind) and not stat.S_ISDIR(kind):

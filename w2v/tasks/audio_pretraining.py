@@ -21,6 +21,7 @@ from w2v.config.sections import DatasetConfig
 from w2v.convert import read_model_file
 from w2v.convert.model_file import CTC
 from w2v.criterions.base import Criterion
+from w2v.data.audio import audio_format
 from w2v.data.augment import Augmentation, decibel_range
 from w2v.data.batch_sampler import plan_batches
 from w2v.data.dataset import AudioDataset
@@ -42,6 +43,8 @@ from w2v.tasks.sources import Sources, short_names
 from w2v.types import AudioBatch, CtcOutput, IntArray, Loss
 
 logger = logging.getLogger(__name__)
+
+FORMATS_SEEN = 16  # headers that a start looks at; a folder of another rate shows in each
 
 
 @dataclass(frozen=True)
@@ -167,6 +170,7 @@ class AudioPretrainingTask(Task):
         """Read one manifest and its labels."""
         config, folder = self.config, Path(self.config.data)
         manifest = read_manifest(folder / f"{name}.tsv", allow_outside_root=config.allow_outside_root)
+        self._check_format(manifest, name)
         if config.labels is None:
             return _Part(manifest, None)
         if self.dictionary is None:
@@ -176,6 +180,31 @@ class AudioPretrainingTask(Task):
         if labels.num_unknown:
             logger.warning(labels.unknown_warning())
         return _Part(manifest, labels)
+
+    def _check_format(self, manifest: Manifest, split: str) -> None:
+        """Look at the headers of some clips: those of another form are left out, one by one, without `--resample`.
+
+        Raises:
+            ConfigError: none of them has the form that is needed.
+        """
+        config = self.config
+        if config.resample:
+            return
+        rows = np.unique(np.linspace(0, len(manifest) - 1, min(len(manifest), FORMATS_SEEN)).astype(np.int64)).tolist()
+        seen = [(row, audio_format(manifest.stretch(row)[0])) for row in rows]
+        known = [(row, *form) for row, form in seen if form is not None]
+        other = [
+            f"{manifest.name(row)} ({rate} Hz, {channels} channel{'s' * (channels > 1)})"
+            for row, rate, channels in known
+            if rate != config.sample_rate or (channels > 1 and config.channel is None)
+        ]
+        needed = f"{config.sample_rate} Hz mono"
+        text = f"{len(other)} of the {len(known)} clips of {split} that were looked at are not {needed}"
+        remedy = "--resample converts them"
+        if other and len(other) == len(known):
+            raise ConfigError(f"{text}: {listed(other)}; {remedy}")
+        if other:
+            logger.warning("%s, and are left out: %s; %s", text, listed(other), remedy)
 
     def _impossible(self, manifest: Manifest, labels: Labels | None) -> npt.NDArray[np.bool_] | None:
         """Return which clips have more symbols than frames, so that their loss would be infinite; name them."""
