@@ -36,6 +36,8 @@ EXTRAS = {
     "media": ["av>=14"],
     # Only the ONNX file of silero-vad is used; see w2v/data/silero.py.
     "vad": ["silero-vad>=6.2.3", "onnxruntime>=1.17"],
+    # `w2v-live`: the page in the browser, its socket.
+    "live": ["websockets>=14"],
     # `w2v-visualize`: pictures, PCA and t-SNE.
     "vis": ["matplotlib>=3.8", "scikit-learn>=1.3"],
     # `w2v-featurize --format h5`, the original's layout.
@@ -85,8 +87,11 @@ EXTRAS = {
         # The loops of others that docs/library.md shows.
         "accelerate>=1.0",
         "lightning>=2.4",
-        # Drives the Chromium that is installed, if one is: reports are opened as a reader does.
+        # Drives the Chromium that is installed, if one is: reports and the live page are opened as a reader does.
         "playwright>=1.40",
+        "websockets>=14",
+        # A client of POST /v1/audio/transcriptions.
+        "openai>=1.40",
     ],
 }
 EXTRAS["dev"] = EXTRAS["test"]
@@ -120,7 +125,10 @@ setup(
     license_files=["LICENSE"],
     python_requires=">=3.10",
     packages=find_packages(include=["w2v", "w2v.*", "w2v_cli", "w2v_cli.*"]),
-    package_data={"w2v": ["py.typed", "config/recipes/*.yaml", "training/reference_curves/*.csv"]},
+    package_data={
+        "w2v": ["py.typed", "config/recipes/*.yaml", "training/reference_curves/*.csv"],
+        "w2v_cli.serve": ["page/*"],
+    },
     data_files=[("share/doc/w2v", [f"docs/{path.name}" for path in sorted((HERE / "docs").glob("*.md"))])],
     install_requires=REQUIRED,
     extras_require=EXTRAS,
