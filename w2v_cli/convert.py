@@ -135,6 +135,8 @@ def _write(config: ConvertConfig, file: ModelFile) -> list[str]:
     path = Path(str(config.destination))
     if config.to == "onnx" and loaded.model.reads != "audio":
         raise ConfigError(f"--to onnx: {file.path} holds a {file.name}, which reads no audio; try --to huggingface")
+    if file.config["model"].get("bert_args") and config.to not in ("w2v", "safetensors"):
+        raise ConfigError(f"--to {config.to}: {file.path} is a discrete BERT, which only w2v knows")
     if not config.writes_folder:
         if path.is_dir():
             raise ConfigError(f"{path}: is a folder; --to {config.to} writes a file")

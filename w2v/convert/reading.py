@@ -254,7 +254,7 @@ def check_sizes(where: str, model: Mapping[str, Any], state: Mapping[str, Tensor
         CheckpointError: naming the option.
     """
     widest = max((side for tensor in state.values() for side in tensor.shape), default=0)
-    for values in (model, model.get("w2v_args")):
+    for values in (model, model.get("w2v_args"), model.get("bert_args")):
         if not isinstance(values, Mapping):
             continue
         for names, limit in ((COUNTS, len(state)), (WIDTHS, widest), (FREE, FREE_LIMIT)):
