@@ -46,6 +46,8 @@ EXTRAS = {
     # for Python 3.10 to 3.14; the packages they are built from need a C++ compiler, or end at Python 3.12.
     "kenlm": ["ufal-kenlm>=26.4", "ufal-flashlight-text>=0.0.7.1"],
     "onnx": ["onnx>=1.15", "onnxruntime>=1.17"],
+    # Clips inside of parquet files, and of shards on s3:// and gs://; tar, zip and https:// need none of them.
+    "shards": ["fsspec>=2024.2", "s3fs>=2024.2", "gcsfs>=2024.2", "pyarrow>=15"],
     # Models by their names on the Hugging Face hub.
     "hub": ["huggingface_hub>=0.26"],
     # tensorboardX is required anyway; the extra exists because the message about --tensorboard-logdir names it.
@@ -74,6 +76,8 @@ EXTRAS = {
         "ufal-kenlm>=26.4",
         "ufal-flashlight-text>=0.0.7.1",
         "av>=14",
+        "fsspec>=2024.2",
+        "pyarrow>=15",
         "silero-vad>=6.2.3",
         # Independent readers of subtitles and TextGrids.
         "praatio>=6.2",

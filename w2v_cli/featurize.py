@@ -34,6 +34,7 @@ from w2v.inference.encode import ClipEncoder, feature_function, in_one
 from w2v.inference.feature_file import SUFFIXES, write_features
 from w2v.inference.load import LoadedModel, load_model
 from w2v.inference.token_features import token_features
+from w2v.shards.member import Source
 from w2v_cli.clips import ClipOptions, clip_encoder, describe, make_folder, parse_flags, size_of, work_of
 from w2v_cli.main import run
 from w2v_cli.progress import set_up_logging, show_progress
@@ -207,7 +208,7 @@ def write_job(config: FeaturizeConfig, encoder: ClipEncoder, job: Job, rank: Ran
     missing = np.zeros(len(clips), dtype=np.bool_)
     num_outdated = 0
     for row in (int(row) for batch in batches for row in batch):
-        path = feature_path(job.output, clips.name(row), suffix)
+        path = feature_path(job.output, clips.title(row), suffix)
         is_there = not config.overwrite and path.is_file()
         is_outdated = is_there and is_newer(clips.stretch(row)[0], path)
         missing[row] = is_outdated or not is_there
@@ -227,7 +228,7 @@ def write_job(config: FeaturizeConfig, encoder: ClipEncoder, job: Job, rank: Ran
                 failed.append(describe(clips, encoded))
                 logger.warning("no features: %s", failed[-1])
                 continue
-            path = feature_path(job.output, clips.name(encoded.row), suffix)
+            path = feature_path(job.output, clips.title(encoded.row), suffix)
             make_folder(path.parent)
             write_features(path, encoded.frames.astype(np.float32, copy=False), encoder.frame_rate, config.format)
     if job.labels_from is not None and rank.rank == config.shard.index == 0:
@@ -235,10 +236,13 @@ def write_job(config: FeaturizeConfig, encoder: ClipEncoder, job: Job, rank: Ran
     return failed
 
 
-def is_newer(clip: str, made: Path) -> bool:
-    """Whether a clip was changed or replaced after its features were made; one that is gone was not."""
+def is_newer(clip: Source, made: Path) -> bool:
+    """Whether a clip was changed or replaced after its features were made; one that is gone was not.
+
+    Of a clip inside of a shard the whole shard was; on a server, nothing is asked.
+    """
     try:
-        return os.stat(clip).st_mtime > made.stat().st_mtime
+        return os.stat(clip if isinstance(clip, str) else clip.path).st_mtime > made.stat().st_mtime
     except OSError:
         return False
 
@@ -256,7 +260,7 @@ def check_names(clips: Manifest, folder: Path, suffix: str) -> None:
         DataError: `a.wav` and `a.flac` are both there.
     """
     # Eight bytes for each clip, where a table of paths would take five hundred.
-    paths = (feature_path(folder, clips.name(row), suffix) for row in range(len(clips)))
+    paths = (feature_path(folder, clips.title(row), suffix) for row in range(len(clips)))
     marks = np.fromiter(map(hash, paths), dtype=np.int64, count=len(clips))
     order = np.argsort(marks, kind="stable")
     for place in np.flatnonzero(np.diff(marks[order]) == 0):
