@@ -26,9 +26,10 @@ from w2v.data.iterator import EpochIterator
 from w2v.data.labels import Labels, join_labels, read_labels
 from w2v.data.manifest import Manifest, join_manifests
 from w2v.data.post_process import fitting_post_process
+from w2v.data.pseudo_labels import check_labels
 from w2v.data.text import WORD_END
 from w2v.decoders import Decoder, build_decoder, wer_args_config
-from w2v.errors import ConfigError, listed
+from w2v.errors import ConfigError, DataError, listed
 from w2v.functional.conv_spec import frame_lengths
 from w2v.models.base import MODELS, W2vModel
 from w2v.registry import Entry
@@ -94,16 +95,36 @@ class AudioPretrainingTask(AudioTask):
 
     def _read(self, name: str) -> _Part:
         """Read one manifest and its labels."""
-        manifest = self._manifest(name)
-        if self.config.labels is None:
+        manifest, config, path = self._manifest(name), self.config, Path(self.config.data) / name
+        if config.labels is None:
             return _Part(manifest, None)
         if self.dictionary is None:
             raise ConfigError("--labels: there is no dictionary")
-        labels = read_labels(Path(self.config.data) / f"{name}.{self.config.labels}", len(manifest), self.dictionary)
+        labels = read_labels(f"{path}.{config.labels}", len(manifest), self.dictionary)
         labels.check_known()
         if labels.num_unknown:
             logger.warning(labels.unknown_warning())
+        self._check_dictionary(path)
+        check_labels(
+            path, manifest, labels, self.dictionary, sample_rate=config.sample_rate, normalize=config.normalize
+        )
         return _Part(manifest, labels)
+
+    def _check_dictionary(self, name: Path) -> None:
+        """Compare the dictionary beside a manifest of another folder with ours.
+
+        Raises:
+            DataError: it is another one.
+        """
+        there = name.with_name(f"dict.{self.config.labels}.txt")
+        if self.dictionary is None or not there.exists() or there.parent.samefile(self.config.data):
+            return
+        difference = set(Dictionary.from_file(there).symbols) ^ set(self.dictionary.symbols)
+        if difference:
+            raise DataError(
+                f"{there}: is another dictionary than that of {self.config.data}: only one of them has "
+                f"{min(difference)!r}; the labels of {name.name} are written in it"
+            )
 
     def _impossible(self, manifest: Manifest, labels: Labels | None) -> npt.NDArray[np.bool_] | None:
         """Return which clips have more symbols than frames, so that their loss would be infinite; name them."""
