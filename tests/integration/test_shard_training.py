@@ -34,7 +34,7 @@ def script() -> ModuleType:
 def data(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, Path]]:
     """The same clips as files, as shards on the disk, and as the same shards on a server that often fails."""
     folder = tmp_path_factory.mktemp("shards")
-    found = {"files": prepare(folder, 60), "tars": folder / "tars", "server": folder / "server"}
+    found = {"files": prepare(folder, 40), "tars": folder / "tars", "server": folder / "server"}
     for split in ("train", "valid"):
         code, _, err = manifest_program(
             found["files"] / f"{split}.tsv", "--shards", found["tars"], "--shard-size", "300K"
@@ -64,10 +64,10 @@ def weights(folder: Path) -> dict[str, torch.Tensor]:
 
 
 def test_resumed_with_another_number_of_ranks(data: dict[str, Path], tmp_path: Path) -> None:
-    common = ["--max-tokens", 60000, "--disable-validation", "--save-interval-updates", 4]
+    common = ["--max-tokens", 60000, "--disable-validation", "--save-interval-updates", 2]
     one = [*common, "--update-freq", 2]
     two = [*common, "--update-freq", 1, "--distributed-world-size", 2]
-    runs = [("files", one, 8, "a"), ("server", two, 4, "b"), ("server", one, 8, "b")]
+    runs = [("files", one, 4, "a"), ("server", two, 2, "b"), ("server", one, 4, "b")]
     for kind, options, updates, name in runs:
         found = call(train.main, pretraining(data[kind], tmp_path / name, *options, "--max-update", updates))
         assert found.code == 0, found.err
