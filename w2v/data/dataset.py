@@ -26,7 +26,7 @@ from w2v.data.augment import Augmentation
 from w2v.data.batch_sampler import PaddingStats, padding_stats
 from w2v.data.labels import Labels
 from w2v.data.manifest import Manifest
-from w2v.errors import DataError
+from w2v.errors import DataError, listed
 from w2v.rng import numpy_generator, seed_from
 from w2v.types import AudioBatch, AudioExample, Batch, IntArray
 
@@ -62,6 +62,14 @@ class BatchDataset:
             number: of the batch.
         """
         return seed_from(seed, epoch, number)
+
+    @property
+    def looks_ahead(self) -> bool:
+        """Whether `expect` is of use."""
+        return False
+
+    def expect(self, indices: IntArray) -> None:
+        """Get ready for clips of the next batches, in their order; called in worker processes."""
 
     def record(self, report: Any) -> None:
         """Take notice of a report of `load`; called in the main process, in order of the batches."""
@@ -110,12 +118,14 @@ class AudioDataset(BatchDataset):
             Differs from the original, which then trains on part of the audio with all of its text.
         min_sample_size: drop clips that are shorter, in samples; labels are dropped with them. The original's
             README release shifts labels against audio here.
+        max_keep_size: drop clips that are longer, in samples.
         pad: pad clips to the longest of a batch instead of cropping them to the shortest; always so with labels.
         normalize: bring each clip to zero mean and unit variance, before any crop.
         normalize_epsilon: added to the variance.
         resample: convert other rates and mix channels down, instead of refusing the file.
         channel: take this channel alone, from 1.
         replace_unreadable: replace a clip that cannot be read by the next one that can; otherwise raise.
+        max_bad: share of clips that may be unreadable.
         impossible: (lines of the manifest,) bool, clips whose labels do not fit into their frames: they are dropped.
 
     Attributes:
@@ -138,6 +148,7 @@ class AudioDataset(BatchDataset):
         sample_rate: int = 16000,
         max_sample_size: int | None = None,
         min_sample_size: int | None = None,
+        max_keep_size: int | None = None,
         pad: bool = False,
         normalize: bool = False,
         normalize_epsilon: float = NORMALIZE_EPSILON,
@@ -145,6 +156,7 @@ class AudioDataset(BatchDataset):
         channel: int | None = None,
         replace_unreadable: bool = True,
         impossible: npt.NDArray[np.bool_] | None = None,
+        max_bad: float = MAX_BAD_SHARE,
     ) -> None:
         manifest.check_root()
         if labels is not None and len(labels) != len(manifest):
@@ -161,8 +173,10 @@ class AudioDataset(BatchDataset):
         self.resample = resample
         self.channel = channel
         self.replace_unreadable = replace_unreadable
+        self.max_bad = max_bad
         self.num_too_short = self.num_too_long = self.num_impossible = 0
-        self.rows = self._rows_kept(labelled=labels is not None, impossible=impossible)
+        longest = max_sample_size if max_keep_size is None and labels is not None else max_keep_size
+        self.rows = self._rows_kept(longest, impossible)
         self.labels = labels if labels is None or not self.num_skipped else labels.take(self.rows)
         self.sizes: IntArray = manifest.sizes[self.rows]
         self.lengths: IntArray = self.sizes
@@ -174,12 +188,12 @@ class AudioDataset(BatchDataset):
         self._length_warned = False
         self._clip: Samples = np.empty(0, dtype=np.float32)  # kept: fresh memory takes as long as reading a file
 
-    def _rows_kept(self, labelled: bool, impossible: npt.NDArray[np.bool_] | None) -> IntArray:
+    def _rows_kept(self, longest: int | None, impossible: npt.NDArray[np.bool_] | None) -> IntArray:
         sizes = self.manifest.sizes
         keep = sizes >= self.min_sample_size
         self.num_too_short = int((~keep).sum())
-        if labelled and self.max_sample_size is not None:
-            too_long = sizes > self.max_sample_size
+        if longest is not None:
+            too_long = sizes > longest
             self.num_too_long = int((too_long & keep).sum())
             keep &= ~too_long
         if impossible is not None:
@@ -189,7 +203,7 @@ class AudioDataset(BatchDataset):
         if not len(rows):
             raise DataError(
                 f"{self.manifest.source}: all {len(sizes)} clips are dropped: {self.num_too_short} are under "
-                f"--min-sample-size {self.min_sample_size}, {self.num_too_long} over --max-sample-size, "
+                f"--min-sample-size {self.min_sample_size}, {self.num_too_long} too long, "
                 f"{self.num_impossible} have more symbols than frames"
             )
         return rows
@@ -206,6 +220,13 @@ class AudioDataset(BatchDataset):
         changed = copy.copy(self)
         changed.augmentation = augmentation if augmentation.is_on else None
         return changed
+
+    @property
+    def looks_ahead(self) -> bool:
+        return self.manifest.store is not None
+
+    def expect(self, indices: IntArray) -> None:
+        self.manifest.expect(self.rows[indices].tolist())
 
     def batch_bytes(self, batches: Sequence[IntArray]) -> int:
         return max((len(batch) * int(self.lengths[batch].max()) * 4 for batch in batches if len(batch)), default=0)
@@ -286,7 +307,8 @@ class AudioDataset(BatchDataset):
                 return None
         report.num_read = len(sizes)
         targets = [self._targets(index) for index in indices.tolist()]
-        return _join(source, [min(size, width) for size in sizes], indices.tolist(), targets, seed, self._pad_id)
+        batch = _join(source, [min(size, width) for size in sizes], indices.tolist(), targets, seed, self._pad_id)
+        return replace(batch, starts=starts)
 
     def _as_found(self, indices: IntArray, seed: int, report: ReadReport) -> AudioBatch:
         """Read clips one by one, whatever their files hold, and join them."""
@@ -294,7 +316,7 @@ class AudioDataset(BatchDataset):
         examples = [self._readable(index, budget, report) for index in indices.tolist()]
         width, starts = self._windows(indices, [len(example.source) for example in examples], seed)
         windows = [self._window(example, start, width) for example, start in zip(examples, starts, strict=True)]
-        return collate(windows, [0] * len(windows), width, seed, self._pad_id)
+        return replace(collate(windows, [0] * len(windows), width, seed, self._pad_id), starts=starts)
 
     def _windows(self, indices: IntArray, lengths: Sequence[int], seed: int) -> tuple[int, list[int]]:
         """Return how wide a batch is, and the first sample of each clip's window."""
@@ -351,11 +373,13 @@ class AudioDataset(BatchDataset):
             if index not in self.bad:
                 self.bad[index] = reason
                 logger.warning("unreadable, replaced by another clip (%d so far): %s", len(self.bad), reason)
-        limit = min(MAX_BAD_SHARE * len(self), MANY_BAD_CLIPS + MAX_BAD_SO_FAR * self.num_read)
-        if report.bad and len(self.bad) >= MIN_BAD_CLIPS and len(self.bad) > limit:
+        so_far = max(MAX_BAD_SO_FAR, self.max_bad)
+        limit = min(self.max_bad * len(self), MANY_BAD_CLIPS + so_far * self.num_read)
+        if report.bad and len(self.bad) >= (MIN_BAD_CLIPS if self.max_bad else 1) and len(self.bad) > limit:
             raise DataError(
-                f"{len(self.bad)} of {self.num_read} clips read are unreadable, more than {MAX_BAD_SHARE:.0%}; "
-                f"the last one: {list(self.bad.values())[-1]}"
+                f"{len(self.bad)} of {self.num_read} clips read are unreadable, more than {100 * self.max_bad:.3g}% "
+                f"(--max-bad); the last one: {list(self.bad.values())[-1]}; all: "
+                f"{listed([self.name(index) for index in self.bad], 20)}"
             )
 
     def state_dict(self) -> dict[str, Any]:
