@@ -50,11 +50,13 @@ class TranscriptFiles:
                 path.parent.mkdir(parents=True, exist_ok=True)
             except OSError as e:
                 raise DataError(f"cannot make the folder {path.parent}: {e.strerror or e}") from e
-            if name == "textgrid":
-                text = transcript.textgrid(with_chars=self.with_chars)
+            if name == "json":
+                parts = transcript.json_parts()
+            elif name == "textgrid":
+                parts = iter([transcript.textgrid(with_chars=self.with_chars)])
             else:
-                text = render(transcript, name, self.style)
-            write_atomically(path, text.encode("utf-8", "surrogateescape"))
+                parts = iter([render(transcript, name, self.style)])
+            write_atomically(path, (part.encode("utf-8", "surrogateescape") for part in parts))
 
     def _path(self, stem: str, name: str) -> Path:
         return self.folder / f"{stem}.{ENDINGS[name]}"
