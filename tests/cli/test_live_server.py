@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import errno
 import gc
 import html.parser
 import http.client
 import json
 import re
 import socket
+import tempfile
 import threading
 import time
 from collections.abc import Iterator
@@ -663,6 +665,19 @@ def test_openai_errors(openai_client: Any, recording: Path) -> None:
     assert refused.value.status_code == 413
     with pytest.raises(openai.NotFoundError):
         openai_client.audio.speech.create(input="x", model="w", voice="y")
+
+
+def test_a_full_disk_is_an_answer(
+    server: Running, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    def full(**options: Any) -> Any:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(tempfile, "TemporaryFile", full)
+    status, _, body = server.ask(TRANSCRIPTIONS, "POST", b"x")
+    assert (status, json.loads(body)["error"]["type"]) == (500, "server_error")
+    assert "No space left" in caplog.text
+    caplog.clear()
 
 
 def test_openai_key_is_the_token(hearing: Transcriber, recording: Path) -> None:

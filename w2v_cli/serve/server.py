@@ -49,7 +49,7 @@ class Limits:
     upload: int = 200 << 20
     uploads: int = 8
     transcribed: int = 2
-    connections: int = 64
+    connections: int = 256
 
 
 class Server:
@@ -109,10 +109,8 @@ class Server:
         self._connections.add(task)
         try:
             await self._serve(reader, writer)
-        except (ConnectionError, asyncio.TimeoutError, asyncio.CancelledError):
+        except (OSError, asyncio.TimeoutError, asyncio.CancelledError):
             pass  # the client is gone, or the program ends
-        except Exception:
-            logger.exception("a request was not answered")
         finally:
             self._connections.discard(task)
             writer.close()
@@ -134,8 +132,12 @@ class Server:
                 return
             response = await self._answer(request, reader, writer)
         except HttpError as e:
-            is_api = request is not None and request.path.startswith("/v1/")
-            response = as_error(e) if is_api else as_text(e.reason, e.status)
+            response = _refusal(request, e)
+        except (ConnectionError, asyncio.TimeoutError):
+            raise
+        except Exception:  # the disk is full, or a fault of ours
+            logger.exception("a request was not answered")
+            response = _refusal(request, HttpError(500, "The server failed; its own messages say why."))
         await _send(reader, writer, response, with_body=request is None or request.method != "HEAD")
 
     async def _answer(self, request: Request, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> Response:
@@ -231,6 +233,11 @@ def _page_policy(request: Request) -> dict[str, str]:
         "Permissions-Policy": "microphone=(self), camera=(), geolocation=()",
         "Cross-Origin-Opener-Policy": "same-origin",
     }
+
+
+def _refusal(request: Request | None, error: HttpError) -> Response:
+    is_api = request is not None and request.path.startswith("/v1/")
+    return as_error(error) if is_api else as_text(error.reason, error.status)
 
 
 def _this_task() -> asyncio.Task[None]:
