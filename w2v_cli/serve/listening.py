@@ -62,8 +62,9 @@ class Listening:
         self._socket = socket
         self._transcriber = transcriber
         self._silence = silence
-        self._session = LiveSession(transcriber, options, clock=time.thread_time)
-        self._queue = AudioQueue(self._session.sample_rate)
+        self._options = options
+        self._rate = transcriber.info.sample_rate
+        self._queue = AudioQueue(self._rate)
         self._loop = asyncio.get_running_loop()
         self._outbox: asyncio.Queue[LiveEvent | None] = asyncio.Queue()
         self._stopping = stopping
@@ -114,9 +115,9 @@ class Listening:
             RuleError: it sent something else, or nothing.
         """
         rate = _sample_rate(await self._receive())
-        ready = {"event": "ready", "model": self._transcriber.info.model, "sample_rate": self._session.sample_rate}
+        ready = {"event": "ready", "model": self._transcriber.info.model, "sample_rate": self._rate}
         await self._socket.send(json.dumps(ready))
-        converter = Converter(rate, self._session.sample_rate)
+        converter = Converter(rate, self._rate)
         begun = time.monotonic()
         num_bytes = 0
         block = bytearray()
@@ -156,7 +157,8 @@ class Listening:
     def _hear(self) -> None:
         """Run the model over the queue; this is the thread."""
         try:
-            for event in listen(self._session, self._queue, self._stopping.is_set):
+            session = LiveSession(self._transcriber, self._options, clock=time.thread_time)
+            for event in listen(session, self._queue, self._stopping.is_set):
                 self._loop.call_soon_threadsafe(self._outbox.put_nowait, event)
         except Exception:
             self._has_failed = True
