@@ -61,7 +61,7 @@ class Running:
 
     async def _run(self, transcriber: Transcriber, access: Access | None, limits: Limits) -> None:
         self._loop = asyncio.get_running_loop()
-        self._server = Server(transcriber, OPTIONS, access or Access("127.0.0.1"), limits)
+        self._server = Server(transcriber, OPTIONS, access or Access("127.0.0.1"), limits=limits)
         await self._server.run("127.0.0.1", 0, self._is_ready)
 
     def _is_ready(self, port: int) -> None:

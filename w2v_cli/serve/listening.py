@@ -24,6 +24,7 @@ from w2v_cli.serve.socket import Socket
 
 if TYPE_CHECKING:
     from w2v.inference.live_options import LiveOptions
+    from w2v.inference.subtitles import SubtitleStyle
     from w2v.inference.transcriber import Transcriber
 
 Samples = npt.NDArray[np.float32]
@@ -47,6 +48,7 @@ class Listening:
         socket: of the client.
         transcriber: the model of all clients.
         options: how speech is cut into utterances.
+        style: of subtitles.
         silence: seconds after which a client that sends nothing is let go.
         stopping: is set when the server stops.
     """
@@ -56,13 +58,15 @@ class Listening:
         socket: Socket,
         transcriber: Transcriber,
         options: LiveOptions,
+        style: SubtitleStyle,
         silence: float,
         stopping: asyncio.Event,
     ) -> None:
         self._socket = socket
         self._transcriber = transcriber
-        self._silence = silence
         self._options = options
+        self._style = style
+        self._silence = silence
         self._rate = transcriber.info.sample_rate
         self._queue = AudioQueue(self._rate)
         self._loop = asyncio.get_running_loop()
@@ -152,7 +156,7 @@ class Listening:
     async def _tell(self) -> None:
         """Send events to the client until there are no more."""
         while (event := await self._outbox.get()) is not None:
-            await self._socket.send(json.dumps(_message(event), ensure_ascii=False))
+            await self._socket.send(json.dumps(_message(event, self._style), ensure_ascii=False))
 
     def _hear(self) -> None:
         """Run the model over the queue; this is the thread."""
@@ -189,11 +193,11 @@ class Converter:
         return rest if self._stream is None else self._stream.resample_chunk(rest, last=True)
 
 
-def _message(event: LiveEvent) -> dict[str, Any]:
+def _message(event: LiveEvent, style: SubtitleStyle) -> dict[str, Any]:
     """Return an event for the page: a final has its subtitles, as (first ms, last ms, text)."""
     values = event.json()
     if event.kind == FINAL:
-        spans = Transcript("", event.end, event.segments).cues()
+        spans = Transcript("", event.end, event.segments).cues(style)
         values["cues"] = [(span.start, span.end, span.text) for span in spans]
     return values
 

@@ -13,6 +13,7 @@ from w2v_cli.serve.flags import ServeOptions
 
 if TYPE_CHECKING:
     from w2v.inference.live_options import LiveOptions
+    from w2v.inference.subtitles import SubtitleStyle
     from w2v.inference.transcriber import Transcriber
 
 SIGNALS = (signal.SIGINT, signal.SIGTERM)
@@ -30,7 +31,7 @@ def check_packages() -> None:
         raise MissingPackageError("websockets", "live", "--serve") from e
 
 
-def serve(transcriber: Transcriber, options: LiveOptions, flags: ServeOptions) -> None:
+def serve(transcriber: Transcriber, options: LiveOptions, style: SubtitleStyle, flags: ServeOptions) -> None:
     """Print the address of the page, and serve it until SIGINT or SIGTERM.
 
     Raises:
@@ -38,13 +39,13 @@ def serve(transcriber: Transcriber, options: LiveOptions, flags: ServeOptions) -
         MissingPackageError: websockets is not installed.
     """
     check_packages()
-    asyncio.run(_serve(transcriber, options, flags))
+    asyncio.run(_serve(transcriber, options, style, flags))
 
 
-async def _serve(transcriber: Transcriber, options: LiveOptions, flags: ServeOptions) -> None:
+async def _serve(transcriber: Transcriber, options: LiveOptions, style: SubtitleStyle, flags: ServeOptions) -> None:
     from w2v_cli.serve.server import Server
 
-    server = Server(transcriber, options, flags.access)
+    server = Server(transcriber, options, flags.access, style)
     loop = asyncio.get_running_loop()
 
     def stop(number: int, frame: FrameType | None) -> None:

@@ -11,6 +11,7 @@ from importlib import resources
 from typing import TYPE_CHECKING, BinaryIO
 
 from w2v.errors import ConfigError
+from w2v.inference.subtitles import SubtitleStyle
 from w2v_cli.serve.access import Access
 from w2v_cli.serve.http import MOST_HEAD, HttpError, Request, Response, as_text, read_body, read_request
 from w2v_cli.serve.listening import Listening
@@ -59,15 +60,22 @@ class Server:
         transcriber: the one model of all clients.
         options: how their speech is cut into utterances.
         access: who may ask.
+        style: of subtitles.
         limits: how much.
     """
 
     def __init__(
-        self, transcriber: Transcriber, options: LiveOptions, access: Access, limits: Limits | None = None
+        self,
+        transcriber: Transcriber,
+        options: LiveOptions,
+        access: Access,
+        style: SubtitleStyle | None = None,
+        limits: Limits | None = None,
     ) -> None:
         self.transcriber = transcriber
         self.options = options
         self.access = access
+        self.style = style or SubtitleStyle()
         self.limits = limits or Limits()
         self._files = page_files()
         self._stopping = asyncio.Event()
@@ -193,7 +201,7 @@ class Server:
             return not gone.done() and not self._stopping.is_set()
 
         try:
-            return await asyncio.to_thread(transcription, upload, kind, self.transcriber, is_wanted)
+            return await asyncio.to_thread(transcription, upload, kind, self.transcriber, self.style, is_wanted)
         finally:
             gone.cancel()
 
@@ -208,7 +216,8 @@ class Server:
             return
         self._sessions.add(_this_task())
         try:
-            await Listening(socket, self.transcriber, self.options, self.limits.silence, self._stopping).run()
+            silence = self.limits.silence
+            await Listening(socket, self.transcriber, self.options, self.style, silence, self._stopping).run()
         finally:
             self._sessions.discard(_this_task())
 
