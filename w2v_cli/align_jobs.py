@@ -341,7 +341,7 @@ def in_order(
 
 def note_failure(job: Job, reason: str, report: Report, *, is_only: bool) -> None:
     """Note a recording that cannot be aligned, and say so; the only one is `conclude`'s."""
-    report.failed.append(reason if job.pair.path in reason else f"{job.pair.path}: {reason}")
+    report.failed.append(reason if str(job.pair.path) in reason else f"{job.pair.path}: {reason}")
     if not is_only:
         logger.warning("not aligned: %s", report.failed[-1])
 

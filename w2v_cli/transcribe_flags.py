@@ -15,6 +15,7 @@ from w2v.errors import ConfigError
 from w2v.inference.result import FORMATS, read_formats
 from w2v.inference.subtitles import SubtitleStyle
 from w2v.inference.transcribe_options import TranscribeConfig
+from w2v_cli.label_flags import LabelFlags
 from w2v_cli.recordings import STANDARD_INPUT
 from w2v_cli.shard_flags import ShardOptions
 from w2v_cli.visualization.stretch import Stretch, parse_stretch
@@ -91,6 +92,7 @@ class Flags:
     what: TranscribeFlags
     how: TranscribeConfig
     style: SubtitleStyle
+    labels: LabelFlags
     decoder: DecoderConfig
 
 
@@ -109,7 +111,7 @@ def parse_flags(argv: Sequence[str]) -> Flags:
     )  # fmt: skip
     kinds: dict[str, type[Any]] = {
         "what, and where to": TranscribeFlags, "how recordings are cut": TranscribeConfig,
-        "subtitles": SubtitleStyle, f"decoder {known.w2l_decoder}": decoder,
+        "subtitles": SubtitleStyle, "labels": LabelFlags, f"decoder {known.w2l_decoder}": decoder,
     }  # fmt: skip
     for title, kind in kinds.items():
         parser.add_config(kind, title)

@@ -10,6 +10,10 @@ import itertools
 import mmap
 import struct
 
+from w2v.shards.member import Member, Source
+
+Content = mmap.mmap | bytes
+
 MP3_BITRATES = {  # kbit/s by (MPEG 1 or not), layer III
     True: (0, 32, 40, 48, 56, 64, 80, 96, 112, 128, 160, 192, 224, 256, 320),
     False: (0, 8, 16, 24, 32, 40, 48, 56, 64, 80, 96, 112, 128, 144, 160),
@@ -17,7 +21,7 @@ MP3_BITRATES = {  # kbit/s by (MPEG 1 or not), layer III
 MP3_RATES = {3: (44100, 48000, 32000), 2: (22050, 24000, 16000), 0: (11025, 12000, 8000)}
 
 
-def is_guessed(path: str, container: str) -> bool:
+def is_guessed(path: Source, container: str) -> bool:
     """Whether a file may hold more than libsndfile will read of it.
 
     Args:
@@ -26,14 +30,20 @@ def is_guessed(path: str, container: str) -> bool:
     """
     if container not in ("OGG", "MP3", "MPEG", "FLAC"):
         return False
+    if not isinstance(path, str):
+        return _is_guess(path.load().content if isinstance(path, Member) else path.content, container)
     # A map, not the content: of most files a few bytes are looked at.
     with open(path, "rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as content:
-        if container == "FLAC":
-            return _counts_anew(content)
-        return _is_chained(content) if container == "OGG" else _is_more_than_its_table(content)
+        return _is_guess(content, container)
 
 
-def _is_chained(content: mmap.mmap) -> bool:
+def _is_guess(content: Content, container: str) -> bool:
+    if container == "FLAC":
+        return _counts_anew(content)
+    return _is_chained(content) if container == "OGG" else _is_more_than_its_table(content)
+
+
+def _is_chained(content: Content) -> bool:
     """Whether an Ogg stream begins after another one has."""
     place, begun = 0, False
     while content[place : place + 4] == b"OggS" and place + 27 <= len(content):
@@ -46,7 +56,7 @@ def _is_chained(content: mmap.mmap) -> bool:
     return False
 
 
-def _counts_anew(content: mmap.mmap) -> bool:
+def _counts_anew(content: Content) -> bool:
     """Whether a FLAC file begins again after its beginning.
 
     A short file is searched for a second header. Of a long one, frames at a few places are looked at, which count
@@ -81,7 +91,7 @@ for _byte in range(256):
 FLAC_BLOCKS = {1: 192, **{code: 576 << code - 2 for code in range(2, 6)}, **{code: 1 << code for code in range(8, 16)}}
 
 
-def _flac_frame(content: mmap.mmap, place: int, block: int) -> tuple[int, int] | None:
+def _flac_frame(content: Content, place: int, block: int) -> tuple[int, int] | None:
     """Return the first sample of the first frame from a place on, and the one after its last; None: there is none."""
     end = min(len(content), place + (1 << 18))
     while (place := content.find(b"\xff", place, end)) >= 0:
@@ -92,7 +102,7 @@ def _flac_frame(content: mmap.mmap, place: int, block: int) -> tuple[int, int] |
     return None
 
 
-def _last_flac_frame(content: mmap.mmap, block: int) -> tuple[int, int] | None:
+def _last_flac_frame(content: Content, block: int) -> tuple[int, int] | None:
     """Return the same of the last frame."""
     place, begin = len(content), max(0, len(content) - (1 << 18))
     while (place := content.rfind(b"\xff", begin, place)) >= 0:
@@ -125,7 +135,7 @@ def _flac_header(head: bytes, block: int) -> tuple[int, int] | None:
     return start, start + size
 
 
-def _is_more_than_its_table(content: mmap.mmap) -> bool:
+def _is_more_than_its_table(content: Content) -> bool:
     place = _first_frame(content)
     frame = _frame(content, place)
     if frame is None:
@@ -148,12 +158,12 @@ def _is_more_than_its_table(content: mmap.mmap) -> bool:
     return False
 
 
-def _is_frame(content: mmap.mmap, place: int) -> bool:
+def _is_frame(content: Content, place: int) -> bool:
     """Whether another stream, or its title, begins here; behind the last frame there are tags of other kinds."""
     return content[place : place + 3] == b"ID3" or _frame(content, place) is not None
 
 
-def _first_frame(content: mmap.mmap) -> int:
+def _first_frame(content: Content) -> int:
     place = 0
     while content[place : place + 3] == b"ID3":
         sizes = content[place + 6 : place + 10]
@@ -166,7 +176,7 @@ def _first_frame(content: mmap.mmap) -> int:
     return place
 
 
-def _frame(content: mmap.mmap, place: int) -> tuple[int, int, int] | None:
+def _frame(content: Content, place: int) -> tuple[int, int, int] | None:
     """Return bytes, kbit/s and bytes of side information of a frame of layer III; None where there is none."""
     head = content[place : place + 4]
     if len(head) < 4 or head[0] != 0xFF or head[1] & 0xE6 != 0xE2:

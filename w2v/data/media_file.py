@@ -18,6 +18,7 @@ import numpy.typing as npt
 from w2v.errors import DataError
 
 Samples = npt.NDArray[np.float32]
+ByteFile = io.BytesIO | io.RawIOBase
 
 # FFmpeg's names of containers that hold their own sound. A play list is none: it would open other files and addresses.
 CONTAINERS = (
@@ -115,12 +116,12 @@ def _arrays(parts: Any) -> Iterator[Samples]:
 TITLES = (b"ID3", b"TAG", b"APETAGEX")
 
 
-def _num_indexes(file: io.BufferedReader) -> int:
+def _num_indexes(file: ByteFile) -> int:
     """Return how many indexes an MP4 file has, each of which stands for itself; 0 for other files."""
     place = count = 0
     while True:
         file.seek(place)
-        head = file.read(16)
+        head = file.read(16) or b""
         if len(head) < 8 or (not place and head[4:8] != b"ftyp"):
             break
         length = int.from_bytes(head[:4], "big")
@@ -139,7 +140,7 @@ def is_installed() -> bool:
 
 
 @contextmanager
-def media_file(file: io.BufferedReader, path: str) -> Iterator[MediaFile]:
+def media_file(file: ByteFile, path: str) -> Iterator[MediaFile]:
     """Open a file with PyAV.
 
     Args:
