@@ -36,6 +36,8 @@ EXTRAS = {
     "media": ["av>=14"],
     # Only the ONNX file of silero-vad is used; see w2v/data/silero.py.
     "vad": ["silero-vad>=6.2.3", "onnxruntime>=1.17"],
+    # `w2v-live`: a microphone. On Linux the system's PortAudio is needed, too.
+    "live": ["sounddevice>=0.4.6"],
     # `w2v-visualize`: pictures, PCA and t-SNE.
     "vis": ["matplotlib>=3.8", "scikit-learn>=1.3"],
     # `w2v-featurize --format h5`, the original's layout.
@@ -85,7 +87,19 @@ EXTRAS["all"] = sorted({package for name in EXTRAS if name not in ("test", "dev"
 
 # Each program is `main() -> int` of a module in w2v_cli; what it returns is the exit code.
 PROGRAMS = (
-    *("manifest", "segment", "labels", "train", "infer", "transcribe", "align", "featurize", "tokenize", "convert"),
+    *(
+        "manifest",
+        "segment",
+        "labels",
+        "train",
+        "infer",
+        "transcribe",
+        "live",
+        "align",
+        "featurize",
+        "tokenize",
+        "convert",
+    ),
     *("lm", "visualize"),
 )
 
