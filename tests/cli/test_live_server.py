@@ -11,6 +11,7 @@ import http.client
 import json
 import re
 import socket
+import sys
 import tempfile
 import threading
 import time
@@ -32,6 +33,7 @@ from w2v.inference.live_options import LiveOptions
 from w2v.inference.result import Transcript
 from w2v.inference.transcribe import open_transcriber, transcribe
 from w2v.inference.transcriber import Transcriber
+from w2v_cli import live
 from w2v_cli.serve import listening
 from w2v_cli.serve.access import Access
 from w2v_cli.serve.flags import ServeOptions
@@ -310,6 +312,29 @@ def test_flags_that_break_a_rule(values: dict[str, Any], message: str) -> None:
     if "token" in values or "origin" in values:
         with pytest.raises(ConfigError, match="--serve" if any(values.values()) else ".*"):
             ServeOptions(**values) if any(values.values()) else ServeOptions(serve=True, **values)
+
+
+def test_serving_is_for_those_who_open_the_page(capsys: pytest.CaptureFixture[str]) -> None:
+    more = [["talk.wav"], ["--json"], ["--output-dir", "out"], ["--device", "1"], ["--list-devices"]]
+    for options in more:
+        assert live.main(["model.pt", *options, "--serve"]) == 2
+        assert (
+            f"leave out {'the source talk.wav' if options == ['talk.wav'] else options[0]}" in capsys.readouterr().err
+        )
+
+
+def test_without_websockets_a_line_names_the_extra(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setitem(sys.modules, "websockets.server", None)
+    assert live.main(["model.pt", "--serve"]) == 2
+    assert 'pip install "w2v[live]"' in capsys.readouterr().err
+
+
+def test_a_port_that_is_taken(server: Running, golden: Any, capsys: pytest.CaptureFixture[str]) -> None:
+    model = golden / "people/hf_stitch/layer"
+    assert live.main([str(model), "--serve", "--cpu", "--port", str(server.port)]) == 2
+    assert re.search(rf"--host 127.0.0.1 --port {server.port}: .*; give another one", capsys.readouterr().err)
 
 
 def test_flags_within_the_rules() -> None:
