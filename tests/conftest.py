@@ -33,6 +33,12 @@ class GoldenFolder:
         return self.committed / name
 
 
+@pytest.fixture
+def quick_half(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let this CPU pass for one that multiplies as quickly in half precision, so that programs compute in it."""
+    monkeypatch.setattr("w2v.functional.products.product_speed", lambda dtype, training: 1.0)
+
+
 @pytest.fixture(scope="session")
 def golden() -> GoldenFolder:
     """Folder of tensors recorded from the original (`W2V_GOLDEN`)."""

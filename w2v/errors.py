@@ -37,6 +37,12 @@ class DataError(W2vError):
     """A manifest, label file, dictionary or audio file cannot be used."""
 
 
+class ShardError(W2vError):
+    """A shard is out of reach, or is not the one that its manifest was written for. Its clips cannot be replaced."""
+
+    exit_code = 3
+
+
 class CheckpointError(W2vError):
     """A checkpoint is missing, damaged, or does not fit what was asked of it."""
 

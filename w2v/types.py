@@ -1,6 +1,7 @@
 """The values that flow through the house, in the order in which they appear.
 
-manifest line -> AudioExample -> AudioBatch -> model -> ContrastiveOutput | CtcOutput -> criterion -> Loss.
+manifest line -> AudioExample -> AudioBatch -> model -> ContrastiveOutput | MaskedPredictionOutput | CtcOutput
+-> criterion -> Loss.
 In inference: CtcOutput -> Emissions -> decoder -> Hypothesis.
 text -> TextBatch -> model -> LanguageModelOutput -> criterion -> Loss.
 Shapes: B clips, S samples, T frames or words, C channels, V symbols, K negatives, N predictions.
@@ -64,6 +65,7 @@ class AudioBatch:
         seed: base of every random draw made for this batch.
         targets: (B, L) int64 label ids, right-padded with `pad`.
         target_lengths: (B,) int64; CPU.
+        starts: first sample of each row in its clip, where clips were cropped; what else belongs to them is cut alike.
     """
 
     source: Tensor
@@ -72,6 +74,7 @@ class AudioBatch:
     seed: int
     targets: Tensor | None = None
     target_lengths: Tensor | None = None
+    starts: list[int] = field(default_factory=list)
 
     @property
     def num_items(self) -> int:
@@ -99,12 +102,36 @@ class AudioBatch:
 
 
 @dataclass(frozen=True)
+class FrameLabelBatch(AudioBatch):
+    """Clips with class ids at a steady rate, of one label set or several (HuBERT).
+
+    Attributes:
+        frame_labels: per set (B, L) int64, right-padded with `pad`.
+        label_lengths: per set (B,) int64 true labels; CPU.
+    """
+
+    frame_labels: tuple[Tensor, ...] = ()
+    label_lengths: tuple[Tensor, ...] = ()
+
+    def to(self, device: torch.device) -> FrameLabelBatch:
+        """Return the batch with samples and labels on `device`."""
+        labels = tuple(labels.to(device, non_blocking=True) for labels in self.frame_labels)
+        return replace(self, source=self.source.to(device, non_blocking=True), frame_labels=labels)
+
+    def pin_memory(self) -> FrameLabelBatch:
+        """Return the batch in page-locked memory (called by torch's loader)."""
+        labels = tuple(labels.pin_memory() for labels in self.frame_labels)
+        return replace(self, source=self.source.pin_memory(), frame_labels=labels)
+
+
+@dataclass(frozen=True)
 class TextBatch:
     """Samples of text of one micro-batch. A word here is one entry of the dictionary, be it a letter.
 
     Attributes:
         source: (B, T) int64 words, right-padded; what a model reads.
-        targets: (B, T) int64, the word after each; stays on the CPU, where the host sees which words are asked for.
+        targets: (B, T) int64, the word after each, or of a masked language model the word itself where it is to be
+            predicted and `<pad>` elsewhere; stays on the CPU, where the host sees which words are asked for.
         lengths: (B,) int64 true words per sample; CPU.
         indices: (B,) int64 numbers of the samples in their data set; CPU.
         seed: base of every random draw made for this batch.
@@ -164,6 +191,34 @@ class ContrastiveOutput:
     penalties: dict[str, Tensor] = field(default_factory=dict)
     stats: dict[str, Tensor | float] = field(default_factory=dict)
     negative_weight: float = 1.0
+
+
+@dataclass(frozen=True)
+class ClassLogits:
+    """Similarities of predictions with the classes of one label set.
+
+    Attributes:
+        logits: (N, 1 + C); the frame's own class is in column 0, and holds -inf among the C classes after it.
+        labels: (N,) int64 own classes.
+    """
+
+    logits: Tensor
+    labels: Tensor
+
+
+@dataclass(frozen=True)
+class MaskedPredictionOutput:
+    """What HuBERT predicts for frames that were hidden, and for those that were not.
+
+    Attributes:
+        masked: per label set.
+        unmasked: per label set; empty where they are left out.
+        penalties: name -> scalar, in the order in which `--loss-weights` weighs them.
+    """
+
+    masked: list[ClassLogits]
+    unmasked: list[ClassLogits]
+    penalties: dict[str, Tensor] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)

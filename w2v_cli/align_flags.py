@@ -63,8 +63,8 @@ class ProgramConfig(ShardOptions):
     num_threads: int = arg(2, help="recordings read at once")
     allow_outside_root: bool = arg(False, help="take recordings that a manifest names by absolute paths or with `..`")
     cpu: bool = arg(False, help="never use CUDA")
-    fp16: bool = arg(False, help="compute in half precision")
-    bf16: bool = arg(False, help="compute in bfloat16")
+    fp16: bool = arg(False, help="compute in half precision; on a CPU only where that is faster")
+    bf16: bool = arg(False, help="compute in bfloat16; on a CPU only where that is faster")
     user_dir: str | None = arg(None, help="python file, folder or package with your own models")
     quiet: bool = arg(False, help="no progress; only warnings and the result")
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import multiprocessing
 import os
 import sys
 from collections import Counter, deque
@@ -24,11 +23,13 @@ from w2v.errors import DataError, MissingPackageError, W2vError
 from w2v.inference.emission_file import EmissionFile, EmissionInfo
 from w2v.inference.emissions import ctc_info
 from w2v.inference.load import load_model
+from w2v.inference.prepare import number_format
 from w2v.inference.recording import FileRecording, Recording
 from w2v.inference.recording_emissions import RecordingEmissions, RecordingFrames
 from w2v.inference.result import render
 from w2v.inference.text_alignment import TextAligner, TextAlignment
 from w2v.inference.wrong_text import likely_cause, named_characters, weakest_stretch
+from w2v.system import can_fork, usable_cores
 from w2v_cli.align_flags import AlignFlags, ProgramConfig
 from w2v_cli.align_pairs import Pair, find_pairs
 from w2v_cli.align_split import ClipWriter
@@ -163,7 +164,7 @@ def open_source(config: ProgramConfig, device: torch.device) -> FrameSource:
             file.info = replace(file.info, post_process=config.post_process or file.info.post_process)
             return FileSource(file)
     loaded = load_model(config.model, user_dir=config.user_dir, dictionary=config.dict)
-    half = torch.float16 if config.fp16 else torch.bfloat16 if config.bf16 else None
+    half = number_format(config, device)
     info = ctc_info(loaded, config.post_process)
     return ModelSource(RecordingEmissions(loaded, info, device, half, config.max_tokens, config.num_threads))
 
@@ -340,7 +341,7 @@ def in_order(
 
 def note_failure(job: Job, reason: str, report: Report, *, is_only: bool) -> None:
     """Note a recording that cannot be aligned, and say so; the only one is `conclude`'s."""
-    report.failed.append(reason if job.pair.path in reason else f"{job.pair.path}: {reason}")
+    report.failed.append(reason if str(job.pair.path) in reason else f"{job.pair.path}: {reason}")
     if not is_only:
         logger.warning("not aligned: %s", report.failed[-1])
 
@@ -387,7 +388,6 @@ def conclude(report: Report, *, is_only: bool) -> int:
 
 def default_workers() -> int:
     """Return the cores of this rank; none where processes cannot be forked."""
-    if "fork" not in multiprocessing.get_all_start_methods():
+    if not can_fork():
         return 0
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    return max(cores // int(os.environ.get("LOCAL_WORLD_SIZE", "1")), 1)
+    return max(usable_cores() // int(os.environ.get("LOCAL_WORLD_SIZE", "1")), 1)

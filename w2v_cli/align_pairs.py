@@ -11,6 +11,7 @@ from w2v.data.audio_files import AUDIO_ENDINGS
 from w2v.data.manifest import read_manifest
 from w2v.data.text_file import read_lines
 from w2v.errors import ConfigError, DataError
+from w2v.shards.member import Source
 
 TEXT_ENDINGS = (".txt", ".lab")
 LABELS = ".wrd"
@@ -28,7 +29,7 @@ class Pair:
     """
 
     name: str
-    path: str
+    path: Source
     text: Path | None = None
     line: str = ""
 
@@ -92,4 +93,4 @@ def _of_manifest(path: Path, text: str | None, *, allow_outside_root: bool) -> l
     lines: Sequence[str] = read_lines(labels, "labels")
     if len(lines) != len(manifest):
         raise DataError(f"{labels}: {len(lines)} lines, but {path} lists {len(manifest)} recordings")
-    return [Pair(manifest.name(row), manifest.path(row), None, line) for row, line in enumerate(lines)]
+    return [Pair(manifest.title(row), manifest.source_of(row), None, line) for row, line in enumerate(lines)]

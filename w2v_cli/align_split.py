@@ -25,6 +25,7 @@ from w2v.inference.emission_file import EmissionInfo
 from w2v.inference.recording import FileRecording
 from w2v.inference.spelling import WILDCARD, SpelledText, SpelledWord
 from w2v.inference.text_alignment import TextAlignment, is_stretched
+from w2v.shards.member import Source
 
 REJECTS = "file\tstart\tend\tconfidence\treason\ttext\n"
 
@@ -51,7 +52,7 @@ class ClipWriter:
         """Whether the clips of a recording are there."""
         return self._note(stem).is_file()
 
-    def write(self, stem: str, path: str, alignment: TextAlignment) -> None:
+    def write(self, stem: str, path: Source, alignment: TextAlignment) -> None:
         """Write the clips of one recording.
 
         Args:
@@ -78,7 +79,7 @@ class ClipWriter:
                 good.append((clip, dictionary.string(labels)))
         rows = list(self._clips(stem, path, good))
         self._note(stem).parent.mkdir(parents=True, exist_ok=True)
-        note = {"file": path, "clips": rows, "rejects": rejects}
+        note = {"file": str(path), "clips": rows, "rejects": rejects}
         # Escapes stand for names that are no UTF-8 as well.
         write_atomically(self._note(stem), json.dumps(note).encode())
 
@@ -111,7 +112,7 @@ class ClipWriter:
     def _note(self, stem: str) -> Path:
         return self.folder / "parts" / f"{stem}.json"
 
-    def _clips(self, stem: str, path: str, clips: Sequence[tuple[Clip, str]]) -> Iterator[tuple[str, int, str]]:
+    def _clips(self, stem: str, path: Source, clips: Sequence[tuple[Clip, str]]) -> Iterator[tuple[str, int, str]]:
         """Write clips; yield name, samples and symbols of each."""
         rate = self.info.sample_rate
         spans = [(round(clip.start * rate), round(clip.end * rate)) for clip, _ in clips]
@@ -159,7 +160,7 @@ def _with_stars(spelling: SpelledText, star: str) -> Iterator[tuple[bool, Spelle
             is_after_star = False
 
 
-def _pieces(path: str, rate: int, spans: Sequence[tuple[int, int]]) -> Iterator[npt.NDArray[np.float32]]:
+def _pieces(path: Source, rate: int, spans: Sequence[tuple[int, int]]) -> Iterator[npt.NDArray[np.float32]]:
     """Yield samples of a recording from `start` to `end`, spans in order and disjoint; it is read in blocks."""
     held, first = np.zeros(0, dtype=np.float32), 0
     blocks = FileRecording(path).blocks(rate)

@@ -18,6 +18,7 @@ import torch
 
 from w2v.decoders import Decoder, DecoderConfig
 from w2v.errors import W2vError
+from w2v.system import KILLED, can_fork, usable_cores
 from w2v.types import Emissions, Hypothesis
 
 Request = TypeVar("Request")
@@ -38,6 +39,10 @@ class WorkerPool(Generic[Request, Answer]):
     """
 
     def __init__(self, answer: Callable[[Request], Answer], num_workers: int) -> None:
+        if not can_fork():
+            raise WorkerError(
+                "this system cannot copy a process, so there can be no further ones; set their number to 0"
+            )
         context: Any = multiprocessing.get_context("fork")
         self._idle: queue.SimpleQueue[tuple[Any, Connection[Any, Any]]] = queue.SimpleQueue()
         self._processes: list[Any] = []
@@ -63,7 +68,7 @@ class WorkerPool(Generic[Request, Answer]):
         except (EOFError, OSError) as e:
             process.join(GRACE)
             code = process.exitcode
-            why = "killed, perhaps because the machine is out of memory" if code == -signal.SIGKILL else f"code {code}"
+            why = "killed, perhaps because the machine is out of memory" if code == KILLED else f"code {code}"
             if not any(other.is_alive() for other in self._processes):
                 self._idle.put((process, connection))  # those who ask next must not wait for ever
             raise WorkerError(f"a decoding process has ended ({why})") from e
@@ -112,10 +117,9 @@ THREADED_DECODERS = ("viterbi", "fairseqlm")
 def default_workers(config: DecoderConfig) -> int:
     """Return how many processes a decoder is given: all cores of this rank, or none where torch uses them."""
     uses_torch = config.w2l_decoder in THREADED_DECODERS or config.rescore_lm is not None
-    if uses_torch or "fork" not in multiprocessing.get_all_start_methods():
+    if uses_torch or not can_fork():
         return 0
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    return max(cores // int(os.environ.get("LOCAL_WORLD_SIZE", "1")), 1)
+    return max(usable_cores() // int(os.environ.get("LOCAL_WORLD_SIZE", "1")), 1)
 
 
 def decode(

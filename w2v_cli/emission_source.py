@@ -27,7 +27,7 @@ from w2v.errors import ConfigError, listed
 from w2v.inference.emission_file import EmissionFile, EmissionInfo, EmissionWriter, merge_emissions
 from w2v.inference.emissions import ModelEmissions, ctc_info
 from w2v.inference.load import LoadedModel, load_model
-from w2v.inference.prepare import cast_weights, to_int8
+from w2v.inference.prepare import cast_weights, number_format, to_int8
 from w2v.types import Emissions, IntArray
 from w2v_cli.progress import Work
 from w2v_cli.shard_flags import ShardOptions
@@ -80,8 +80,8 @@ class SourceConfig(ShardOptions):
     num_workers: int = arg(1, help="files read at once")
     seed: int = arg(1, help="order of clips of equal length, and chance elsewhere")
     cpu: bool = arg(False, help="never use CUDA")
-    fp16: bool = arg(False, help="compute in half precision")
-    bf16: bool = arg(False, help="compute in bfloat16")
+    fp16: bool = arg(False, help="compute in half precision; on a CPU only where that is faster")
+    bf16: bool = arg(False, help="compute in bfloat16; on a CPU only where that is faster")
     int8: bool = arg(False, help="on a CPU: transformer blocks in whole numbers of 8 bits, faster and nearly as exact")
     model_overrides: Mapping[str, Any] | None = arg(
         None, help="options of the checkpoint to change: \"{'name': value}\"", parse=read_overrides
@@ -217,14 +217,28 @@ def open_source(config: SourceConfig, device: torch.device) -> EmissionSource:
     Raises:
         W2vError: a file cannot be read, or does not fit.
     """
+    return open_clips(config, *open_reader(config, device))
+
+
+def open_reader(config: SourceConfig, device: torch.device, flag: str = "--path") -> tuple[Reader, EmissionInfo]:
+    """Open the model or the file of emissions.
+
+    Args:
+        config: `path` names the model.
+        device: where it computes.
+        flag: what named it, for messages.
+
+    Raises:
+        W2vError: a file cannot be read, or does not fit.
+    """
     reader: Reader
     if config.load_emissions is not None:
         file = EmissionFile(config.shard_file(config.load_emissions))
         info = file.info
         reader = file
     else:
-        half = torch.float16 if config.fp16 else torch.bfloat16 if config.bf16 else None
-        loaded, info = load(config)
+        half = number_format(config, device)
+        loaded, info = load(config, flag)
         if config.int8:
             if device.type != "cpu":
                 raise ConfigError("--int8 is for a CPU; give --cpu, or --bf16 on this GPU")
@@ -234,17 +248,31 @@ def open_source(config: SourceConfig, device: torch.device) -> EmissionSource:
         reader = ModelEmissions(loaded, info, device, half, config.num_workers, longest)
     # As the user says; else as in training, which a dictionary without its word mark cannot mean.
     symbol = config.post_process or fitting_post_process(info.post_process, info.symbols)
-    info = dataclasses.replace(info, post_process=symbol)
+    return reader, dataclasses.replace(info, post_process=symbol)
+
+
+def open_clips(config: SourceConfig, reader: Reader, info: EmissionInfo, *, has_labels: bool = True) -> EmissionSource:
+    """Read manifest and labels.
+
+    Args:
+        config: where they are.
+        reader: gives emissions.
+        info: what they have in common.
+        has_labels: whether there may be labels, so that a word is due where there are none.
+
+    Raises:
+        W2vError: a file cannot be read, or does not fit.
+    """
     dictionary = Dictionary(info.symbols)
     path = Path(config.data) / f"{config.gen_subset}.tsv"
     manifest = read_manifest(path, allow_outside_root=config.allow_outside_root)
-    references = open_references(config, info, manifest, dictionary)
+    references = open_references(config, info, manifest, dictionary) if has_labels else None
     plan = plan_batches(config, manifest)
     return EmissionSource(reader, info, dictionary, manifest, references, plan, config.shard.take(plan))
 
 
-def load(config: SourceConfig) -> tuple[LoadedModel, EmissionInfo]:
-    """Read the checkpoint.
+def load(config: SourceConfig, flag: str = "--path") -> tuple[LoadedModel, EmissionInfo]:
+    """Read the checkpoint, which `flag` named.
 
     Raises:
         CheckpointError: the model writes no labels.
@@ -258,7 +286,7 @@ def load(config: SourceConfig) -> tuple[LoadedModel, EmissionInfo]:
         dictionary=config.dict or None,
         data=None if config.dict else config.data,
     )
-    info = ctc_info(loaded, config.post_process, flag="--path")
+    info = ctc_info(loaded, config.post_process, flag=flag)
     trained = loaded.task.config.normalize
     if config.normalize is not None and config.normalize != trained:
         said = "--normalize" if config.normalize else "--no-normalize"

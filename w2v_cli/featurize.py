@@ -10,6 +10,7 @@ from __future__ import annotations
 import json
 import logging
 import math
+import os
 import shutil
 import sys
 from collections.abc import Iterator, Sequence
@@ -32,6 +33,8 @@ from w2v.functional.windows import overlapping_windows
 from w2v.inference.encode import ClipEncoder, feature_function, in_one
 from w2v.inference.feature_file import SUFFIXES, write_features
 from w2v.inference.load import LoadedModel, load_model
+from w2v.inference.token_features import token_features
+from w2v.shards.member import Source
 from w2v_cli.clips import ClipOptions, clip_encoder, describe, make_folder, parse_flags, size_of, work_of
 from w2v_cli.main import run
 from w2v_cli.progress import set_up_logging, show_progress
@@ -53,6 +56,10 @@ class FeaturizeConfig(ClipOptions):
     layer: str = arg(
         "c", help="frames to write: c: context; z: before it; q: z quantised; 1, 2, ...: that transformer block"
     )
+    bert: str | None = arg(
+        None, help="masked language model on the tokens of --model: write its frames; --layer c: the last; 0, 1, ..."
+    )
+    bert_no_bos: bool = arg(False, help="--bert reads tokens without <s> and </s>, as s3prl does")
     use_feat: bool = arg(False, help="the original's spelling of --layer z")
     format: str = arg("npy", help="h5: the original's .h5context (needs h5py)", choices=tuple(SUFFIXES))
     no_copy_labels: bool = arg(False, help="do not copy the other files of a split's folder")
@@ -67,6 +74,8 @@ class FeaturizeConfig(ClipOptions):
         check_range(self, 0, math.inf, "context", "gpu")
         if self.use_feat and self.layer not in ("c", "z"):
             raise ConfigError(f"--use-feat and --layer {self.layer} exclude each other; give one of them")
+        if self.bert_no_bos and self.bert is None:
+            raise ConfigError("--bert-no-bos needs --bert")
 
 
 @dataclass(frozen=True)
@@ -95,6 +104,8 @@ def featurize(argv: Sequence[str]) -> int:
     rank = own_rank(config, cpu=config.cpu)
     set_up_logging(is_master=rank.rank == 0 and not config.quiet, stream=sys.stderr)
     loaded = load_model(config.model, user_dir=config.user_dir)
+    if config.bert is not None:
+        loaded = token_features(loaded, load_model(config.bert), with_ends=not config.bert_no_bos)
     encoder = build_encoder(config, loaded, rank)
     check_settings(config)
     failed: list[str] = []
@@ -136,6 +147,8 @@ def check_settings(config: FeaturizeConfig) -> None:
     """
     settings: dict[str, Any] = {
         "model": fingerprint(config.model),
+        "bert": None if config.bert is None else fingerprint(config.bert),
+        "bert_no_bos": config.bert_no_bos or None,
         "layer": "z" if config.use_feat else config.layer,
         "max_size": config.max_size,
         "context": config.context,
@@ -193,11 +206,18 @@ def write_job(config: FeaturizeConfig, encoder: ClipEncoder, job: Job, rank: Ran
     # ranks, or on where an earlier run was ended.
     batches = own_part(config, rank, encoder.plan(clips))
     missing = np.zeros(len(clips), dtype=np.bool_)
+    num_outdated = 0
     for row in (int(row) for batch in batches for row in batch):
-        missing[row] = config.overwrite or not feature_path(job.output, clips.name(row), suffix).is_file()
+        path = feature_path(job.output, clips.title(row), suffix)
+        is_there = not config.overwrite and path.is_file()
+        is_outdated = is_there and is_newer(clips.stretch(row)[0], path)
+        missing[row] = is_outdated or not is_there
+        num_outdated += is_outdated
     num_clips = sum(map(len, batches))
     if missing.sum() < num_clips:
         logger.info("%s: %d of %d clips are there already", job.output, num_clips - missing.sum(), num_clips)
+    if num_outdated:
+        logger.warning("%s: %d clips are newer than their features, which are made anew", job.output, num_outdated)
     batches = [batch for batch in batches if missing[batch].any()]
     failed = []
     work = work_of(str(job.output), clips, batches, encoder.sample_rate)
@@ -208,12 +228,23 @@ def write_job(config: FeaturizeConfig, encoder: ClipEncoder, job: Job, rank: Ran
                 failed.append(describe(clips, encoded))
                 logger.warning("no features: %s", failed[-1])
                 continue
-            path = feature_path(job.output, clips.name(encoded.row), suffix)
+            path = feature_path(job.output, clips.title(encoded.row), suffix)
             make_folder(path.parent)
             write_features(path, encoded.frames.astype(np.float32, copy=False), encoder.frame_rate, config.format)
     if job.labels_from is not None and rank.rank == config.shard.index == 0:
         copy_labels(config, job.labels_from, job.output)
     return failed
+
+
+def is_newer(clip: Source, made: Path) -> bool:
+    """Whether a clip was changed or replaced after its features were made; one that is gone was not.
+
+    Of a clip inside of a shard the whole shard was; on a server, nothing is asked.
+    """
+    try:
+        return os.stat(clip if isinstance(clip, str) else clip.path).st_mtime > made.stat().st_mtime
+    except OSError:
+        return False
 
 
 def feature_path(folder: Path, name: str, suffix: str) -> Path:
@@ -229,7 +260,7 @@ def check_names(clips: Manifest, folder: Path, suffix: str) -> None:
         DataError: `a.wav` and `a.flac` are both there.
     """
     # Eight bytes for each clip, where a table of paths would take five hundred.
-    paths = (feature_path(folder, clips.name(row), suffix) for row in range(len(clips)))
+    paths = (feature_path(folder, clips.title(row), suffix) for row in range(len(clips)))
     marks = np.fromiter(map(hash, paths), dtype=np.int64, count=len(clips))
     order = np.argsort(marks, kind="stable")
     for place in np.flatnonzero(np.diff(marks[order]) == 0):

@@ -70,12 +70,14 @@ class Transcript:
         num_samples: samples of the clip; 0: it could not be read.
         text: the best hypothesis.
         lines: kind of file -> lines.
+        label: the scored hypothesis as `label_output` has it; empty where none is asked for.
     """
 
     row: int
     num_samples: int
     text: str
     lines: dict[str, list[str]]
+    label: str = ""
 
 
 class TranscriptWriter:
@@ -161,6 +163,7 @@ class Results:
         suffix: what follows the kind in each file name.
         prefix: what comes before it, where there are several shards.
         start: when the work began (`time.monotonic`); None: parts of it were done in other runs, so no speed is told.
+        shows: whether transcripts are printed where they go to no file.
 
     Raises:
         ConfigError: a file cannot be made.
@@ -175,9 +178,11 @@ class Results:
         suffix: str,
         prefix: str,
         start: float | None,
+        shows: bool = True,
     ) -> None:
         self.source = source
         self.config = config
+        self._shows = shows
         self.scorer: Scorer | None = None if source.references is None else build_scorer(config.scoring, config)
         self.rows: list[int] = []
         self.num_samples: list[int] = []
@@ -198,7 +203,7 @@ class Results:
         if self.scorer is not None and reference is not None:
             texts = (self.source.scored_text(text, self.config.scoring) for text in (reference[1], transcript.text))
             self.scorer.add(*texts)
-        if not self._files:
+        if not self._files and self._shows:
             print(f"{self.source.manifest.name(transcript.row)}\t{transcript.text}")
         try:
             for kind, file in self._files.items():

@@ -240,7 +240,7 @@ def _stretch(manifest: Manifest, row: int, start: float, end: float | None, wher
     """Return name and samples of a stretch of a recording, given in seconds."""
     from w2v.data.audio import audio_info
 
-    info = audio_info(manifest.path(row))
+    info = audio_info(manifest.source_of(row))
     # Offsets count in samples of the file; sizes, as those of the manifest, in samples of training.
     first = round(start * info.sample_rate)
     last = info.frames if end is None else min(round(end * info.sample_rate), info.frames)

@@ -2,7 +2,8 @@
 
 The same files, the same arguments and, for the same seed, the same split as the original's `wav2vec_manifest.py`;
 in addition headers are read in parallel, files that training could not use go to rejects.tsv with a reason, and the
-same command resumes a scan that was interrupted.
+same command resumes a scan that was interrupted. Clips may lie in shards, or be packed into shards; see `shard_listing`
+and `shard_writer`.
 """
 
 from __future__ import annotations
@@ -16,16 +17,23 @@ from collections.abc import Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
-from w2v.config import ArgumentParser, arg, build_config, check_range, str_tuple
+from w2v.config import ArgumentParser, arg, build_config, byte_size, check_range, str_tuple
 from w2v.data.audio import LONGEST, audio_info, read_audio
 from w2v.data.audio_files import list_audio
-from w2v.data.manifest import is_listable, write_manifest
+from w2v.data.manifest import Manifest, is_listable, make_manifest, read_manifest, write_manifest
 from w2v.errors import DataError
 from w2v.files import write_atomically
+from w2v.shards.member import Source, shown
+from w2v.shards.store import ShardStore
 from w2v_cli.main import run
 from w2v_cli.scan_record import ScanRecord
+from w2v_cli.shard_check import check_manifest
+from w2v_cli.shard_clips import Clips, Found
+from w2v_cli.shard_listing import Shards, find_shards, read_shard, split_of, unpack
+from w2v_cli.shard_writer import labels_beside, write_shards
 
 PROGRAM = "w2v-manifest"
 RECORD = ".w2v-manifest.scan"  # in --dest while a scan lasts
@@ -38,7 +46,10 @@ class ManifestConfig:
     """Which files are listed, and where."""
 
     root: str = arg(
-        help="folder with audio files, searched with all its folders; hidden ones are left out", positional=True
+        help="folder with audio files, searched with all its folders; hidden ones are left out. With --ext tar, zip or "
+        "parquet: folder or address (s3://, gs://) with shards; or names such as https://host/x-{000..009}.tar. With "
+        "--shards or --check also a manifest",
+        positional=True,
     )
     valid_percent: float = arg(0.01, help="share of files that go to valid.tsv, from 0 to 1 (a fraction)")
     dest: str = arg(".", help="folder to write to; made where it is missing")
@@ -65,26 +76,28 @@ class ManifestConfig:
     )
     probe: bool = arg(False, help="decode every file to the end instead of reading its header only")
     jobs: int | None = arg(None, help="processes that read headers (default: one per core)")
+    shards: str | None = arg(
+        None, help="pack the clips into tar shards in this folder, with the labels that lie beside a manifest; the "
+        "manifest of the shards goes there, too, or to --dest"
+    )  # fmt: skip
+    shard_size: int = arg(
+        1 << 30,
+        help="a shard is closed before it becomes larger, in bytes or as 500M, 1G (default: 1G)",
+        parse=byte_size,
+    )
+    shuffle: bool = arg(
+        False,
+        help="pack the clips in an order drawn by --seed: with --shuffle-shards training joins neighbours in batches",
+    )
+    check: bool = arg(
+        False, help="read every clip of a manifest and compare shards, checksums, lengths and labels; 1 if any is wrong"
+    )
+    stream_only: bool = arg(False, help="unpack *.tar.gz to --dest first: clips in them cannot be found otherwise")
 
     def __post_init__(self) -> None:
         check_range(self, 0, 1, "valid_percent")
         check_range(self, 0, math.inf, "sample_rate", "min_samples")
-        check_range(self, 1, math.inf, "jobs", "channel", "max_sample_size")
-
-
-@dataclass(frozen=True)
-class Found:
-    """What was found out about one file.
-
-    Attributes:
-        samples: length at the rate at which the file will be read.
-        seconds: duration.
-        reason: why it cannot be used; empty where it can.
-    """
-
-    samples: int = 0
-    seconds: float = 0.0
-    reason: str = ""
+        check_range(self, 1, math.inf, "jobs", "channel", "max_sample_size", "shard_size")
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -99,12 +112,16 @@ def _parse(argv: Sequence[str] | None) -> ManifestConfig:
 
 
 def _write(config: ManifestConfig) -> int:
+    if config.check:
+        return check_manifest(config.root, config.sample_rate, resample=config.resample)
+    if config.shards and config.root.endswith((".tsv", ".tsv.gz")):
+        return _pack(config, read_manifest(config.root), Path(config.root).name.partition(".")[0])
+    shards = find_shards(config.root, config.ext)
+    if shards is not None:
+        return _list_shards(config, shards)
     root = os.path.realpath(config.root)
     files, left_out = list_files(config, root)
-    try:
-        os.makedirs(config.dest, exist_ok=True)
-    except OSError as e:
-        raise DataError(f"--dest: cannot make the folder {config.dest}: {e.strerror or e}") from e
+    _make_folder("--dest", config.dest)
     draw = random.Random(config.seed).random
     splits: dict[str, list[tuple[str, Found]]] = {"train": [], "valid": []}
     rejects, draws = [], []
@@ -130,11 +147,77 @@ def _write(config: ManifestConfig) -> int:
         )
     notes = _fill_valid(config, splits, draws) + _cropping(config, splits["train"]) + left_out
     for split, rows in splits.items():
-        path = os.path.join(config.dest, f"{split}.tsv")
-        write_manifest(path, root, [name for name, _ in rows], [found.samples for _, found in rows])
+        names, sizes = [name for name, _ in rows], [found.samples for _, found in rows]
+        if config.shards is None:
+            write_manifest(os.path.join(config.dest, f"{split}.tsv"), root, names, sizes)
+        elif rows:
+            _pack(config, make_manifest(root, names, sizes), split)
     parts = [f"{split}.tsv: {len(rows)} files, {_hours(rows):.2f} hours" for split, rows in splits.items()]
     print("\n".join([f"{'; '.join(parts)}; rejects.tsv: {len(rejects)} files", *notes]), flush=True)
     return 0
+
+
+def _pack(config: ManifestConfig, manifest: Manifest, split: str) -> int:
+    """Write the clips of a manifest into shards."""
+    folder = str(config.shards)
+    dest = Path(folder if config.dest == "." else config.dest)
+    _make_folder("--shards", folder)
+    _make_folder("--dest", str(dest))
+    target = dest / f"{split}.tsv"
+    if manifest.source and target.exists() and target.samefile(manifest.source):
+        raise DataError(f"{target}: is the manifest that is read, and would be overwritten; give another --dest")
+    labels: dict[str, list[str]] = {}
+    if manifest.source:
+        labels = labels_beside(manifest.source)
+        for path in sorted(Path(manifest.source).parent.glob("dict.*.txt")):
+            write_atomically(dest / path.name, path.read_bytes())
+    order = list(range(len(manifest)))
+    if config.shuffle:
+        random.Random(config.seed).shuffle(order)
+        manifest = manifest.take(order)
+        labels = {kind: [lines[row] for row in order] for kind, lines in labels.items() if len(lines) == len(order)}
+    count = write_shards(manifest, labels, Path(folder), dest, split, config.shard_size)
+    kinds = "".join(f", {split}.{kind}" for kind in labels)
+    print(f"{split}.tsv{kinds}: {len(manifest)} clips in {count} shards in {folder}", flush=True)
+    return 0
+
+
+def _list_shards(config: ManifestConfig, shards: Shards) -> int:
+    """Write manifests of the clips in shards, and what is said in them."""
+    _make_folder("--dest", config.dest)
+    if config.stream_only:
+        shards = unpack(shards, Path(config.dest))
+    draw = random.Random(config.seed).random
+    store = ShardStore(shards.root)
+    splits: dict[str, Clips] = {"train": Clips(), "valid": Clips()}
+    rejects: list[str] = []
+    for name in shards.names:
+        named = split_of(name)
+        for clip in read_shard(store, name):
+            found = Found(reason=clip.reason) if clip.reason or clip.content is None else examine(config, clip.content)
+            split = named or ("train" if draw() > config.valid_percent else "valid")
+            if not is_listable(clip.place.name()):
+                found = Found(reason="its name holds a tab or a line break")
+            if found.reason:
+                rejects.append(f"{_one_line(clip.place.name())}\t{found.reason}\n")
+            else:
+                splits.setdefault(split, Clips()).add(clip, found)
+        for clips in splits.values():
+            clips.close_shard(name, store)
+    write_atomically(os.path.join(config.dest, "rejects.tsv"), os.fsencode("".join(rejects)))
+    if not any(len(clips.names) for clips in splits.values()):
+        first = (rejects or ["there are none"])[0].rstrip()
+        raise DataError(f"none of the clips in {shown(shards.root)} can be used: {first}")
+    notes = [clips.write(Path(config.dest), split, shards.root) for split, clips in splits.items()]
+    print("; ".join([*notes, f"rejects.tsv: {len(rejects)} clips"]), flush=True)
+    return 0
+
+
+def _make_folder(flag: str, folder: str) -> None:
+    try:
+        os.makedirs(folder, exist_ok=True)
+    except OSError as e:
+        raise DataError(f"{flag}: cannot make the folder {folder}: {e.strerror or e}") from e
 
 
 def _fill_valid(config: ManifestConfig, splits: dict[str, list[tuple[str, Found]]], draws: list[float]) -> list[str]:
@@ -193,9 +276,9 @@ def list_files(config: ManifestConfig, root: str) -> tuple[list[str], list[str]]
     return sorted(files) if config.sorted else files, notes
 
 
-def examine(config: ManifestConfig, path: str) -> Found:
+def examine(config: ManifestConfig, path: Source) -> Found:
     """Find out whether a file can be used, and how long it is."""
-    if not is_listable(path):
+    if not is_listable(str(path)):
         return Found(reason="its name holds a tab or a line break")
     try:
         info = audio_info(path)

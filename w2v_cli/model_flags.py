@@ -23,8 +23,8 @@ class ModelOptions:
     )
     user_dir: str | None = arg(None, help="python file, folder or package with your own models or decoders")
     cpu: bool = arg(False, help="never use a GPU")
-    fp16: bool = arg(False, help="compute in half precision")
-    bf16: bool = arg(False, help="compute in bfloat16")
+    fp16: bool = arg(False, help="compute in half precision; on a CPU only where that is faster")
+    bf16: bool = arg(False, help="compute in bfloat16; on a CPU only where that is faster")
     int8: bool = arg(False, help="on a CPU: transformer blocks in whole numbers of 8 bits, faster and nearly as exact")
 
     def __post_init__(self) -> None:

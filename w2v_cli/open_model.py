@@ -12,7 +12,7 @@ from w2v.decoders import build_decoder
 from w2v.errors import ConfigError
 from w2v.inference.emissions import ctc_info
 from w2v.inference.load import load_language_model, load_model
-from w2v.inference.prepare import cast_weights, to_int8
+from w2v.inference.prepare import cast_weights, number_format, to_int8
 from w2v.inference.transcribe_options import TranscribeConfig
 from w2v.inference.transcriber import Transcriber
 from w2v_cli.model_flags import ModelOptions
@@ -43,7 +43,7 @@ def open_transcriber(
     logging.getLogger("w2v.inference.load").setLevel(logging.ERROR)
     loaded = load_model(path, user_dir=options.user_dir, dictionary=options.dict)
     info = ctc_info(loaded, options.post_process)
-    half = torch.float16 if options.fp16 else torch.bfloat16 if options.bf16 else None
+    half = number_format(options, device)
     if options.int8:
         if device.type != "cpu":
             raise ConfigError("--int8 is for a CPU; give --cpu, or --bf16 on this GPU")

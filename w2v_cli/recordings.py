@@ -7,16 +7,12 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import PurePath
 
+from w2v.data.audio_files import AUDIO_ENDINGS
 from w2v.data.folder import names_below
-from w2v.data.media_file import ENDINGS as MEDIA_ENDINGS
 from w2v.errors import ConfigError
 from w2v_cli.transcript_files import stems_of
 
 STANDARD_INPUT = "-"
-AUDIO_ENDINGS = (
-    ".wav", ".flac", ".mp3", ".ogg", ".oga", ".opus", ".aiff", ".aif", ".aifc", ".au", ".snd", ".caf", ".w64", ".rf64",
-    ".sph", ".nist", ".voc", *MEDIA_ENDINGS,
-)  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -42,7 +38,7 @@ def find_jobs(inputs: Sequence[str], endings: Sequence[str] = ()) -> list[Job]:
     Raises:
         ConfigError: there are none, or two of them would be written to one file.
     """
-    wanted = tuple(f".{ending.lower().lstrip('.')}" for ending in endings) or AUDIO_ENDINGS
+    wanted = tuple(f".{ending.lower().lstrip('.')}" for ending in endings or AUDIO_ENDINGS)
     found: list[tuple[str, str]] = []  # the file, and its name below the output folder
     for given in inputs:
         if given != STANDARD_INPUT and os.path.isdir(given):

@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import json
 import logging
+import math
 import sys
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -21,11 +22,13 @@ import numpy as np
 import numpy.typing as npt
 
 from w2v import distributed
-from w2v.config import arg
-from w2v.data.dictionary import write_dictionary
+from w2v.config import arg, check_range
+from w2v.data.binarized_file import write_token_file
+from w2v.data.dictionary import Dictionary, write_dictionary
 from w2v.data.folder import list_folder
 from w2v.data.manifest import Manifest, read_manifest
 from w2v.data.text_file import read_lines
+from w2v.data.token_text import read_token_text
 from w2v.errors import ConfigError, DataError
 from w2v.files import write_atomically
 from w2v.functional.windows import equal_chunks
@@ -67,9 +70,24 @@ class TokenizeConfig(ClipOptions):
         help="largest batch: clips x longest clip, in samples; 0: clip by clip, so that no rounding depends on others",
     )
     no_dict: bool = arg(False, help="write no dict.txt")
+    srcdict: str | None = arg(None, help="dictionary for --dataset-impl mmap (default: that of the first split)")
+    thresholdsrc: int = arg(0, help="leave tokens out of dict.txt that are rarer than this")
+    nwordssrc: int = arg(-1, help="keep so many symbols in dict.txt, the four special ones counted; -1: all")
+    padding_factor: int = arg(8, help="fill dict.txt up to a multiple of this with symbols that never occur")
+    dataset_impl: str = arg(
+        "raw", help="mmap: write SPLIT.bin and SPLIT.idx as well, as fairseq-preprocess does", choices=("raw", "mmap")
+    )
     data_parallel: bool = arg(False, help="accepted; a process uses one GPU, torchrun starts one for each")
     log_format: str | None = arg(None, help="accepted, and ignored as in the original")
     quiet: bool = arg(False, help="no progress and no counts; only warnings")
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        check_range(self, 0, math.inf, "thresholdsrc")
+        check_range(self, -1, math.inf, "nwordssrc")
+        check_range(self, 1, math.inf, "padding_factor")
+        if self.dataset_impl == "mmap" and self.no_dict and self.srcdict is None:
+            raise ConfigError("--dataset-impl mmap needs a dictionary: leave out --no-dict, or give --srcdict")
 
     @property
     def suffix(self) -> str:
@@ -146,10 +164,30 @@ def tokenize_split(
         if config.num_shards is not None:
             counts = join_shards(output.parent, split, len(clips), config.num_shards)
         if counts and with_dict and not config.no_dict:
-            write_dictionary(output.parent / "dict.txt", counts)
+            write_dictionary(
+                output.parent / "dict.txt", counts, threshold=config.thresholdsrc, most=config.nwordssrc,
+                padding_factor=config.padding_factor,
+            )  # fmt: skip
             logger.info("dict.txt: %d tokens of %s", len(counts), split)
+        if counts and config.dataset_impl == "mmap":
+            binarize(output.parent, split, config.srcdict)
     distributed.barrier()
     return failed
+
+
+def binarize(folder: Path, split: str, dictionary: str | None) -> None:
+    """Write a split's tokens in the files of fairseq-preprocess, beside their text.
+
+    Args:
+        folder: of `SPLIT.src`.
+        split: its name.
+        dictionary: file of the dictionary; None: `dict.txt` of the folder.
+    """
+    symbols = Dictionary.from_file(dictionary or folder / "dict.txt")
+    tokens = read_token_text(str(folder / f"{split}.src"), symbols)
+    write_token_file(folder / split, map(tokens.sentence, range(len(tokens))), len(symbols))
+    unknown = int((tokens.tokens == symbols.unk).sum())
+    logger.info("%s.bin, %s.idx: %d lines, %d tokens unknown", split, split, len(tokens), unknown)
 
 
 def find_clips(config: TokenizeConfig, split: str, sample_rate: int) -> Manifest:

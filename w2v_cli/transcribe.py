@@ -42,6 +42,10 @@ def transcribe(argv: Sequence[str]) -> int:
     """
     flags = parse_flags(argv)
     jobs = find_jobs(flags.what.input, flags.what.ext)
+    if flags.labels.is_on:
+        from w2v_cli.transcribe_labels import label_recordings
+
+        return label_recordings(flags, jobs)
     folder = _folder(flags, jobs)
     # torch is imported from here on: what is wrong with the flags is said at once.
     from w2v_cli.transcribe_run import Progress, open_run

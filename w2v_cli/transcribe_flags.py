@@ -15,6 +15,7 @@ from w2v.errors import ConfigError
 from w2v.inference.result import FORMATS, read_formats
 from w2v.inference.subtitles import SubtitleStyle
 from w2v.inference.transcribe_options import TranscribeConfig
+from w2v_cli.label_flags import LabelFlags
 from w2v_cli.model_flags import ModelOptions, decoder_kind, pick
 from w2v_cli.recordings import STANDARD_INPUT
 from w2v_cli.shard_flags import ShardOptions
@@ -81,6 +82,7 @@ class Flags:
     what: TranscribeFlags
     how: TranscribeConfig
     style: SubtitleStyle
+    labels: LabelFlags
     decoder: DecoderConfig
 
 
@@ -93,7 +95,7 @@ def parse_flags(argv: Sequence[str]) -> Flags:
     )  # fmt: skip
     kinds: dict[str, type[Any]] = {
         "what, and where to": TranscribeFlags, "how recordings are cut": TranscribeConfig,
-        "subtitles": SubtitleStyle, f"decoder {name}": decoder,
+        "subtitles": SubtitleStyle, "labels": LabelFlags, f"decoder {name}": decoder,
     }  # fmt: skip
     for title, kind in kinds.items():
         parser.add_config(kind, title)

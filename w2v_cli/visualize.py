@@ -215,7 +215,7 @@ def find_transcripts(data: Path, manifest: Manifest) -> dict[str, list[str]]:
     from w2v.data.transcripts import match, read_table
 
     beside = Path(manifest.source).with_suffix(".wrd")
-    names = [manifest.name(row) for row in range(len(manifest))]
+    names = [manifest.title(row) for row in range(len(manifest))]
     if manifest.source.endswith(".tsv") and beside.is_file():
         lines = read_lines(beside, "file of transcripts")
         if len(lines) != len(manifest):

@@ -23,7 +23,7 @@ from w2v.optim import LR_SCHEDULERS, OPTIMIZERS
 from w2v.registry import Entry
 from w2v.tasks import TASKS
 from w2v.training.options import REGISTRIES, ROOT_SECTIONS, SHORT_FLAGS
-from w2v_cli import align, featurize, infer, labels, live, lm, manifest, tokenize, transcribe, visualize
+from w2v_cli import align, featurize, infer, kmeans, labels, live, lm, manifest, tokenize, transcribe, visualize
 
 ASSETS = Path(__file__).resolve().parents[1] / "assets" / "flags"
 OURS = ASSETS / "w2v.json"
@@ -36,6 +36,7 @@ PROGRAMS: dict[str, tuple[Callable[[list[str]], int], list[str]]] = {
     "w2v-align": (align.main, []),
     "w2v-featurize": (featurize.main, []),
     "w2v-tokenize": (tokenize.main, []),
+    "w2v-kmeans": (kmeans.main, []),
     "w2v-lm": (lm.main, []),
     "w2v-transcribe": (transcribe.main, []),
     "w2v-live": (live.main, []),
@@ -43,6 +44,7 @@ PROGRAMS: dict[str, tuple[Callable[[list[str]], int], list[str]]] = {
     "w2v-visualize curves": (visualize.main, ["curves"]),
     **{f"w2v-infer {name}": (infer.main, ["--w2l-decoder", name]) for name in DECODERS.names()},
     "w2v-infer tune": (infer.main, ["tune"]),
+    "w2v-infer compare": (infer.main, ["compare"]),
 }
 
 # Where a default differs from the original's, and why. Group, flag -> reason.
@@ -206,4 +208,6 @@ def test_nothing_is_both_carried_and_refused_for_all() -> None:
     registries = (MODELS, CRITERIONS, TASKS, OPTIMIZERS, LR_SCHEDULERS)
     carried = {o.flag for r in registries for name in r.names() for o in options_of(r.get(name).config)}
     # These belong to one choice and are explained where another one was made.
-    assert carried & set(UNSUPPORTED) <= {"--force-anneal"}
+    noise = {"--quant-noise-pq", "--quant-noise-pq-block-size", "--quant-noise-scalar"}
+    files = {"--dataset-impl", "--shorten-method", "--shorten-data-split-list"}
+    assert carried & set(UNSUPPORTED) <= {"--force-anneal", *noise, *files}

@@ -24,8 +24,8 @@ FLOORS: dict[int, tuple[str, ...]] = {
     5: ("w2v.models", "w2v.lm"),
     4: ("w2v.modules", "w2v.scoring", "w2v.pictures"),
     3: ("w2v.functional", "w2v.data", "w2v.optim", "w2v.checkpoint", "w2v.criterions"),
-    2: ("w2v.config", "w2v.distributed", "w2v.files", "w2v.registry", "w2v.plugins"),
-    1: ("w2v.errors", "w2v.types", "w2v.array_types", "w2v.rng", "w2v.version"),
+    2: ("w2v.config", "w2v.distributed", "w2v.files", "w2v.registry", "w2v.plugins", "w2v.shards"),
+    1: ("w2v.errors", "w2v.types", "w2v.array_types", "w2v.rng", "w2v.system", "w2v.version"),
 }
 FLOOR_OF = {room: floor for floor, rooms in FLOORS.items() for room in rooms}
 

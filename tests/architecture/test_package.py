@@ -72,6 +72,20 @@ def test_all_packages_of_the_library_are_packed(package: dict[str, Any]) -> None
     assert set(package["packages"]) == folders
 
 
+def test_all_files_beside_the_code_are_packed(package: dict[str, Any]) -> None:
+    packed: set[Path] = set()
+    for name, patterns in package["package_data"].items():
+        for pattern in patterns:
+            packed |= set((REPOSITORY / name.replace(".", "/")).glob(pattern))
+    beside = {
+        path
+        for folder in ("w2v", "w2v_cli")
+        for path in (REPOSITORY / folder).rglob("*")
+        if path.is_file() and path.suffix not in (".py", ".pyc")
+    }
+    assert beside == packed
+
+
 def test_the_licence_names_no_gpl_package_among_the_requirements(package: dict[str, Any]) -> None:
     # espeak-ng is GPL-3: only who asks for the demo (or for the tests) gets it.
     assert "espeakng-loader" not in {_name(r) for r in package["install_requires"]}

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import os
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -153,6 +154,22 @@ def test_a_run_goes_on_where_it_stopped(serve: Load, tmp_path: Path) -> None:
     assert run_in(tmp_path, "--overwrite") == 0
     for file, features in zip(files, before, strict=True):
         np.testing.assert_array_equal(read_features(file), features)
+
+
+def test_a_replaced_clip_gets_new_features(serve: Load, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    serve(v1())
+    write_clips(tmp_path / "in", {"0.wav": 2000, "1.wav": 2100})
+    assert run_in(tmp_path) == 0
+    first, second = sorted((tmp_path / "out").glob("*.npy"))
+    kept, written = read_features(second), first.stat().st_mtime
+    write_clips(tmp_path / "in", {"0.wav": 4000})
+    os.utime(tmp_path / "in/0.wav", (written + 5, written + 5))
+    os.utime(tmp_path / "in/1.wav", (written - 5, written - 5))
+    second_written = second.stat().st_mtime_ns
+    assert run_in(tmp_path) == 0
+    assert "1 clips are newer than their features" in capsys.readouterr().err
+    assert len(read_features(first)) > len(kept)
+    assert second.stat().st_mtime_ns == second_written
 
 
 def test_clip_by_clip_not_a_bit_depends_on_the_others(serve: Load, tmp_path: Path) -> None:

@@ -273,6 +273,7 @@ def test_a_model_without_labels_or_without_ctc(
     assert "was not fine-tuned with --labels" in capsys.readouterr().err
 
 
+@pytest.mark.usefixtures("quick_half")
 def test_number_formats_and_overrides_reach_the_model(program: Program, model: WrittenInAudio) -> None:
     _, expected = program()
     for flags in (["--bf16"], ["--fp16", "--model-overrides", "{'layerdrop': 0.0}"]):

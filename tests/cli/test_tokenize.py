@@ -16,6 +16,7 @@ import soundfile
 import torch
 
 from w2v.config import build_config
+from w2v.data.binarized_file import read_token_file
 from w2v.data.dictionary import Dictionary
 from w2v.models.base import W2vModel
 from w2v.models.wav2vec import Wav2VecConfig, Wav2VecModel
@@ -160,11 +161,32 @@ def test_dictionary_counts_tokens_and_covers_the_training_split(serve: Load, tmp
     lines = (tmp_path / "out" / "train.src").read_text().splitlines()
     counts = Counter(token for line in lines for token in line.split())
     written = [line.split() for line in (tmp_path / "out" / "dict.txt").read_text().splitlines()]
-    assert {token: int(count) for token, count in written} == counts
-    assert [int(count) for _, count in written] == sorted(counts.values(), reverse=True)
+    # Filled up to a multiple of eight, the four special symbols counted.
+    fillers = [f"madeupword{number:04d}" for number in range(-(len(counts) + 4) % 8)]
+    assert {token: int(count) for token, count in written} == {**counts, **dict.fromkeys(fillers, 0)}
+    assert [int(count) for _, count in written] == sorted([*counts.values(), *[0] * len(fillers)], reverse=True)
     dictionary = Dictionary.from_file(tmp_path / "out" / "dict.txt")
     for line in lines:
         assert dictionary.string(dictionary.encode(line)) == line
+
+
+def test_files_of_fairseq_preprocess_and_a_smaller_dictionary(serve: Load, tmp_path: Path) -> None:
+    serve(v1())
+    write_split(tmp_path, {"a.wav": 4000, "b.wav": 6000})
+    write_split(tmp_path, {"c.wav": 3000}, "valid")
+    flags = ["--dataset-impl", "mmap", "--nwordssrc", "8", "--padding-factor", "1"]
+    assert run_in(tmp_path, *flags, splits=("train", "valid")) == 0
+    output = tmp_path / "out"
+    dictionary = Dictionary.from_file(output / "dict.txt")
+    assert len(dictionary) == 8
+    for split in ("train", "valid"):
+        found = read_token_file(output / split)
+        lines = (output / f"{split}.src").read_text().splitlines()
+        assert len(found) == len(lines)
+        for row, line in enumerate(lines):
+            assert found.sentence(row).tolist() == [*dictionary.encode(line), dictionary.eos]
+    assert run_in(tmp_path, "--dataset-impl", "mmap", "--no-dict") == 2
+    assert run_in(tmp_path, "--dataset-impl", "mmap", "--no-dict", "--srcdict", str(output / "dict.txt")) == 0
 
 
 def test_counts_of_used_codes_are_reported(serve: Load, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

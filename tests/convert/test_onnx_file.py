@@ -9,7 +9,8 @@ import pytest
 import torch
 
 from w2v.convert import read_model_file
-from w2v.convert.onnx_file import plain_forward, write_onnx
+from w2v.convert.onnx_file import write_onnx
+from w2v.convert.onnx_graph import plain_forward
 from w2v.errors import CheckpointError
 from w2v.inference.load import load_model
 

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+import re
+from pathlib import Path
 
 import pytest
 
@@ -77,3 +79,15 @@ def test_a_closed_folder_is_named(shelf, monkeypatch):
     names, listing = found(shelf, None)
     assert "sub/f.wav" not in names
     assert listing.left_out[audio_files.CLOSED] == ["sub (Permission denied)"]
+
+
+def test_there_is_one_table_of_endings():
+    repository = Path(audio_files.__file__).resolve().parents[2]
+    code = {
+        path: path.read_text(encoding="utf-8")
+        for room in ("w2v", "w2v_cli")
+        for path in (repository / room).rglob("*.py")
+    }
+    assert [path.name for path, text in code.items() if re.search(r"""["']\.?w64["']""", text)] == ["audio_files.py"]
+    assert len(set(AUDIO_ENDINGS)) == len(AUDIO_ENDINGS)
+    assert {"m4a", "mp4", "webm", "wma", "opus", "flac"} <= set(AUDIO_ENDINGS)

@@ -87,7 +87,7 @@ def test_errors_come_through_pipes(monkeypatch: pytest.MonkeyPatch, num_workers:
 
 def test_enough_of_both_is_as_asked_for(monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture) -> None:
     monkeypatch.setattr(worker_limits, "_free_shared_memory", lambda: None)
-    monkeypatch.setattr(worker_limits, "_raised_limit", lambda wanted: wanted)
+    monkeypatch.setattr(worker_limits, "raise_open_files", lambda wanted: wanted)
     assert plan_workers(4, 2, 10**9) == WorkerPlan(4)
     assert plan_workers(0, 0, 10**9) == WorkerPlan(0)
     assert not caplog.messages
@@ -100,7 +100,7 @@ def test_few_descriptors_leave_fewer_workers(
     limit = worker_limits._open_files() + worker_limits.SPARE_FILES + room
     monkeypatch.setattr(worker_limits, "_free_shared_memory", lambda: None)
     monkeypatch.setattr(worker_limits, "_open_files", lambda: limit - worker_limits.SPARE_FILES - room)
-    monkeypatch.setattr(worker_limits, "_raised_limit", lambda wanted: limit)
+    monkeypatch.setattr(worker_limits, "raise_open_files", lambda wanted: limit)
     plan = plan_workers(8, 20, 0)
     assert plan == WorkerPlan(workers, through_pipes=True)
     (line,) = caplog.messages

@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 import soundfile
+import torch
 
 from w2v_cli.transcribe_flags import parse_flags
 
@@ -19,7 +20,8 @@ README = (REPOSITORY / "README.md").read_text(encoding="utf-8")
 
 
 def test_examples_run(data: Path, digits_model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    pytest.importorskip("av")
+    for package in ("av", "sklearn", "lightning", "accelerate"):
+        pytest.importorskip(package)
     from media import write_media
 
     monkeypatch.chdir(tmp_path)
@@ -27,6 +29,10 @@ def test_examples_run(data: Path, digits_model: Path, tmp_path: Path, monkeypatc
     clip = soundfile.read(data / "digits_valid_seen/george/vs_george_00000.flac", dtype="float32")[0]
     write_media(Path("talk.m4a"), clip, 16000, "aac", 44100, "stereo")
     soundfile.write("other.wav", clip, 16000)
+    Path("clips").mkdir()
+    for path in sorted((data / "digits_valid_seen").glob("*/*.flac"))[::14]:
+        soundfile.write(f"clips/{path.parent.name}_{path.stem}.wav", *soundfile.read(path, frames=8000))
+    talk = torch.from_numpy(clip)[None]
     names: dict[str, Any] = {}
     for example in re.findall(r"```python\n(.*?)```", TEXT, re.DOTALL):
         exec(compile(example, "docs/library.md", "exec"), names)
@@ -35,6 +41,11 @@ def test_examples_run(data: Path, digits_model: Path, tmp_path: Path, monkeypatc
     assert Path("talk.srt").read_text(encoding="utf-8") == names["talk"].srt()
     assert names["context"].shape[0] == names["block"].shape[0] == len(clip) // 320
     assert np.isfinite(names["context"]).all()
+    assert names["probe"].score(names["vectors"], names["speakers"]) == 1.0
+    assert names["trainer"].global_step == 2
+    assert names["frames"].dtype == torch.bfloat16
+    with torch.no_grad():
+        torch.testing.assert_close(torch.jit.load("frames.pt")(talk[:, :9000]), names["plain"](talk[:, :9000]))
 
 
 @pytest.mark.parametrize("text", [TEXT, README], ids=["library", "readme"])

@@ -38,6 +38,7 @@ KINDS: dict[str, tuple[str, dict[str, Any]]] = {
         "wav2vec_ctc",
         {"w2v_args": {**ENCODER, **LAYER_NORM, "_name": "wav2vec2"}, "feature_grad_mult": 1.0},
     ),
+    "hubert": ("hubert", {**ENCODER, "mask_length": 3, "num_classes": [7, 5]}),
     "plugin": ("wav2vec2_shallow", {"conv_feature_layers": CONV, "context_dim": 12, "mask_length": 3}),
 }
 NAMES = tuple(KINDS)

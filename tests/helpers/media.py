@@ -9,7 +9,18 @@ import numpy as np
 import soxr
 
 
-def write_media(path: Path, samples: np.ndarray, sample_rate: int, codec: str, rate: int, layout: str = "mono") -> None:
+def write_media(
+    path: Path,
+    samples: np.ndarray,
+    sample_rate: int,
+    codec: str,
+    rate: int,
+    layout: str = "mono",
+    *,
+    container_options: dict[str, str] | None = None,
+    codec_options: dict[str, str] | None = None,
+    bit_rate: int = 128_000,
+) -> None:
     """Write (S,) samples, resampled to `rate`; each channel is a copy.
 
     Args:
@@ -19,16 +30,19 @@ def write_media(path: Path, samples: np.ndarray, sample_rate: int, codec: str, r
         codec: FFmpeg's name.
         rate: in Hz.
         layout: mono or stereo.
+        container_options, codec_options: FFmpeg's.
+        bit_rate: of codecs that lose something.
     """
     import av
 
     samples = soxr.resample(samples, sample_rate, rate) if rate != sample_rate else samples
     frame = av.AudioFrame.from_ndarray(samples[None].astype(np.float32), format="fltp", layout="mono")
     frame.sample_rate, frame.pts, frame.time_base = rate, 0, Fraction(1, rate)
-    with av.open(str(path), "w", format="asf" if path.suffix == ".wma" else None) as container:
-        stream = container.add_stream(codec, rate=rate, layout=layout)
+    form = "asf" if path.suffix == ".wma" else None
+    with av.open(str(path), "w", format=form, options=container_options or {}) as container:
+        stream = container.add_stream(codec, rate=rate, layout=layout, options=codec_options or {})
         # WMA is opened with a bit rate only.
-        stream.bit_rate = 128_000
+        stream.bit_rate = bit_rate
         context = stream.codec_context
         if not context.is_open:
             context.open()

@@ -30,6 +30,13 @@ ENCODER = {
 }  # fmt: skip
 CTC = ["--arch", "wav2vec_ctc", "--criterion", "ctc", "--labels", "ltr", "--w2v-args", json.dumps(ENCODER),
        "--feature-grad-mult", 1, "--apply-mask"]  # fmt: skip
+HUBERT = [
+    "--task", "hubert_pretraining", "--arch", "hubert", "--criterion", "hubert", "--labels", "km", "--label-rate", 100,
+    "--loss-weights", "[10]", "--max-sample-size", 12000, "--random-crop", "--mask-length", 3, "--final-dim", 8,
+    "--conv-feature-layers", CONV, *(item for name in ("layers", "embed_dim", "ffn_embed_dim", "attention_heads")
+    for item in ("--encoder-" + name.replace("_", "-"), ENCODER[f"encoder_{name}"])), "--conv-pos", 16,
+    "--conv-pos-groups", 4,
+]  # fmt: skip
 KINDS: dict[str, list[Any]] = {
     "wav2vec": WAV2VEC,
     "gumbel": [*WAV2VEC, "--vq-type", "gumbel"],
@@ -37,6 +44,8 @@ KINDS: dict[str, list[Any]] = {
     "wav2vec2": [*TINY, *NO_DROPOUT],
     "wav2vec2_padded": [*TINY, *NO_DROPOUT, "--enable-padding", "--extractor-mode", "default"],
     "ctc": CTC,
+    "hubert": HUBERT,
+    "hubert_padded": [*HUBERT, "--pad-audio", "--extractor-mode", "layer_norm"],
 }
 
 

@@ -106,7 +106,23 @@ def prepare(
         command += ["--transcripts", folder / "audio" / "transcripts.txt"]
         labelled = call(labels.main, [*command, *(["--dict"] if split == "train" else [])])
         assert labelled.code == 0, labelled.err
+        write_classes(data, split)
     return data
+
+
+def write_classes(data: Path, split: str, name: str = "km", *, rate: int = 100, classes: int = 6) -> None:
+    """Write the class of each 10 ms of a split, by its loudest pitch, and `dict.km.txt`."""
+    import soundfile
+
+    root, *clips = (data / f"{split}.tsv").read_text(encoding="utf-8").splitlines()
+    width, lines = RATE // rate, []
+    for clip in clips:
+        samples = soundfile.read(Path(root) / clip.split("\t")[0])[0]
+        frames = samples[: len(samples) // width * width].reshape(-1, width)
+        bins = np.abs(np.fft.rfft(frames, axis=1)).argmax(axis=1)
+        lines.append(" ".join(map(str, np.minimum(bins // 3, classes - 1))) + "\n")
+    (data / f"{split}.{name}").write_text("".join(lines), encoding="utf-8")
+    (data / f"dict.{name}.txt").write_text("".join(f"{i} 1\n" for i in range(classes)), encoding="utf-8")
 
 
 COMMON = ["--cpu", "--num-workers", 0, "--log-format", "json", "--no-epoch-checkpoints"]

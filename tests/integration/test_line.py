@@ -189,6 +189,7 @@ def test_two_ranks_equal_one_that_accumulates(kind: str, line: Line, tmp_path: P
 # --------------------------------------------------------------------------------------- number formats
 
 
+@pytest.mark.usefixtures("quick_half")
 def test_number_formats_give_close_curves(line: Line, tmp_path: Path) -> None:
     curves = {}
     for flag in ("--no-fp16", "--bf16", "--fp16"):

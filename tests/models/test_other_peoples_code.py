@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import io
+import os
 import pickle
 from collections.abc import Callable
 from typing import Any
@@ -346,3 +347,43 @@ def test_trace_and_save(name: str) -> None:
     torch.jit.save(torch.jit.trace(model, SOURCE, check_trace=False), file)
     file.seek(0)
     same_at_other_sizes(torch.jit.load(file), model)
+
+
+# A compilation takes 10 s: one model here, and all of them when asked to. `test_export` draws the graph of each.
+COMPILED = LAYERED if os.environ.get("W2V_SLOW") else ["wav2vec2_quantized_input"]
+
+
+@pytest.mark.parametrize("name", COMPILED)
+def test_compile_as_one_graph(name: str) -> None:
+    """`fullgraph` fails at the first graph break; gradients are those of the plain model."""
+    torch._dynamo.reset()
+    model = Features(make(name)).eval()
+    compiled: Callable[[Tensor], Tensor] = torch.compile(model, fullgraph=True, backend="aot_eager", dynamic=True)
+    same_at_other_sizes(compiled, model)
+    compiled(SOURCE).square().mean().backward()
+    found = {key: p.grad.clone() for key, p in model.named_parameters() if p.grad is not None}
+    model.zero_grad()
+    model(SOURCE).square().mean().backward()
+    for key, parameter in model.named_parameters():
+        wanted = torch.zeros_like(parameter) if parameter.grad is None else parameter.grad
+        close(found.get(key, torch.zeros_like(parameter)), wanted, key)
+
+
+@pytest.mark.parametrize("name", LAYERED)
+def test_functional_gradients_and_ensembles(name: str) -> None:
+    """`torch.func.grad` is `backward`; `vmap` over stacked parameters is each model alone."""
+    model = Features(make(name)).eval()
+    parameters = dict(model.named_parameters())
+
+    def loss(parameters: dict[str, Tensor], source: Tensor = SOURCE) -> Tensor:
+        result: Tensor = torch.func.functional_call(model, parameters, (source,)).square().mean()
+        return result
+
+    found = torch.func.grad(loss)(parameters)
+    model(SOURCE).square().mean().backward()
+    for key, parameter in parameters.items():
+        close(found[key], torch.zeros_like(parameter) if parameter.grad is None else parameter.grad, key)
+    stacked = {key: torch.stack([p.detach(), p.detach() * 1.01]) for key, p in parameters.items()}
+    both: Tensor = torch.func.vmap(loss)(stacked)
+    alone = [loss({key: part[i] for key, part in stacked.items()}) for i in range(2)]
+    torch.testing.assert_close(both, torch.stack(alone), rtol=1e-4, atol=1e-6)

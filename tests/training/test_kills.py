@@ -69,6 +69,7 @@ def test_a_killed_run_goes_on(tmp_path: Path, whole: dict[str, Any], moment: str
 
 @pytest.mark.parametrize("common", [{}, {"fp16": True, "fp16_scale_window": 4}], ids=["fp32", "fp16"])
 @pytest.mark.parametrize(("before", "after"), [(0, 2), (2, 1)])
+@pytest.mark.usefixtures("quick_half")
 def test_workers_and_number_format_make_no_difference(
     tmp_path: Path, common: dict[str, Any], before: int, after: int
 ) -> None:

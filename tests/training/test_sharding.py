@@ -149,6 +149,7 @@ def test_checkpoints_fit_both(
     assert_alike(tmp_path, unsharded[0])
 
 
+@pytest.mark.usefixtures("quick_half")
 def test_bfloat16(corpus: Path, tmp_path: Path) -> None:
     command = [*pretraining(corpus / "data", "SAVE", *PRETRAINING), "--max-update", 3, "--bf16", "--clip-norm", 0]
     assert_sharding_changes_nothing(tmp_path, command, ("train_inner",))

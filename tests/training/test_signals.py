@@ -10,10 +10,11 @@ from pathlib import Path
 
 import pytest
 
-from w2v.training.signals import SIGNALS, Interrupt
+from w2v.system import ENDING_SIGNALS
+from w2v.training.signals import Interrupt
 
 
-@pytest.mark.parametrize("number", SIGNALS)
+@pytest.mark.parametrize("number", ENDING_SIGNALS)
 def test_a_signal_is_noted(number: signal.Signals) -> None:
     before = signal.getsignal(number)
     with Interrupt() as interrupt:

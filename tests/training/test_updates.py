@@ -57,6 +57,7 @@ def test_update_freq_may_change_by_epoch(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("number_format", ["bf16", "fp16"])
+@pytest.mark.usefixtures("quick_half")
 def test_half_precision_stays_close(tmp_path: Path, number_format: str) -> None:
     full = train(tmp_path / "full", optimization={"max_update": 20})
     half = train(tmp_path / "half", optimization={"max_update": 20}, common={number_format: True})
@@ -129,6 +130,7 @@ def test_weights_that_are_not_finite_are_not_saved(tmp_path: Path) -> None:
     assert not list(tmp_path.iterdir())
 
 
+@pytest.mark.usefixtures("quick_half")
 def test_fp16_overflows_lower_the_scale_until_they_end(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     common = {"fp16": True, "fp16_init_scale": 2**20}
     with caplog.at_level(logging.INFO):
@@ -141,6 +143,7 @@ def test_fp16_overflows_lower_the_scale_until_they_end(tmp_path: Path, caplog: p
     assert '"loss_scale"' in line
 
 
+@pytest.mark.usefixtures("quick_half")
 def test_fp16_that_always_overflows_says_what_to_do(tmp_path: Path) -> None:
     common = {"fp16": True, "fp16_init_scale": 2**20, "min_loss_scale": 2.0**18}
     with pytest.raises(TrainingError, match=r"--min-loss-scale.*--lr.*clips \d+"):
@@ -148,6 +151,7 @@ def test_fp16_that_always_overflows_says_what_to_do(tmp_path: Path) -> None:
     assert all(load_checkpoint(path)["trainer"]["num_updates"] == 0 for path in tmp_path.glob("*.pt"))
 
 
+@pytest.mark.usefixtures("quick_half")
 def test_fp16_losses_that_are_no_numbers_name_their_clips(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     """A smaller scale does not cure them: they are named, and end training, whatever the scale is allowed to do."""
     common = {"fp16": True, "fp16_init_scale": 2**10, "threshold_loss_scale": 2.0**9}
@@ -157,6 +161,7 @@ def test_fp16_losses_that_are_no_numbers_name_their_clips(tmp_path: Path, caplog
         train(tmp_path / "all", common=common, task={"bad_clips": range(NUM_CLIPS)})
 
 
+@pytest.mark.usefixtures("quick_half")
 def test_a_growing_loss_scale_is_explained(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     caplog.set_level(logging.INFO)
     train(tmp_path, common={"fp16": True, "fp16_scale_window": 4}, optimization={"max_update": 6})

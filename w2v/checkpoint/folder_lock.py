@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import contextlib
 import errno
-import fcntl
 import logging
 import os
 import socket
@@ -15,6 +14,7 @@ import time
 from pathlib import Path
 
 from w2v.errors import ConfigError
+from w2v.system import CLOSE_ON_EXEC, fcntl
 
 logger = logging.getLogger(__name__)
 
@@ -30,7 +30,7 @@ class FolderLock:
     A record lock (`lockf`), not `flock`: worker processes do not inherit it, so it does not outlive a run whose
     workers take a few seconds to notice that they are alone. Over NFS it holds between machines if the server runs a
     lock service; after a crash of the machine it may take the server's lease time (some 90 seconds) to come free.
-    Where a file system knows no locks, there is a warning and no protection.
+    Where a file system or Windows knows no such locks, there is a warning and no protection.
 
     Args:
         folder: must exist when the lock is acquired.
@@ -47,7 +47,7 @@ class FolderLock:
             ConfigError: another process holds it.
             OSError: the folder cannot be written to.
         """
-        file = os.open(self._folder / NAME, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o666)
+        file = os.open(self._folder / NAME, os.O_RDWR | os.O_CREAT | CLOSE_ON_EXEC, 0o666)
         try:
             self._wait(file)
         except BaseException:
@@ -62,13 +62,16 @@ class FolderLock:
             self._file = None
 
     def _wait(self, file: int) -> None:
+        if fcntl is None:
+            self._warn("this system has no record locks")
+            return
         deadline = time.monotonic() + PATIENCE
         while True:
             try:
                 fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except OSError as e:
                 if e.errno not in TAKEN:
-                    logger.warning("--save-dir %s cannot be locked (%s); start no second run in it", self._folder, e)
+                    self._warn(e)
                     return
                 if time.monotonic() > deadline:
                     raise ConfigError(f"--save-dir {str(self._folder)!r} is in use by {_owner(file)}") from e
@@ -77,6 +80,9 @@ class FolderLock:
             os.ftruncate(file, 0)
             os.pwrite(file, f"{os.getpid()} {socket.gethostname()}\n".encode(), 0)
             return
+
+    def _warn(self, why: object) -> None:
+        logger.warning("--save-dir %s cannot be locked (%s); start no second run in it", self._folder, why)
 
 
 def _owner(file: int) -> str:

@@ -2,6 +2,7 @@
 
 from w2v.config.fields import REQUIRED, Option, arg, build_config, check_range, options_of, to_plain
 from w2v.config.literals import (
+    byte_size,
     float_pair,
     float_triple,
     float_tuple,
@@ -17,6 +18,7 @@ __all__ = [
     "Option",
     "arg",
     "build_config",
+    "byte_size",
     "check_range",
     "float_pair",
     "float_triple",

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 import math
+import re
 from typing import Any
 
 MAX_LITERAL_CHARACTERS = 4096
@@ -126,3 +127,16 @@ def str_tuple(value: Any) -> tuple[str, ...]:
     if not isinstance(items, (list, tuple)) or any(not isinstance(item, str) for item in items):
         raise ValueError(f"must be a list of names, got {value!r}")
     return tuple(items)
+
+
+def byte_size(value: Any) -> int:
+    """Return a number of bytes: `1000000`, `500M`, `1G` (of 1024).
+
+    Raises:
+        ValueError: it is none.
+    """
+    text = str(value).strip()
+    match = re.fullmatch(r"(\d+(?:\.\d+)?)([KMGT]?)B?", text, re.IGNORECASE)
+    if match is None:
+        raise ValueError(f"must be a number of bytes, such as 500M or 1G, got {value!r}")
+    return int(float(match[1]) * 1024 ** " KMGT".index(match[2].upper() or " "))

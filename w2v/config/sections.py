@@ -27,6 +27,7 @@ def audio_seconds(value: Any) -> float:
 
 
 LOG_FORMATS = ("json", "none", "simple", "tqdm")
+TRACKERS = ("wandb", "trackio")
 COMPILE_MODES = ("default", "reduce-overhead")
 SMALLER_IS_BETTER = ("loss", "nll_loss", "ppl", "wer", "raw_wer", "uer", "loss_0")
 LARGER_IS_BETTER = ("accuracy", "code_perplexity", "prob_perplexity")
@@ -40,9 +41,11 @@ class CommonConfig:
     user_dir: str | None = arg(None, help="python file, folder or package with your own models, criterions or tasks")
     seed: int = arg(1, help="base of every random stream")
     cpu: bool = arg(False, help="never use CUDA")
-    fp16: bool = arg(False, help="compute in half precision with a dynamic loss scale")
+    fp16: bool = arg(
+        False, help="compute in half precision with a dynamic loss scale; on a CPU only where that is faster"
+    )
     memory_efficient_fp16: bool = arg(False, help="the same as --fp16 here: weights stay in float32 under autocast")
-    bf16: bool = arg(False, help="compute in bfloat16; needs no loss scale")
+    bf16: bool = arg(False, help="compute in bfloat16, which needs no loss scale; on a CPU only where that is faster")
     compile: bool = arg(False, help="compile transformer blocks and convolutions with torch.compile: for GPUs")
     compile_mode: str = arg(
         "default",
@@ -66,6 +69,8 @@ class CommonConfig:
     )
     no_progress_bar: bool = arg(False, help="print lines instead of a bar (--log-format simple)")
     tensorboard_logdir: str | None = arg(None, help="folder for TensorBoard events (needs tensorboardX)")
+    wandb_project: str | None = arg(None, help="project of an experiment tracker that gets the numbers of the log")
+    tracker: str = arg("wandb", help="package behind --wandb-project: wandb, or trackio", choices=TRACKERS)
 
     def __post_init__(self) -> None:
         check_range(self, 1, math.inf, "log_interval", "fp16_init_scale")

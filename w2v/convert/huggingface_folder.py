@@ -48,7 +48,7 @@ def read_huggingface(folder: Path, dictionary: str | None) -> ModelFile:
     """
     _refuse_adapter(folder)
     config = read_json(folder / CONFIG_FILE)
-    their_state = _read_weights(folder)
+    their_state = read_weights(folder)
     kind, name = _kind(config, their_state, folder)
     sections = from_their_config(config, kind, str(folder))
     encoder = sections["model"]["w2v_args"] if kind == CTC else sections["model"]
@@ -70,8 +70,9 @@ def read_huggingface(folder: Path, dictionary: str | None) -> ModelFile:
             sections["criterion"].setdefault("post_process", found.post_process)
     kind_text = f"Hugging Face, {name}"
     return ModelFile(
-        str(folder), kind_text, {"task": task, **sections}, state, symbols, source, _updates(config), notes
-    )
+        str(folder), kind_text, {"task": task, **sections}, state, symbols, source, _updates(config), notes,
+        _trainer(config).get("score", ""),
+    )  # fmt: skip
 
 
 def _task_before(config: Mapping[str, Any]) -> dict[str, Any]:
@@ -81,9 +82,14 @@ def _task_before(config: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _updates(config: Mapping[str, Any]) -> int:
-    sections = config.get("w2v")
-    updates = sections.get("trainer", {}).get("num_updates", 0) if isinstance(sections, dict) else 0
+    updates = _trainer(config).get("num_updates", 0)
     return updates if type(updates) is int and updates >= 0 else 0
+
+
+def _trainer(config: Mapping[str, Any]) -> dict[str, Any]:
+    sections = config.get("w2v")
+    trainer = sections.get("trainer") if isinstance(sections, dict) else None
+    return trainer if isinstance(trainer, dict) else {}
 
 
 def _kind(config: Mapping[str, Any], state: Mapping[str, Tensor], folder: Path) -> tuple[str, str]:
@@ -102,7 +108,12 @@ def _kind(config: Mapping[str, Any], state: Mapping[str, Tensor], folder: Path) 
     return CLASSES[name], name
 
 
-def _read_weights(folder: Path) -> dict[str, Tensor]:
+def read_weights(folder: Path) -> dict[str, Tensor]:
+    """Return the tensors of a folder under their names.
+
+    Raises:
+        CheckpointError: there are none, or a file of them is damaged.
+    """
     for name in WEIGHTS:
         if (folder / name).is_file():
             return _read_part(folder / name)
@@ -219,8 +230,10 @@ def _symbols(
 # ------------------------------------------------------------------------------------------ writing
 
 
-def write_huggingface(folder: Path, file: ModelFile, *, new_weight_norm: bool = False, as_bin: bool = False) -> None:
-    """Write a folder that transformers reads.
+def write_huggingface(
+    folder: Path, file: ModelFile, *, new_weight_norm: bool = False, as_bin: bool = False
+) -> list[str]:
+    """Write a folder that transformers reads, and return the names of its files.
 
     Args:
         folder: made if need be; files of the same names are replaced.
@@ -232,7 +245,7 @@ def write_huggingface(folder: Path, file: ModelFile, *, new_weight_norm: bool = 
         CheckpointError: the model has no counterpart there, or the folder cannot be written.
     """
     config, kind = to_their_config(file), kind_of(file)
-    config["w2v"]["trainer"] = {"num_updates": file.num_updates}
+    config["w2v"]["trainer"] = {"num_updates": file.num_updates, "score": file.score}
     state = _with_projection(file, kind, config)
     state = to_their_names(state, kind, new_weight_norm=new_weight_norm)
     dtypes = {tensor.dtype for tensor in state.values()}
@@ -265,6 +278,7 @@ def write_huggingface(folder: Path, file: ModelFile, *, new_weight_norm: bool = 
             (folder / name).write_text(text, encoding="utf-8")
     except (OSError, RuntimeError) as e:
         raise CheckpointError(f"{folder}: cannot be written: {getattr(e, 'strerror', None) or e}") from e
+    return [*files, CONFIG_FILE, WEIGHTS[1] if as_bin else WEIGHTS[0]]
 
 
 def _with_projection(file: ModelFile, kind: str, config: Mapping[str, Any]) -> dict[str, Tensor]:

@@ -13,6 +13,8 @@ CTC = "wav2vec_ctc"
 PRETRAINING = "wav2vec2"
 LANGUAGE_MODEL = "transformer_lm"
 """Names of language models begin with this."""
+MASKED_MODEL = "roberta"
+"""Names of masked language models begin with this."""
 
 
 @dataclass(frozen=True)
@@ -24,10 +26,11 @@ class ModelFile:
         kind: what wrote it, in words.
         config: options by section; at least `task` and `model`, each with `_name`.
         state: tensors of the model by name; they may lie in the file (mapped): copy what is kept.
-        symbols: the labels of a CTC model or the words of a language model, the four specials first.
+        symbols: the labels of a CTC model, or the words or tokens of a language model, the four specials first.
         symbols_from: where they were found, in words.
         num_updates: how long it was trained.
         notes: what was filled in, left out or assumed.
+        score: the best validation of the run, in words; empty where nothing tells of one.
     """
 
     path: str
@@ -38,6 +41,7 @@ class ModelFile:
     symbols_from: str = ""
     num_updates: int = 0
     notes: list[str] = field(default_factory=list)
+    score: str = ""
 
     @property
     def name(self) -> str:

@@ -68,6 +68,7 @@ def read_safetensors_model(path: Path, dictionary: str | None) -> ModelFile:
         content = json.loads(metadata[METADATA])
         config, symbols = content["config"], content.get("symbols")
         updates = int(content.get("num_updates", 0))
+        score = str(content.get("score", ""))
         is_whole = isinstance(config["model"]["_name"], str) and isinstance(config["task"]["_name"], str)
     except (ValueError, KeyError, TypeError, RecursionError) as e:
         raise CheckpointError(f"{path}: its metadata do not describe a model of w2v") from e
@@ -76,10 +77,11 @@ def read_safetensors_model(path: Path, dictionary: str | None) -> ModelFile:
     source = "the checkpoint" if symbols else ""
     if dictionary is not None and symbols is not None:
         symbols, source = find_symbols(path, len(symbols), given=dictionary, inside=None)
-    return ModelFile(str(path), "w2v, safetensors", config, state, symbols, source, updates)
+    return ModelFile(str(path), "w2v, safetensors", config, state, symbols, source, updates, score=score)
 
 
 def write_safetensors_model(path: Path, file: ModelFile) -> None:
     """Write a model as one `.safetensors` file that holds all of it."""
     rest: dict[str, Any] = {"config": file.config, "symbols": file.symbols, "num_updates": file.num_updates}
+    rest["score"] = file.score
     write_safetensors(path, file.state, {"format": "pt", METADATA: json.dumps(rest)})

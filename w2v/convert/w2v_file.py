@@ -24,6 +24,6 @@ def write_own(path: Path, file: ModelFile) -> None:
             "config": file.config,
             "model": dict(file.state),
             "task": task,
-            "trainer": {"num_updates": file.num_updates},
+            "trainer": {"num_updates": file.num_updates, "score": file.score},
         },
     )

@@ -15,7 +15,8 @@ from torch import Tensor
 
 from w2v.config import arg, float_tuple, str_tuple
 from w2v.criterions.base import Criterion, register_criterion
-from w2v.errors import ConfigError
+from w2v.criterions.infonce import num_correct, positive_loss
+from w2v.criterions.penalties import weighted_penalties
 from w2v.types import AudioBatch, ContrastiveOutput, Loss, Value
 
 WATCHED = "code_perplexity"
@@ -53,9 +54,9 @@ class Wav2VecCriterion(Criterion):
         # (N, 1 + K), in float32: a sum over thousands of rows follows
         logits = output.logits.float()
         sample_size = logits.shape[0]
-        contrastive = _infonce(logits) if self.config.infonce else _binary(logits, output.negative_weight)
+        contrastive = positive_loss(logits) if self.config.infonce else _binary(logits, output.negative_weight)
         # All sums over predictions, so that micro-batches and ranks add up.
-        parts = [contrastive, *self._penalties(output, sample_size)]
+        parts = [contrastive, *weighted_penalties(self.config.loss_weights, output.penalties, sample_size)]
         loss = torch.stack(parts).sum() if len(parts) > 1 else contrastive
         sums: dict[str, Value] = {
             "ntokens": sample_size,
@@ -70,7 +71,7 @@ class Wav2VecCriterion(Criterion):
         if len(parts) > 1:
             sums.update({f"loss_{i}": part.detach() for i, part in enumerate(parts)})
         if self.config.infonce:
-            sums["correct"] = _num_correct(logits)
+            sums["correct"] = num_correct(logits)
             sums["count"] = sample_size
         return Loss(loss, sample_size, sums)
 
@@ -78,25 +79,6 @@ class Wav2VecCriterion(Criterion):
         losses = [f"loss_{number}" for number in range(MOST_PENALTIES)] if self.config.loss_weights else []
         accuracy = ["accuracy"] if self.config.infonce else []
         return frozenset({"loss", "ntokens", "nsentences", WATCHED, *self.config.log_keys, *losses, *accuracy})
-
-    def _penalties(self, output: ContrastiveOutput, sample_size: int) -> list[Tensor]:
-        weights = self.config.loss_weights
-        if weights is None:
-            return []  # as in the original: without weights no penalty is used at all
-        names = list(output.penalties)
-        if len(weights) == 1:
-            weights = weights * len(names)
-        if len(weights) != len(names):
-            raise ConfigError(
-                f"--loss-weights must hold 1 or {len(names)} numbers (for {', '.join(names) or 'no penalty'}), "
-                f"got {list(weights)}"
-            )
-        # The main loss is a sum over predictions, so each penalty counts once per prediction.
-        return [
-            weight * penalty.float() * sample_size
-            for weight, penalty in zip(weights, output.penalties.values(), strict=True)
-            if weight != 0
-        ]
 
     @staticmethod
     def summarize(sums: Mapping[str, float]) -> dict[str, float]:
@@ -114,19 +96,6 @@ class Wav2VecCriterion(Criterion):
         return values
 
 
-def _infonce(logits: Tensor) -> Tensor:
-    """Return the summed cross-entropy of (N, 1 + K) logits whose class is always 0."""
-    return F.cross_entropy(logits, torch.zeros(len(logits), dtype=torch.long, device=logits.device), reduction="sum")
-
-
 def _binary(logits: Tensor, negative_weight: float) -> Tensor:
     """Return the summed binary cross-entropy; softplus, because a negative may hold -inf, where x * 0 is nan."""
     return F.softplus(-logits[:, 0]).sum() + negative_weight * F.softplus(logits[:, 1:]).sum()
-
-
-@torch.no_grad()
-def _num_correct(logits: Tensor) -> Tensor:
-    """Count rows whose largest logit is the positive's; rows of equal logits do not count."""
-    if logits.shape[0] == 0:
-        return torch.zeros((), device=logits.device)
-    return ((logits.argmax(dim=-1) == 0) & (logits.argmin(dim=-1) != 0)).sum()

@@ -6,6 +6,7 @@ a file is read, mixed down and resampled in blocks until it ends. Cropping and b
 
 from __future__ import annotations
 
+import io
 import math
 import os
 import stat
@@ -18,9 +19,12 @@ import numpy as np
 import numpy.typing as npt
 
 from w2v.data import media_file as media
+from w2v.data.audio_files import MEDIA_ENDINGS, ending_of
 from w2v.data.guessed_length import is_guessed
 from w2v.data.size_check import check_sizes
 from w2v.errors import DataError, MissingPackageError
+from w2v.shards.member import Loaded, Member, Source
+from w2v.system import OPEN_AT_ONCE
 
 Samples = npt.NDArray[np.float32]
 
@@ -55,7 +59,7 @@ class AudioInfo:
         return (2 * self.frames * sample_rate + self.sample_rate) // (2 * self.sample_rate)
 
 
-def audio_info(path: str) -> AudioInfo:
+def audio_info(path: Source) -> AudioInfo:
     """Read a file's header.
 
     Formats that do not say how long they are (WebM, ADTS) are decoded to be measured.
@@ -68,7 +72,7 @@ def audio_info(path: str) -> AudioInfo:
         return AudioInfo(file.sample_rate, file.channels, frames)
 
 
-def audio_seconds(path: str) -> float | None:
+def audio_seconds(path: Source) -> float | None:
     """Return what a header says about the length; None: nothing, or it cannot be read."""
     try:
         with _open(path) as file:
@@ -77,8 +81,17 @@ def audio_seconds(path: str) -> float | None:
         return None
 
 
+def audio_format(path: Source) -> tuple[int, int] | None:
+    """Return the rate in Hz and the number of channels of a file; None: its header cannot be read."""
+    try:
+        with _open(path) as file:
+            return file.sample_rate, file.channels
+    except DataError:
+        return None
+
+
 def read_audio(
-    path: str,
+    path: Source,
     sample_rate: int,
     *,
     resample: bool = False,
@@ -116,11 +129,11 @@ def read_audio(
         blocks = _mono_blocks(path, file, size, LONGEST if frames is None else math.inf, channel)
         if start or frames is not None:
             blocks = _stretch(path, blocks, start - cut, frames)
-        return _join(blocks if rate == sample_rate else resampled(path, blocks, rate, sample_rate))
+        return _join(blocks if rate == sample_rate else resampled(str(path), blocks, rate, sample_rate))
 
 
 def audio_blocks(
-    path: str, sample_rate: int, *, resample: bool = True, channel: int | None = None
+    path: Source, sample_rate: int, *, resample: bool = True, channel: int | None = None
 ) -> Iterator[Samples]:
     """Yield (S,) blocks of a file of any length, rate and number of channels, as `read_audio` would join them.
 
@@ -138,10 +151,10 @@ def audio_blocks(
         if not resample:
             check_format(path, rate, 1 if channel else file.channels, sample_rate)
         blocks = _mono_blocks(path, file, STREAM_BLOCK, math.inf, channel)
-        yield from blocks if rate == sample_rate else resampled(path, blocks, rate, sample_rate)
+        yield from blocks if rate == sample_rate else resampled(str(path), blocks, rate, sample_rate)
 
 
-def read_stretch(path: str, sample_rate: int, start: float, end: float) -> Samples:
+def read_stretch(path: Source, sample_rate: int, start: float, end: float) -> Samples:
     """Return a stretch of a recording of any length: blocks before it are let go, those after it are not read.
 
     Args:
@@ -165,7 +178,7 @@ def read_stretch(path: str, sample_rate: int, start: float, end: float) -> Sampl
     return _join(parts)
 
 
-def read_window(path: str, sample_rate: int, size: int, start: int, out: Samples, offset: int | None = None) -> bool:
+def read_window(path: Source, sample_rate: int, size: int, start: int, out: Samples, offset: int | None = None) -> bool:
     """Read a part of an ordinary clip straight into its place: without a copy, and without what comes before and after.
 
     Args:
@@ -212,7 +225,7 @@ def _read_into(file: Any, out: Samples) -> bool:
     return True
 
 
-def check_format(path: str, rate: int, channels: int, needed: int) -> None:
+def check_format(path: Source, rate: int, channels: int, needed: int) -> None:
     """Check that a file is mono and of the rate needed.
 
     Raises:
@@ -271,7 +284,7 @@ class _AudioFile:
     blocks: Callable[[int], Iterator[Samples]]
     seek: Callable[[int], Any] | None = None
 
-    def skip(self, path: str, start: int) -> int:
+    def skip(self, path: Source, start: int) -> int:
         """Move to sample `start` if that is quick; return how far the file has been moved.
 
         Raises:
@@ -290,8 +303,10 @@ class _UnknownFormatError(DataError):
 
 
 @contextmanager
-def _open(path: str) -> Iterator[_AudioFile]:
+def _open(path: Source) -> Iterator[_AudioFile]:
     """Open a file with libsndfile or, where that does not know its format, with FFmpeg."""
+    if isinstance(path, Member):
+        path = path.load()  # once, whichever libraries look at it
     with ExitStack() as stack:
         try:
             file = stack.enter_context(_open_with_libsndfile(path))
@@ -317,34 +332,36 @@ def _open(path: str) -> Iterator[_AudioFile]:
         yield _AudioFile(file.samplerate, file.channels, file.frames, is_whole, blocks, file.seek if is_whole else None)
 
 
-def _open_with_ffmpeg(stack: ExitStack, path: str, unknown: DataError) -> _AudioFile:
-    is_media = path.lower().endswith(media.ENDINGS)
+def _open_with_ffmpeg(stack: ExitStack, path: Source, unknown: DataError) -> _AudioFile:
+    is_media = ending_of(str(path)) in MEDIA_ENDINGS
     if not media.is_installed():
         if is_media:
             raise DataError(f'{path}: libsndfile does not read this format, PyAV does: pip install "w2v[media]"')
         raise unknown
-    raw = stack.enter_context(open(path, "rb", opener=_open_at_once))  # noqa: SIM115 - closed by the stack
+    raw = _raw(path)
+    stack.callback(raw.close)
     try:
-        file = stack.enter_context(media.media_file(raw, path))
+        file = stack.enter_context(media.media_file(raw, str(path)))
     except DataError as e:
         raise e if is_media else unknown from e
     return _AudioFile(file.sample_rate, file.channels, file.frames, False, file.blocks)
 
 
-def _open_whole(stack: ExitStack, path: str) -> _AudioFile:
+def _open_whole(stack: ExitStack, path: Source) -> _AudioFile:
     """Open a file of several streams, or of guessed length, with what reads it to its end."""
     if not media.is_installed():
         raise DataError(
             f"{path}: is joined of several files, or of variable bit rate without a table, and libsndfile reads only a "
             'part of it; re-encode it, or: pip install "w2v[media]"'
         )
-    raw = stack.enter_context(open(path, "rb", opener=_open_at_once))  # noqa: SIM115 - closed by the stack
-    file = stack.enter_context(media.media_file(raw, path))
+    raw = _raw(path)
+    stack.callback(raw.close)
+    file = stack.enter_context(media.media_file(raw, str(path)))
     return _AudioFile(file.sample_rate, file.channels, None, False, file.blocks)
 
 
 @contextmanager
-def _open_with_libsndfile(path: str) -> Iterator[Any]:
+def _open_with_libsndfile(path: Source) -> Iterator[Any]:
     try:
         import soundfile
     except ImportError as e:
@@ -352,26 +369,40 @@ def _open_with_libsndfile(path: str) -> Iterator[Any]:
     except OSError as e:  # the package is there, the library it wraps is not
         raise DataError(f"soundfile cannot load libsndfile: {' '.join(str(e).split())}") from e
     try:
-        # Through a descriptor: libsndfile says only "System error" for a missing file, and takes no name that is
-        # not valid in the locale.
-        with (
-            open(path, "rb", buffering=0, opener=_open_at_once) as raw,
-            soundfile.SoundFile(raw.fileno(), closefd=False) as file,
-        ):
-            yield file
+        # A file through its descriptor: libsndfile says only "System error" for a missing file, and takes no name that
+        # is not valid in the locale.
+        with _raw(path) as raw:
+            place = raw if isinstance(raw, io.BytesIO) else raw.fileno()
+            with soundfile.SoundFile(place, closefd=False) as file:
+                yield file
     except OSError as e:
         raise DataError(f"{path}: cannot be read: {e.strerror or e}") from e
     except soundfile.LibsndfileError as e:
-        reason = "empty file" if os.path.isfile(path) and not os.path.getsize(path) else e.error_string
+        reason = "empty file" if _is_empty(path) else e.error_string
         kind = _UnknownFormatError if e.code in _UNKNOWN_FORMATS and reason != "empty file" else DataError
         raise kind(f"{path}: not readable as audio: {' '.join(reason.split()).rstrip('.')}") from e
     except (ValueError, MemoryError) as e:
         raise DataError(f"{path}: cannot be read: {' '.join(str(e).split()) or 'out of memory'}") from e
 
 
+def _raw(path: Source) -> io.BytesIO | io.RawIOBase:
+    """Open a file, or a clip inside of one, for reading."""
+    if isinstance(path, Member):
+        path = path.load()
+    if isinstance(path, Loaded):
+        return path.open()
+    return open(path, "rb", buffering=0, opener=_open_at_once)
+
+
+def _is_empty(path: Source) -> bool:
+    if isinstance(path, str):
+        return os.path.isfile(path) and not os.path.getsize(path)
+    return isinstance(path, Loaded) and not path.content
+
+
 def _open_at_once(path: str, flags: int) -> int:
     """Open a file without waiting: a named pipe would keep a worker for ever, and a device has no end."""
-    number = os.open(path, flags | os.O_NONBLOCK)
+    number = os.open(path, flags | OPEN_AT_ONCE)
     kind = os.fstat(number).st_mode
     # A folder is left to `open`, which says so.
     if not stat.S_ISREG(kind) and not stat.S_ISDIR(kind):
@@ -380,7 +411,7 @@ def _open_at_once(path: str, flags: int) -> int:
     return number
 
 
-def _stretch(path: str, blocks: Iterable[Samples], skip: int, frames: int | None) -> Iterator[Samples]:
+def _stretch(path: Source, blocks: Iterable[Samples], skip: int, frames: int | None) -> Iterator[Samples]:
     """Yield a part of (S,) blocks: without the first `skip` samples, and `frames` from there on.
 
     Raises:
@@ -401,7 +432,7 @@ def _stretch(path: str, blocks: Iterable[Samples], skip: int, frames: int | None
 
 
 def _mono_blocks(
-    path: str, file: _AudioFile, size: int, longest: float, channel: int | None = None
+    path: Source, file: _AudioFile, size: int, longest: float, channel: int | None = None
 ) -> Iterator[Samples]:
     """Yield (S,) blocks of one channel, or of the mean of all, of `size` values of the file, until it ends."""
     if channel is not None and channel > file.channels:

@@ -9,12 +9,16 @@ from dataclasses import dataclass, field
 
 from w2v.errors import listed
 
-# What libsndfile reads, then what PyAV adds (`w2v.data.media_file`); raw samples have no header and are none of them.
+# The one table, in lower case and without dots: what libsndfile reads, then what PyAV adds (`w2v.data.media_file`). Raw
+# samples have no header and are none of them.
 SNDFILE_ENDINGS = (
     *("flac", "wav", "ogg", "oga", "opus", "mp3", "aif", "aiff", "aifc", "au", "snd", "caf", "w64", "rf64", "sph"),
     *("nist", "voc", "mp1", "mp2"),
 )
-MEDIA_ENDINGS = ("m4a", "m4b", "mp4", "aac", "mka", "mkv", "mov", "webm", "wma", "amr", "3gp", "ac3", "avi")
+MEDIA_ENDINGS = (
+    *("m4a", "m4b", "mp4", "m4v", "mov", "3gp", "aac", "mka", "mkv", "webm", "wma", "wmv", "asf", "amr", "ac3", "ape"),
+    *("wv", "tta", "flv", "avi", "ts", "mpg", "mpeg"),
+)
 AUDIO_ENDINGS = (*SNDFILE_ENDINGS, *MEDIA_ENDINGS)
 NAMED = 3
 
@@ -61,7 +65,7 @@ def list_audio(root: str, extensions: Sequence[str] | None) -> Listing:
     listing = Listing()
     wanted = [e.lower().lstrip(".") for e in extensions] if extensions is not None else list(AUDIO_ENDINGS)
     paths = list(_walk(root, root, (), listing))
-    kinds = [_ending(path) for path in paths]
+    kinds = [ending_of(path) for path in paths]
     rank = {ending: place for place, ending in enumerate(dict.fromkeys(wanted))}
     # A file called `x.tar.flac` may be asked for by `tar.flac`, as the original's glob allows.
     compound = [ending for ending in rank if "." in ending]
@@ -76,7 +80,8 @@ def list_audio(root: str, extensions: Sequence[str] | None) -> Listing:
     return listing
 
 
-def _ending(path: str) -> str:
+def ending_of(path: str) -> str:
+    """Return the ending of a name as it stands in the table."""
     return os.path.splitext(path)[1].lower().lstrip(".")
 
 
@@ -116,6 +121,6 @@ def _leave_out(listing: Listing, reason: str, root: str, path: str, note: str = 
 
 
 def _endings(names: list[str]) -> str:
-    counts = Counter(f".{_ending(name)}" if _ending(name) else "no ending" for name in names)
+    counts = Counter(f".{ending_of(name)}" if ending_of(name) else "no ending" for name in names)
     shown = [f"{count} {ending}" for ending, count in counts.most_common(6)]
     return ", ".join(shown) + (" and others" if len(counts) > 6 else "")

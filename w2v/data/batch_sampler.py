@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 
@@ -85,11 +86,32 @@ def batch_by_size(
     return BatchPlan(batches, skipped)
 
 
-def plan_batches(
-    sizes: IntArray,
+def shortest_first(sizes: IntArray, seed: int) -> IntArray:
+    """Return the indices of items, shortest first, those of equal size in an order drawn from `seed`."""
+    ties = np.random.RandomState(seed % 2**32).permutation(len(sizes))
+    order: IntArray = np.lexsort((ties, sizes)).astype(np.int64)
+    return order
+
+
+def plan_batches(sizes: IntArray, lengths: IntArray, *, seed: int | None, **limits: Any) -> BatchPlan:
+    """Order clips by length, longest first, and cut them into batches.
+
+    Args:
+        sizes: (N,) full lengths, which give the order.
+        lengths: (N,) costs, which give the batches (`AudioDataset.lengths`).
+        seed: `--seed`, or None for an order without chance (validation, inference).
+        limits: as for `plan_order`.
+
+    Raises:
+        DataError: as `plan_order` does.
+    """
+    return plan_order(length_order(sizes, seed), lengths, **limits)
+
+
+def plan_order(
+    order: IntArray,
     lengths: IntArray,
     *,
-    seed: int | None,
     max_tokens: int | None,
     batch_size: int | None,
     multiple: int = 8,
@@ -97,12 +119,11 @@ def plan_batches(
     refuse_long: bool = False,
     unit: str = "samples",
 ) -> BatchPlan:
-    """Order clips by length and cut them into batches.
+    """Cut an order of clips into batches.
 
     Args:
-        sizes: (N,) full lengths, which give the order.
-        lengths: (N,) costs, which give the batches (`AudioDataset.lengths`).
-        seed: `--seed`, or None for an order without chance (validation, inference).
+        order: (N,) indices.
+        lengths: costs of all clips, by index.
         max_tokens: `--max-tokens`.
         batch_size: `--batch-size`.
         multiple: `--required-batch-size-multiple`.
@@ -113,9 +134,7 @@ def plan_batches(
     Raises:
         DataError: no clip fits into a batch, or `refuse_long` and one does not.
     """
-    plan = batch_by_size(
-        length_order(sizes, seed), lengths, max_tokens=max_tokens, batch_size=batch_size, multiple=multiple
-    )
+    plan = batch_by_size(order, lengths, max_tokens=max_tokens, batch_size=batch_size, multiple=multiple)
     if plan.num_skipped and (refuse_long or not plan.batches):
         first = int(plan.skipped[0])
         raise DataError(

@@ -27,7 +27,7 @@ from w2v.data.batch_sampler import PaddingStats, padding_stats
 from w2v.data.labels import Labels
 from w2v.data.manifest import Manifest
 from w2v.errors import DataError
-from w2v.rng import numpy_generator
+from w2v.rng import numpy_generator, seed_from
 from w2v.types import AudioBatch, AudioExample, Batch, IntArray
 
 logger = logging.getLogger(__name__)
@@ -52,6 +52,16 @@ class BatchDataset:
     def load(self, indices: Sequence[int] | IntArray, seed: int) -> tuple[Batch, Any]:
         """Return a batch and what the main process must know about it; called in worker processes."""
         return self.batch(indices, seed), None
+
+    def batch_seed(self, seed: int, epoch: int | str, number: int) -> int:
+        """Return the seed of a batch; all that is random in it follows from that.
+
+        Args:
+            seed: `--seed`.
+            epoch: the epoch of training, or the name of a split that is validated.
+            number: of the batch.
+        """
+        return seed_from(seed, epoch, number)
 
     def record(self, report: Any) -> None:
         """Take notice of a report of `load`; called in the main process, in order of the batches."""
@@ -100,6 +110,7 @@ class AudioDataset(BatchDataset):
             Differs from the original, which then trains on part of the audio with all of its text.
         min_sample_size: drop clips that are shorter, in samples; labels are dropped with them. The original's
             README release shifts labels against audio here.
+        max_keep_size: drop clips that are longer, in samples.
         pad: pad clips to the longest of a batch instead of cropping them to the shortest; always so with labels.
         normalize: bring each clip to zero mean and unit variance, before any crop.
         normalize_epsilon: added to the variance.
@@ -128,6 +139,7 @@ class AudioDataset(BatchDataset):
         sample_rate: int = 16000,
         max_sample_size: int | None = None,
         min_sample_size: int | None = None,
+        max_keep_size: int | None = None,
         pad: bool = False,
         normalize: bool = False,
         normalize_epsilon: float = NORMALIZE_EPSILON,
@@ -152,7 +164,8 @@ class AudioDataset(BatchDataset):
         self.channel = channel
         self.replace_unreadable = replace_unreadable
         self.num_too_short = self.num_too_long = self.num_impossible = 0
-        self.rows = self._rows_kept(labelled=labels is not None, impossible=impossible)
+        longest = max_sample_size if max_keep_size is None and labels is not None else max_keep_size
+        self.rows = self._rows_kept(longest, impossible)
         self.labels = labels if labels is None or not self.num_skipped else labels.take(self.rows)
         self.sizes: IntArray = manifest.sizes[self.rows]
         self.lengths: IntArray = self.sizes
@@ -164,12 +177,12 @@ class AudioDataset(BatchDataset):
         self._length_warned = False
         self._clip: Samples = np.empty(0, dtype=np.float32)  # kept: fresh memory takes as long as reading a file
 
-    def _rows_kept(self, labelled: bool, impossible: npt.NDArray[np.bool_] | None) -> IntArray:
+    def _rows_kept(self, longest: int | None, impossible: npt.NDArray[np.bool_] | None) -> IntArray:
         sizes = self.manifest.sizes
         keep = sizes >= self.min_sample_size
         self.num_too_short = int((~keep).sum())
-        if labelled and self.max_sample_size is not None:
-            too_long = sizes > self.max_sample_size
+        if longest is not None:
+            too_long = sizes > longest
             self.num_too_long = int((too_long & keep).sum())
             keep &= ~too_long
         if impossible is not None:
@@ -179,7 +192,7 @@ class AudioDataset(BatchDataset):
         if not len(rows):
             raise DataError(
                 f"{self.manifest.source}: all {len(sizes)} clips are dropped: {self.num_too_short} are under "
-                f"--min-sample-size {self.min_sample_size}, {self.num_too_long} over --max-sample-size, "
+                f"--min-sample-size {self.min_sample_size}, {self.num_too_long} too long, "
                 f"{self.num_impossible} have more symbols than frames"
             )
         return rows
@@ -276,7 +289,8 @@ class AudioDataset(BatchDataset):
                 return None
         report.num_read = len(sizes)
         targets = [self._targets(index) for index in indices.tolist()]
-        return _join(source, [min(size, width) for size in sizes], indices.tolist(), targets, seed, self._pad_id)
+        batch = _join(source, [min(size, width) for size in sizes], indices.tolist(), targets, seed, self._pad_id)
+        return replace(batch, starts=starts)
 
     def _as_found(self, indices: IntArray, seed: int, report: ReadReport) -> AudioBatch:
         """Read clips one by one, whatever their files hold, and join them."""
@@ -284,7 +298,7 @@ class AudioDataset(BatchDataset):
         examples = [self._readable(index, budget, report) for index in indices.tolist()]
         width, starts = self._windows(indices, [len(example.source) for example in examples], seed)
         windows = [self._window(example, start, width) for example, start in zip(examples, starts, strict=True)]
-        return collate(windows, [0] * len(windows), width, seed, self._pad_id)
+        return replace(collate(windows, [0] * len(windows), width, seed, self._pad_id), starts=starts)
 
     def _windows(self, indices: IntArray, lengths: Sequence[int], seed: int) -> tuple[int, list[int]]:
         """Return how wide a batch is, and the first sample of each clip's window."""

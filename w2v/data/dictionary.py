@@ -1,7 +1,7 @@
 """The symbols that a model can write, and their numbers.
 
-The file is the original's: `symbol count` per line, split at the last space; the count is checked and not used.
-Four special symbols come first: `<s>` (also the CTC blank), `<pad>`, `</s>`, `<unk>`.
+The file is the original's: `symbol count` per line, split at the last space. Four special symbols come first: `<s>`
+(also the CTC blank), `<pad>`, `</s>`, `<unk>`.
 """
 
 from __future__ import annotations
@@ -16,6 +16,10 @@ from w2v.files import write_atomically
 
 SPECIALS = ("<s>", "<pad>", "</s>", "<unk>")
 OVERWRITE = "#fairseq:overwrite"
+MASK = "<mask>"
+"""What stands for a hidden token in a masked language model: its last symbol, and never in the file."""
+FILLER = "madeupword{:04d}"
+"""Symbols that the original fills a dictionary up with."""
 
 
 class Dictionary:
@@ -23,9 +27,11 @@ class Dictionary:
 
     Args:
         symbols: all symbols, the four specials first.
+        counts: how often each occurs, as the file says; None: not known, 1 each.
 
     Attributes:
         symbols: all symbols, the four specials included; a symbol's id is its place here.
+        counts: as many numbers.
         bos: id of `<s>`, which is also the CTC blank.
         pad: id that fills target rows up to the longest.
         eos: id of `</s>`.
@@ -34,10 +40,11 @@ class Dictionary:
 
     bos, pad, eos, unk = range(4)
 
-    def __init__(self, symbols: Sequence[str]) -> None:
+    def __init__(self, symbols: Sequence[str], counts: Sequence[int] | None = None) -> None:
         if tuple(symbols[:4]) != SPECIALS:
             raise DataError(f"a dictionary must begin with {' '.join(SPECIALS)}, got {list(symbols[:4])}")
         self.symbols = list(symbols)
+        self.counts = [1] * len(self.symbols) if counts is None else list(counts)
         self._ids: dict[str, int] = {}
         for number, symbol in enumerate(self.symbols):
             self._ids[symbol] = number
@@ -65,7 +72,7 @@ class Dictionary:
         Raises:
             DataError: the file is missing or empty, or a line breaks the format; named as file:line.
         """
-        symbols = list(SPECIALS)
+        symbols, counts = list(SPECIALS), [1] * len(SPECIALS)
         lines: dict[str, int] = {}
         for number, line in enumerate(read_lines(path, "dictionary"), start=1):
             text = line.rstrip()
@@ -83,9 +90,16 @@ class Dictionary:
                 raise DataError(f"{path}:{number}: {symbol!r} is in {first} already; end the line in {OVERWRITE}")
             lines[symbol] = number
             symbols.append(symbol)
+            counts.append(int(count))
         if not lines:
             raise DataError(f"{path}: lists no symbols")
-        return cls(symbols)
+        return cls(symbols, counts)
+
+    def with_mask(self) -> Dictionary:
+        """Return the dictionary of a masked language model: this one, and `<mask>` as its last symbol."""
+        if MASK in self._ids:
+            return self
+        return Dictionary([*self.symbols, MASK], [*self.counts, 1])
 
     def __len__(self) -> int:
         return len(self.symbols)
@@ -111,7 +125,23 @@ class Dictionary:
         return " ".join(self.symbols[number] for number in map(int, ids) if number not in (self.bos, self.eos))
 
 
-def write_dictionary(path: str | Path, counts: Mapping[str, int]) -> None:
-    """Write a dictionary file: the most frequent symbol first, equal counts in order of the symbols."""
+def write_dictionary(
+    path: str | Path, counts: Mapping[str, int], *, threshold: int = 0, most: int = -1, padding_factor: int = 1
+) -> None:
+    """Write a dictionary file: the most frequent symbol first, equal counts in order of the symbols.
+
+    Args:
+        path: the file.
+        counts: how often each symbol occurs; the four special ones are not written.
+        threshold: leave out symbols that are rarer.
+        most: keep so many, the four special ones counted; -1: all.
+        padding_factor: fill up, with symbols that never occur, to a multiple of this, the special ones counted.
+    """
     ordered = sorted(counts.items(), key=lambda item: (-item[1], item[0]))
+    ordered = [(symbol, count) for symbol, count in ordered if symbol not in SPECIALS]
+    if most >= 0:
+        ordered = ordered[: max(most - len(SPECIALS), 0)]
+    ordered = [(symbol, count) for symbol, count in ordered if count >= threshold]
+    missing = -(len(ordered) + len(SPECIALS)) % padding_factor
+    ordered += [(FILLER.format(number), 0) for number in range(missing)]
     write_atomically(path, "".join(f"{symbol} {count}\n" for symbol, count in ordered).encode())

@@ -31,7 +31,7 @@ from w2v.data.dataset import BatchDataset
 from w2v.data.worker_limits import SHARED_MEMORY, plan_workers
 from w2v.distributed.child import end_with_parent
 from w2v.errors import DataError, W2vError
-from w2v.rng import seed_from
+from w2v.system import CHILD_ENDED, ENDING_SIGNALS
 from w2v.types import Batch, IntArray
 
 logger = logging.getLogger(__name__)
@@ -175,7 +175,7 @@ class EpochIterator:
         for start in range(position, len(order), self.world_size):
             number = start + self.rank
             # A filler is a real batch: the ranks' forward passes must look alike.
-            yield self.batches[order[number % len(order)]], seed_from(self.seed, epoch, number)
+            yield self.batches[order[number % len(order)]], self.dataset.batch_seed(self.seed, epoch, number)
 
     def _fingerprint(self) -> str:
         """Return a short text that differs where the batches do."""
@@ -348,7 +348,8 @@ def _end_workers() -> None:
 
     multiprocessing would ask them to by SIGTERM, which they ignore, and then wait for ever.
     """
-    signal.signal(signal.SIGCHLD, signal.SIG_DFL)
+    if CHILD_ENDED is not None:
+        signal.signal(CHILD_ENDED, signal.SIG_DFL)
     for worker in _workers:
         if worker.is_alive():
             worker.kill()
@@ -369,10 +370,12 @@ class _ChildHandler:
 
 def _stand_before_torch() -> None:
     """Put our handler before torch's, which is there since the first workers were started."""
-    theirs = signal.getsignal(signal.SIGCHLD)
+    if CHILD_ENDED is None:
+        return
+    theirs = signal.getsignal(CHILD_ENDED)
     is_theirs = callable(theirs) and not isinstance(theirs, _ChildHandler)
     if is_theirs and threading.current_thread() is threading.main_thread():
-        signal.signal(signal.SIGCHLD, _ChildHandler(theirs))
+        signal.signal(CHILD_ENDED, _ChildHandler(theirs))
 
 
 _DEAD_WORKER = re.compile(r"DataLoader worker \(pid\S* ([\d, ]+)\) (?:is killed by signal: ([^.]+)|exited)")
@@ -471,7 +474,7 @@ def _start_worker(worker: int) -> None:
     torch.set_num_threads(1)
     # Ctrl-C, and the signals that a scheduler sends to a whole process group, belong to the main process: it finishes
     # its update, saves, and ends the workers.
-    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1, signal.SIGHUP):
+    for number in ENDING_SIGNALS:
         signal.signal(number, signal.SIG_IGN)
     # torch's own watch looks every five seconds whether the parent is another than when it began, and so waits for
     # ever where the parent was killed before that.

@@ -131,8 +131,10 @@ def read_labels(path: str | Path, num_clips: int, dictionary: Dictionary) -> Lab
         line += len(counts[-1])
     lengths = np.concatenate([np.zeros(1, dtype=np.int64), *counts])
     if len(lengths) - 1 != num_clips:
+        number = min(len(lengths) - 1, num_clips) + 1
+        which = f"line {number} has no clip" if len(lengths) > num_clips else f"clip {number} has no line"
         raise DataError(
-            f"{path}: has {len(lengths) - 1} lines, but its manifest lists {num_clips} clips; they must agree"
+            f"{path}: has {len(lengths) - 1} lines, but its manifest lists {num_clips} clips; they must agree: {which}"
         )
     empty = np.flatnonzero(lengths[1:] == 0)
     if len(empty):

@@ -4,6 +4,9 @@ The file is the original's: line 1 names the root folder, every further line is 
 live in one flat byte buffer instead of a list of strings: a list of a million Python strings is copied into every
 worker process as its reference counts change, a buffer never is. Audio is not opened here.
 
+A name may lead into a shard (`w2v.shards.member`), on a disk or on a server; `NAME.shards.tsv` beside the manifest says
+what each shard was when the manifest was written.
+
 A manifest may come from anywhere, so its names stay inside its root folder: absolute ones and parts `..` are refused,
 unless `--allow-outside-root` is given. Links are followed: who can put a link into the root could put the file there.
 """
@@ -13,7 +16,7 @@ from __future__ import annotations
 import os
 import re
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import NoReturn
 
@@ -22,17 +25,21 @@ import numpy.typing as npt
 
 from w2v.array_types import IntArray
 from w2v.data.text_blocks import read_blocks
+from w2v.data.text_file import read_lines
 from w2v.errors import DataError
 from w2v.files import write_atomically
+from w2v.shards.member import Member, Source, absolute, is_url, joined, parse_place, shown
+from w2v.shards.store import Identity, ShardStore
 
 Bytes = npt.NDArray[np.uint8]
 
 TAB, NEWLINE, RETURN, SPACE, SLASH, ZERO = b"\t\n\r /0"
 MAX_DIGITS = 18  # what fits into int64 whatever the digits are
 STRETCH = re.compile(r"(.+):(\d{1,15}):(\d{1,15})", re.DOTALL)
-_ZIPPED = re.compile(rb"\.zip:\d+:\d+\t")
+SHARDS_ENDING = ".shards.tsv"
+_IN_SHARD = re.compile(rb"\.(?:tar|zip|parquet):\d+:\d+")
 _EMPTY = re.compile(rb":\d+:0+\t")
-_OUTSIDE = re.compile(rb"(?:^|[/\n])(\.\.)[/\t]")
+_OUTSIDE = re.compile(rb"(?:^|[/\n])(\.\.)[/\t]|(://)")
 
 
 @dataclass(frozen=True)
@@ -45,6 +52,7 @@ class Manifest:
         offsets: (N + 1,) int64; name i is `names[offsets[i]:offsets[i + 1]]`.
         sizes: (N,) int64 samples per clip.
         source: the file it was read from, for messages; empty where it was not read from a file.
+        store: reads clips inside of shards; None: every clip is a file.
     """
 
     root: str
@@ -52,40 +60,115 @@ class Manifest:
     offsets: IntArray
     sizes: IntArray
     source: str = ""
+    store: ShardStore | None = field(default=None, repr=False, compare=False)
 
     def __len__(self) -> int:
         return len(self.sizes)
 
     def name(self, row: int) -> str:
-        """Return the path of clip `row`, relative to the root."""
+        """Return the name of clip `row` as its line has it: the path relative to the root, or the place in a shard."""
         return os.fsdecode(self.names[self.offsets[row] : self.offsets[row + 1]].tobytes())
 
-    def path(self, row: int) -> str:
-        """Return the path under which clip `row` can be opened; an absolute name stands for itself."""
-        return os.path.join(self.root, self.name(row))
+    def title(self, row: int) -> str:
+        """Return what clip `row` is called: its path relative to the root or, inside of a shard, its name there."""
+        name = self.name(row)
+        place = parse_place(name) if self.store is not None else None
+        return name if place is None else place.title
 
-    def stretch(self, row: int) -> tuple[str, int | None, int | None]:
+    def path(self, row: int) -> str:
+        """Return the path of clip `row` for messages; an absolute name stands for itself."""
+        name = self.name(row)
+        place = parse_place(name) if self.store is not None else None
+        return shown(joined(self.root, name if place is None else f"{place.shard}/{place.title}"))
+
+    def absolute_name(self, row: int) -> str:
+        """Return the name of clip `row` in a manifest whose root is `/`."""
+        return absolute(self.root, self.name(row))
+
+    def source_of(self, row: int) -> Source:
+        """Return what clip `row` can be read from."""
+        return self.stretch(row)[0]
+
+    def stretch(self, row: int) -> tuple[Source, int | None, int | None]:
         """Return the file of clip `row`, and the first sample and the samples of the stretch of it that the clip is.
 
         The original's form of such a name is `path:offset:frames`, in samples of the file; None and None: all of it.
         """
-        match = STRETCH.fullmatch(self.name(row))
-        if match is None:
-            return self.path(row), None, None
-        return os.path.join(self.root, match[1]), int(match[2]), int(match[3])
+        name = self.name(row)
+        place = parse_place(name) if self.store is not None else None
+        match = STRETCH.fullmatch(name if place is None else place.key)
+        start, frames = (None, None) if match is None else (int(match[2]), int(match[3]))
+        if place is None or self.store is None:
+            return os.path.join(self.root, name if match is None else match[1]), start, frames
+        return Member(place if match is None else replace(place, key=match[1]), self.store), start, frames
+
+    def is_remote(self, row: int) -> bool:
+        """Whether clip `row` lies on a server."""
+        source = self.source_of(row)
+        return isinstance(source, Member) and is_url(source.path)
+
+    def expect(self, rows: Iterable[int]) -> None:
+        """Begin to fetch clips that will soon be read, where they come from a server."""
+        if self.store is not None:
+            self.store.expect([source.place for row in rows if isinstance(source := self.source_of(row), Member)])
+
+    def take(self, rows: Sequence[int]) -> Manifest:
+        """Return a manifest of some clips, in the order of `rows`."""
+        names = [self.names[self.offsets[row] : self.offsets[row + 1]] for row in rows]
+        offsets = np.cumsum([0, *map(len, names)], dtype=np.int64)
+        flat = np.concatenate(names) if names else self.names[:0]
+        return replace(self, names=flat, offsets=offsets, sizes=self.sizes[np.asarray(rows, dtype=np.int64)])
 
     def line(self, row: int) -> str:
         """Return `file:line` of clip `row`, for messages."""
         return f"{self.source}:{row + 2}"
 
     def check_root(self) -> None:
-        """Check that the root folder exists.
+        """Check that the root folder exists; a server is asked by who reads from it.
 
         Raises:
             DataError: it does not; the manifest was most likely written on another machine.
         """
-        if not os.path.isdir(self.root):
+        if not is_url(self.root) and not os.path.isdir(self.root):
             raise DataError(f"{self.source}:1: the root folder {self.root!r} does not exist; line 1 names it")
+
+
+def _store_of(root: str, names: Bytes, where: str) -> ShardStore | None:
+    """Return what reads the shards that a manifest names; None: it names none.
+
+    Raises:
+        DataError: clips on a server are not inside of shards, or the file about the shards is damaged.
+    """
+    in_shards = _IN_SHARD.search(names.data) is not None
+    if is_url(root) and not in_shards:
+        raise DataError(f"{where}:1: {shown(root)} is an address, below which only clips inside of shards are read")
+    return ShardStore(root, read_identities(where)) if in_shards else None
+
+
+def shards_path(manifest: str | Path) -> Path:
+    """Return the file about the shards of a manifest."""
+    name = str(manifest)
+    return Path(name.removesuffix(".gz").removesuffix(".tsv") + SHARDS_ENDING)
+
+
+def read_identities(manifest: str | Path) -> dict[str, Identity]:
+    """Read what the shards of a manifest were: lines of shard, bytes, clips and, where a server gave one, its ETag.
+
+    Returns:
+        nothing, where there is no such file.
+
+    Raises:
+        DataError: a line breaks the form.
+    """
+    path, found = shards_path(manifest), {}
+    if not path.is_file():
+        return {}
+    for number, line in enumerate(read_lines(path, "list of shards"), 1):
+        shard, *values = line.split("\t")
+        if len(values) not in (2, 3) or not all(value.isascii() and value.isdigit() for value in values[:2]):
+            raise DataError(f"{path}:{number}: must be shard TAB bytes TAB clips, got {line[:200]!r}")
+        found[shard] = Identity(int(values[0]), values[2] if len(values) == 3 else "")
+    return found
 
 
 def make_manifest(root: str, names: Iterable[str], sizes: Iterable[int], source: str = "") -> Manifest:
@@ -106,14 +189,21 @@ def join_manifests(parts: Sequence[Manifest]) -> Manifest:
         return parts[0]
     roots = {part.root for part in parts}
     source, sizes = ", ".join(part.source for part in parts), np.concatenate([part.sizes for part in parts])
+    stores = [part.store for part in parts if part.store is not None]
     if len(roots) > 1:
         for part in parts:
             part.check_root()  # while a message can name the manifest
-        return make_manifest("/", (os.path.abspath(p.path(row)) for p in parts for row in range(len(p))), sizes, source)
+        joint = make_manifest(
+            "/", (part.absolute_name(row) for part in parts for row in range(len(part))), sizes, source
+        )
+        known = {absolute(store.root, shard): found for store in stores for shard, found in store.identities.items()}
+        return replace(joint, store=ShardStore("/", known) if stores else None)
     shifts = np.cumsum([0, *(len(part.names) for part in parts)])
     offsets = [part.offsets[:-1] + shift for part, shift in zip(parts, shifts, strict=False)]
     names = np.concatenate([part.names for part in parts])
-    return Manifest(parts[0].root, names, np.concatenate([*offsets, shifts[-1:]]), sizes, source)
+    known = {shard: found for store in stores for shard, found in store.identities.items()}
+    store = ShardStore(parts[0].root, known) if stores else None
+    return Manifest(parts[0].root, names, np.concatenate([*offsets, shifts[-1:]]), sizes, source, store)
 
 
 def read_manifest(path: str | Path, *, allow_outside_root: bool = False) -> Manifest:
@@ -155,7 +245,8 @@ def read_manifest(path: str | Path, *, allow_outside_root: bool = False) -> Mani
         root = root or _read_root(where, b"")
         raise DataError(f"{where}: lists no clips; only its first line, the root folder, is there")
     offsets = np.cumsum(np.concatenate(lengths))
-    return Manifest(root, np.frombuffer(names, np.uint8), offsets, np.concatenate(sizes), where)
+    flat = np.frombuffer(names, np.uint8)
+    return Manifest(root, flat, offsets, np.concatenate(sizes), where, _store_of(root, flat, where))
 
 
 def write_manifest(path: str | Path, root: str, names: Iterable[str], sizes: Iterable[int]) -> None:
@@ -265,9 +356,10 @@ def _check_names(block: _Block, tabs: IntArray) -> None:
 def _check_inside(block: _Block, tabs: IntArray) -> None:
     wrong = np.flatnonzero(block.text[block.starts] == SLASH)[:1].tolist()
     # A part `..` is two dots between delimiters; `a..b` is an ordinary name.
-    outside = _OUTSIDE.search(block.content) if b".." in block.content else None
+    is_suspect = b".." in block.content or b"://" in block.content
+    outside = _OUTSIDE.search(block.content) if is_suspect else None
     if outside is not None:
-        wrong.append(block.row(outside.start(1)))
+        wrong.append(block.row(outside.start(outside.lastindex or 0)))
     if wrong:
         block.refuse(min(wrong), "must stay inside the root folder (or give --allow-outside-root), got", tabs)
 
@@ -275,9 +367,7 @@ def _check_inside(block: _Block, tabs: IntArray) -> None:
 def _check_stretches(block: _Block, tabs: IntArray) -> None:
     if b":" not in block.content:
         return
-    zipped, empty = _ZIPPED.search(block.content), _EMPTY.search(block.content)
-    if zipped is not None:
-        block.refuse(block.row(zipped.start()), "clips inside of zip files are not read; unpack them:", tabs)
+    empty = _EMPTY.search(block.content)
     if empty is not None:
         block.refuse(block.row(empty.start()), "path:offset:frames must have at least one frame, got", tabs)
 

@@ -18,16 +18,13 @@ import numpy.typing as npt
 from w2v.errors import DataError
 
 Samples = npt.NDArray[np.float32]
+ByteFile = io.BytesIO | io.RawIOBase
 
 # FFmpeg's names of containers that hold their own sound. A play list is none: it would open other files and addresses.
 CONTAINERS = (
     "mov,mp4,m4a,3gp,3g2,mj2,matroska,webm,asf,aac,ac3,eac3,dts,truehd,amr,amrnb,amrwb,mp3,ogg,flac,wav,w64,aiff,au,"
     "caf,ape,wv,tta,tak,shn,mpc,mpc8,flv,avi,mpegts,mpeg,rm,voc,dsf,spx,sox,loas,latm"
 )
-ENDINGS = (
-    ".m4a", ".m4b", ".mp4", ".m4v", ".mov", ".3gp", ".aac", ".mkv", ".mka", ".webm", ".wma", ".wmv", ".asf", ".ac3",
-    ".amr", ".opus", ".ape", ".wv", ".tta", ".flv", ".avi", ".ts", ".mpg", ".mpeg",
-)  # fmt: skip
 LONGEST_PADDING = 4096  # samples: encoders fill up their last frame, and an MP4 says how much of it is sound
 
 
@@ -43,7 +40,7 @@ class MediaFile:
         if not container.streams.audio:
             raise DataError(f"{path}: holds no audio")
         self._stream = container.streams.audio[0]
-        self._decoded = (frame for frame in container.decode(self._stream) if frame.samples)
+        self._decoded = _frames(container, self._stream)
         self._first = next(self._decoded, None)
         if self._first is None:
             raise DataError(f"{path}: holds no sound that can be decoded")
@@ -79,17 +76,62 @@ class MediaFile:
             yield rest[: len(rest) - padding] if 0 < padding <= LONGEST_PADDING else rest
 
     def _converted(self) -> Iterator[Samples]:
-        """Yield (S, channels) float32 per frame, whatever the decoder's format of samples; the rate stays."""
+        """Yield (S, channels) float32 per frame, whatever the decoder's format of samples.
+
+        The rate is that of the first frame: of joined files, the later ones are brought to it.
+        """
         import av
 
         convert: Any = None
-        frame = self._first
+        form: Any = None
+        frame: Any = self._first
+        layout = frame.layout.name
         while frame is not None:
-            if convert is None:
-                convert = av.AudioResampler(format="fltp", layout=frame.layout.name, rate=frame.sample_rate)
-            for part in convert.resample(frame):
-                yield part.to_ndarray().T
+            now = (frame.format.name, frame.layout.name, frame.sample_rate)
+            if now != form:
+                yield from _arrays(convert.resample(None) if convert is not None else ())
+                convert = av.AudioResampler(format="fltp", layout=layout, rate=self.sample_rate)
+                form = now
+            yield from _arrays(convert.resample(frame))
             frame = next(self._decoded, None)
+        yield from _arrays(convert.resample(None))
+
+
+def _frames(container: Any, stream: Any) -> Iterator[Any]:
+    """Yield the decoded frames of a stream. The titles of an MP3 file that others were joined to hold no sound."""
+    is_mp3 = container.format.name == "mp3"
+    for packet in container.demux(stream):
+        if is_mp3 and bytes(memoryview(packet)[:8]).startswith(TITLES):
+            continue
+        for frame in packet.decode():
+            if frame.samples:
+                yield frame
+
+
+def _arrays(parts: Any) -> Iterator[Samples]:
+    for part in parts:
+        yield part.to_ndarray().T
+
+
+TITLES = (b"ID3", b"TAG", b"APETAGEX")
+
+
+def _num_indexes(file: ByteFile) -> int:
+    """Return how many indexes an MP4 file has, each of which stands for itself; 0 for other files."""
+    place = count = 0
+    while True:
+        file.seek(place)
+        head = file.read(16) or b""
+        if len(head) < 8 or (not place and head[4:8] != b"ftyp"):
+            break
+        length = int.from_bytes(head[:4], "big")
+        count += head[4:8] == b"moov"
+        length = int.from_bytes(head[8:16], "big") if length == 1 else length
+        if length < 8:  # up to the end of the file
+            break
+        place += length
+    file.seek(0)
+    return count
 
 
 def is_installed() -> bool:
@@ -98,7 +140,7 @@ def is_installed() -> bool:
 
 
 @contextmanager
-def media_file(file: io.BufferedReader, path: str) -> Iterator[MediaFile]:
+def media_file(file: ByteFile, path: str) -> Iterator[MediaFile]:
     """Open a file with PyAV.
 
     Args:
@@ -111,6 +153,10 @@ def media_file(file: io.BufferedReader, path: str) -> Iterator[MediaFile]:
     import av
 
     try:
+        if _num_indexes(file) > 1:
+            raise DataError(
+                f"{path}: is joined of several MP4 files, of which players see the first; join them with ffmpeg"
+            )
         with av.open(file, options={"format_whitelist": CONTAINERS, "protocol_whitelist": "none"}) as container:
             yield MediaFile(container, path)
     except av.FFmpegError as e:

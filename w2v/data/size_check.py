@@ -11,6 +11,7 @@ import struct
 from typing import BinaryIO
 
 from w2v.errors import DataError
+from w2v.shards.member import Member, Source
 
 BYTES_PER_VALUE = {"PCM_S8": 1, "PCM_U8": 1, "ULAW": 1, "ALAW": 1, "PCM_16": 2, "PCM_24": 3, "PCM_32": 4, "FLOAT": 4}
 BYTES_PER_VALUE["DOUBLE"] = 8
@@ -19,7 +20,7 @@ TOLERATED_BYTES = 1 << 20  # of pictures, titles and the like behind the samples
 TOLERATED_SHARE = 0.1
 
 
-def check_sizes(path: str, container: str, subtype: str, channels: int, frames: int, sample_rate: int) -> None:
+def check_sizes(path: Source, container: str, subtype: str, channels: int, frames: int, sample_rate: int) -> None:
     """Check that no more samples lie in a file than its header tells of.
 
     Args:
@@ -32,10 +33,12 @@ def check_sizes(path: str, container: str, subtype: str, channels: int, frames: 
     width = BYTES_PER_VALUE.get(subtype, 0) * channels
     if not width or container in COMPRESSED:
         return
-    told, held = frames * width, os.path.getsize(path)
+    if isinstance(path, Member):
+        path = path.load()
+    told, held = frames * width, os.path.getsize(path) if isinstance(path, str) else len(path.content)
     if held <= told + 4096:
         return  # nearly all files: nothing further is read
-    with open(path, "rb") as file:
+    with open(path, "rb") if isinstance(path, str) else path.open() as file:
         rest = _behind_samples(file, held) if file.read(4) == b"RIFF" else None
     if rest is None:
         too_much = held - told > max(TOLERATED_BYTES, TOLERATED_SHARE * told)

@@ -8,8 +8,9 @@ from __future__ import annotations
 
 import logging
 import os
-import resource
 from dataclasses import dataclass
+
+from w2v.system import raise_open_files
 
 logger = logging.getLogger(__name__)
 
@@ -56,7 +57,7 @@ def plan_workers(num_workers: int, prefetch: int, batch_bytes: int) -> WorkerPla
         )  # fmt: skip
         return WorkerPlan(_fitting_workers(num_workers), through_pipes=True)
     files = _open_files() + SPARE_FILES + num_workers * (FILES_PER_WORKER + FILES_PER_BATCH * (prefetch + 1))
-    limit = _raised_limit(files)
+    limit = raise_open_files(files)
     if limit >= files:
         return WorkerPlan(num_workers)
     fewer = _fitting_workers(num_workers)
@@ -79,21 +80,8 @@ def _warn_once(text: str, *values: object) -> None:
 
 def _fitting_workers(num_workers: int) -> int:
     files = _open_files() + SPARE_FILES
-    room = (_raised_limit(files + num_workers * FILES_PER_WORKER) - files) // FILES_PER_WORKER
+    room = (raise_open_files(files + num_workers * FILES_PER_WORKER) - files) // FILES_PER_WORKER
     return max(0, min(num_workers, room))
-
-
-def _raised_limit(wanted: int) -> int:
-    """Return the limit on open files, raised towards what is wanted as far as this process may."""
-    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    if soft == resource.RLIM_INFINITY or soft >= wanted:
-        return wanted if soft == resource.RLIM_INFINITY else soft
-    most = wanted if hard == resource.RLIM_INFINITY else min(hard, wanted)
-    try:
-        resource.setrlimit(resource.RLIMIT_NOFILE, (most, hard))
-    except (OSError, ValueError):
-        return soft
-    return most
 
 
 def _open_files() -> int:
@@ -107,7 +95,7 @@ def _free_shared_memory() -> int | None:
     """Return the free bytes of shared memory; None where there is plenty, or it is no file system."""
     try:
         found = os.statvfs(SHARED_MEMORY)
-    except OSError:
+    except (AttributeError, OSError):  # Windows has no such call
         return None
     free = found.f_bavail * found.f_frsize
     return free if free < PLENTY else None

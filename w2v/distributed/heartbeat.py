@@ -234,7 +234,8 @@ class Heartbeat:
             link.socket.setblocking(False)
             self._selector.register(link.socket, selectors.EVENT_READ, link)
         # A loader's worker would keep a connection open after the death of its rank.
-        os.register_at_fork(after_in_child=self._close)
+        if hasattr(os, "register_at_fork"):
+            os.register_at_fork(after_in_child=self._close)
         self._thread = threading.Thread(target=self._watch, daemon=True, name="heartbeat")
         self._thread.start()
 

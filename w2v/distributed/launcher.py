@@ -17,6 +17,7 @@ import torch
 from w2v.distributed.child import end_with_parent, leave, report_to
 from w2v.distributed.ranks import SPAWNED, RankInfo
 from w2v.errors import W2vError
+from w2v.system import ENDING_SIGNALS, KILLED
 
 Entry = Callable[[list[str]], int]
 
@@ -83,8 +84,7 @@ def _child_variables(place: RankInfo, local: int) -> dict[str, str]:
 def _forwarded() -> Iterable[signal.Signals]:
     if threading.current_thread() is not threading.main_thread():
         return ()
-    asked = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1, signal.SIGHUP)
-    return [number for number in asked if signal.getsignal(number) is not signal.SIG_IGN]
+    return [number for number in ENDING_SIGNALS if signal.getsignal(number) is not signal.SIG_IGN]
 
 
 def _forward(children: list[Any]) -> Callable[[int, Any], None]:
@@ -116,7 +116,7 @@ def _wait(children: list[Any], reader: Any) -> int:
 def _how_ended(code: int) -> str:
     if code >= 0:
         return f"ended with code {code}"
-    why = ", perhaps because the machine ran out of memory" if code == -signal.SIGKILL else ""
+    why = ", perhaps because the machine ran out of memory" if code == KILLED else ""
     return f"was ended by {signal.Signals(-code).name}{why}"
 
 

@@ -15,8 +15,10 @@ import time
 from collections.abc import Callable, Iterator
 from typing import Any
 
+from w2v.system import CHILD_ENDED, HARMLESS
+
 LIMIT = 8.0  # seconds without an answer of the main thread: it ends within 10 s of the signal
-PROBE = signal.SIGURG  # ignored by default, so it does no harm where the handler is gone
+PROBE = HARMLESS  # where the handler is gone, too
 IDLE = 0.2  # of a core: below, the process computes nothing
 PAUSE = 0.5
 
@@ -51,7 +53,10 @@ class Watchdog:
         self._is_over = False
 
     def begin(self) -> None:
-        """Start to watch; from the main thread."""
+        """Start to watch; from the main thread. Where no signal can be sent to a thread, nothing is watched."""
+        if PROBE is None:
+            self._close()
+            return
         for end in (self._reader, self._writer):
             end.setblocking(end is self._reader)
         self._former = (
@@ -65,7 +70,8 @@ class Watchdog:
         self._is_over = True
         if self._former is not None:
             signal.set_wakeup_fd(self._former[1])
-            signal.signal(PROBE, self._former[0])
+            if PROBE is not None:
+                signal.signal(PROBE, self._former[0])
             self._former = None
         with contextlib.suppress(OSError):
             self._writer.send(b"\0")
@@ -103,9 +109,9 @@ class Watchdog:
     def _watch(self) -> None:
         main = threading.main_thread().ident
         self._reader.settimeout(PAUSE)
-        while not self._is_over and main is not None:
+        while not self._is_over and main is not None and PROBE is not None:
             with contextlib.suppress(OSError):
-                if any(number not in (0, PROBE, signal.SIGCHLD) for number in self._reader.recv(64)):
+                if any(number not in (0, PROBE, CHILD_ENDED) for number in self._reader.recv(64)):
                     self.ask()
             if self.asked and not self._is_over:
                 with contextlib.suppress(ProcessLookupError):
@@ -115,6 +121,9 @@ class Watchdog:
                 runs_python = self._waiting_since is not None and time.monotonic() - self._answered < LIMIT
                 if self.stuck and self._is_alone and not runs_python:
                     self._leave(MESSAGE, 3)
+        self._close()
+
+    def _close(self) -> None:
         self._reader.close()
         self._writer.close()
 

@@ -81,6 +81,27 @@ def contrastive_logits(
     return (torch.cat(columns, dim=2) / temperature).flatten(0, 1)
 
 
+def class_logits(predictions: Tensor, classes: Tensor, labels: Tensor, temperature: float) -> Tensor:
+    """Return similarities with the vectors of all classes, in the form of `contrastive_logits` (HuBERT, section 2.3).
+
+    Args:
+        predictions: (N, D).
+        classes: (C, D).
+        labels: (N,) int64 own classes.
+        temperature: divides the cosine.
+
+    Returns:
+        (N, 1 + C) float32: the own class, then all of them, of which those with the vector of the own one hold -inf.
+    """
+    with without_autocast(predictions.device):
+        table = _normalised(predictions) @ _normalised(classes).T  # (N, D) x (D, C)
+    identity = vector_identity(classes)  # (C,)
+    # (N, 1) against (1, C). Two classes with one vector both count for nothing, as in the original.
+    same = identity[labels][:, None] == identity[None, :]
+    own = table.gather(1, labels[:, None])
+    return torch.cat([own, table.masked_fill(same, -torch.inf)], dim=1) / temperature
+
+
 def _normalised(vectors: Tensor) -> Tensor:
     return F.normalize(vectors.float(), dim=-1, eps=COSINE_EPSILON)
 

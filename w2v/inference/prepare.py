@@ -1,12 +1,21 @@
-"""A model made ready for inference alone: weights cast once, positions computed once, linear layers in int8."""
+"""A model made ready for inference alone: number format, weights cast once, positions computed once, layers in int8."""
 
 from __future__ import annotations
+
+from typing import Protocol
 
 import torch
 from torch import Tensor, nn
 
-from w2v.errors import ConfigError
+from w2v.functional.products import LARGEST_INT8, check_int8, quickest_safe
 from w2v.modules.positional_conv import PositionalConv
+
+
+class _Formats(Protocol):
+    @property
+    def fp16(self) -> bool: ...
+    @property
+    def bf16(self) -> bool: ...
 
 
 def cast_weights(model: nn.Module, half: torch.dtype | None) -> None:
@@ -23,7 +32,6 @@ def cast_weights(model: nn.Module, half: torch.dtype | None) -> None:
             module.to(half)
 
 
-_LARGEST = 127
 _WIDTHS = 8
 """int8 kernels want widths that are multiples of this."""
 
@@ -58,22 +66,15 @@ class Int8Linear(nn.Module):
         return result.view(*x.shape[:-1], -1)
 
 
-def check_int8() -> None:
-    """Compare one small product of whole numbers with the same in 64 bits.
+def number_format(config: _Formats, device: torch.device) -> torch.dtype | None:
+    """Return what `--fp16` and `--bf16` ask for, or what is quicker on this CPU; None: float32.
 
-    On a CPU without VNNI instructions, torch 2.4 added up in 16 bits and was wrong without a word.
-
-    Raises:
-        ConfigError: they differ.
+    Args:
+        config: the flags of a program.
+        device: where it computes.
     """
-    generator = torch.Generator().manual_seed(1)
-    # (32, 64) times (64, 24) of the largest numbers, in no regular order: sums that go beyond 16 bits.
-    left = torch.randint(-_LARGEST, _LARGEST + 1, (32, 64), generator=generator, dtype=torch.int8)
-    right = torch.full((64, 24), _LARGEST, dtype=torch.int8)
-    if not torch.equal(torch._int_mm(left, right).long(), left.long() @ right.long()):
-        raise ConfigError(
-            f"--int8: torch {torch.__version__} multiplies whole numbers wrongly on this CPU; leave the flag out"
-        )
+    asked = torch.float16 if config.fp16 else torch.bfloat16 if config.bf16 else None
+    return quickest_safe(asked, device, training=False)
 
 
 def to_int8(model: nn.Module) -> int:
@@ -98,4 +99,4 @@ def to_int8(model: nn.Module) -> int:
 
 def _scales(rows: Tensor) -> Tensor:
     """Return (N, 1): what 1 stands for in each row of (N, C)."""
-    return rows.abs().amax(dim=1, keepdim=True).clamp_(min=1e-30).div_(_LARGEST)
+    return rows.abs().amax(dim=1, keepdim=True).clamp_(min=1e-30).div_(LARGEST_INT8)

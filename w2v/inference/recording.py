@@ -15,6 +15,7 @@ import numpy.typing as npt
 from w2v.data.audio import audio_blocks, audio_seconds, resampled
 from w2v.data.pcm import PcmDecoder, PcmFormat, byte_blocks, read_wav_header
 from w2v.errors import DataError
+from w2v.shards.member import Source
 
 Samples = npt.NDArray[np.float32]
 STANDARD_INPUT = "-"
@@ -47,11 +48,11 @@ class Recording(Protocol):
 class FileRecording:
     """An audio file of any format, rate and number of channels."""
 
-    path: str
+    path: Source
 
     @property
     def name(self) -> str:
-        return self.path
+        return str(self.path)
 
     @property
     def seconds(self) -> float | None:

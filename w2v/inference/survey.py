@@ -115,12 +115,12 @@ class Viewer:
             DataError: it cannot be read, or is shorter than a frame.
         """
         rate = self.clock.sample_rate
-        found = read_stretch(manifest.path(row), rate, 0, (self.longest + 1) / rate)
+        found = read_stretch(manifest.source_of(row), rate, 0, (self.longest + 1) / rate)
         if len(found) < self.clock.field:
             raise DataError(f"{manifest.path(row)}: {len(found)} samples, one frame needs {self.clock.field}")
         # The words of a whole recording are not those of its beginning.
         known = transcript if len(found) <= self.longest else None
-        return Clip(manifest.name(row), found[: self.longest], known)
+        return Clip(manifest.title(row), found[: self.longest], known)
 
     def look(self, clips: Sequence[Clip]) -> list[Looked]:
         """Compute what the model makes of some clips, in one batch."""
@@ -225,7 +225,7 @@ def _readable(
 ) -> Iterator[Clip]:
     for row in rows:
         try:
-            yield viewer.read(manifest, row, transcripts.get(manifest.name(row)))
+            yield viewer.read(manifest, row, transcripts.get(manifest.title(row)))
         except DataError as e:
             problems.append(str(e))
 

@@ -34,7 +34,7 @@ class Frames:
     """Frames of a batch, known before anything is computed.
 
     Attributes:
-        size: T, frames that the convolutions make of the padded batch.
+        size: T, frames that the convolutions make of the padded batch, or fewer: those that are used.
         lengths: (B,) int64 valid frames per clip, CPU; None where all T are valid.
     """
 
@@ -196,6 +196,8 @@ class Wav2Vec2Encoder(nn.Module):
         exact = not config.original_padding and frames.lengths is not None
         source_lengths = lengths if exact and is_padded(lengths, source.shape[1]) else None
         latent = chunked(self.feature_extractor, source, source_lengths)  # (B, S) -> (B, T, F)
+        if latent.shape[1] > frames.size:
+            latent = latent[:, : frames.size]
         # Differs from the original for a factor of 0, which freezes the convolutions when they are built: who sets
         # them free again gets their gradients.
         if scale_gradients and config.feature_grad_mult > 0:

@@ -15,7 +15,6 @@ from w2v.config.sections import DatasetConfig
 from w2v.data.batch_sampler import BatchPlan
 from w2v.data.dataset import BatchDataset
 from w2v.data.iterator import EpochIterator, iterate
-from w2v.rng import seed_from
 
 logger = logging.getLogger(__name__)
 
@@ -51,7 +50,7 @@ def valid_epoch(samples: BatchDataset, plan: BatchPlan, split: str, dataset: Dat
     """Return this rank's batches of a validation split, the same ones with the same seeds at every call."""
     _warn_of_skipped(plan, split)
     seed = seed if dataset.fixed_validation_seed is None else dataset.fixed_validation_seed
-    seeds = [seed_from(seed, split, number) for number in range(len(plan.batches))]
+    seeds = [samples.batch_seed(seed, split, number) for number in range(len(plan.batches))]
     mine = slice(distributed.rank(), None, distributed.world_size())
     return iterate(samples, plan.batches[mine], seeds[mine], num_workers=dataset.num_workers)
 

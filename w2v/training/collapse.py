@@ -23,6 +23,8 @@ FEW_CODES_SHARE = 0.05
 """A codebook counts as collapsed at a perplexity per group below 4 codes and below 5 % of them; always with one."""
 TOO_ACCURATE = 0.98
 EARLY = 5000
+ONE_CLASS = 0.02  # bits of entropy
+SEVERAL_CLASSES = 0.5
 
 CODE_CAUSES = (
     "a diversity weight of 0 or too low (the first of --loss-weights), --lr too high or its warm-up too short, a "
@@ -34,9 +36,16 @@ ACCURACY_CAUSES = (
     "few clips over and over, silence, a collapsed codebook (negatives that equal their positive do not count)"
 )
 
+CLASS_CAUSES = (
+    "--lr too high or its warm-up too short, silence or duplicates in the data, labels that do not belong to the audio "
+    "(another order of clips, another --label-rate)"
+)
+
 
 class CollapseMonitor:
     """Warns, or ends training, when a symptom of collapse has lasted for some hundred updates.
+
+    A model of classes whose predictions have fallen to one class ends training in any case: no features come of it.
 
     Args:
         codebook: groups and codewords per group of the model's quantizer; (0, 0) without one.
@@ -48,6 +57,7 @@ class CollapseMonitor:
         self._stop = stop
         self._since: dict[str, int] = {}
         self._told: list[str] = []
+        self._has_predicted = False  # several classes: before, a model may well begin with the most frequent one
 
     def look_at(self, line: Mapping[str, float]) -> None:
         """Judge a line of the training log.
@@ -68,6 +78,7 @@ class CollapseMonitor:
             elif now - self._since.setdefault(name, now) >= SUSTAINED and name not in self._told:
                 self._told.append(name)
                 self._tell(f"{text} for {now - self._since[name]} updates; likely causes: {causes}")
+        self._look_at_classes(line, now)
 
     def _codes(self, line: Mapping[str, float]) -> str:
         perplexity = line.get("code_perplexity")
@@ -81,6 +92,23 @@ class CollapseMonitor:
             return f"code_perplexity has been near its floor of {self._groups} (it is {perplexity:g})"
         return ""
 
+    def _look_at_classes(self, line: Mapping[str, float], now: int) -> None:
+        """End training where all frames of all label sets have been given one class for long (HuBERT)."""
+        predicted = [value for name, value in line.items() if name.startswith("pred_entropy_")]
+        labels = [value for name, value in line.items() if name.startswith("label_entropy_")]
+        if not predicted:
+            return
+        self._has_predicted = self._has_predicted or max(predicted) > SEVERAL_CLASSES
+        is_fallen = max(predicted) < ONE_CLASS and max(labels) > SEVERAL_CLASSES
+        if not is_fallen or not (self._has_predicted or now > EARLY):
+            self._since.pop("classes", None)
+        elif now - self._since.setdefault("classes", now) >= SUSTAINED:
+            raise TrainingError(
+                f"all frames have been predicted to be of one class for {now - self._since['classes']} updates, where "
+                f"labels have {max(labels):.1f} bits of entropy; likely causes: {CLASS_CAUSES}; the checkpoints stay "
+                "as they are"
+            )
+
     def _tell(self, text: str) -> None:
         if self._stop:
             raise TrainingError(f"{text} (--on-collapse stop; the checkpoints stay as they are)")
@@ -88,11 +116,12 @@ class CollapseMonitor:
 
     def state_dict(self) -> dict[str, Any]:
         """Return since when each symptom has lasted, and which have been told of."""
-        return {"since": dict(self._since), "told": list(self._told)}
+        return {"since": dict(self._since), "told": list(self._told), "has_predicted": self._has_predicted}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Take over what an earlier start of the run has seen."""
         self._since, self._told = dict(state["since"]), list(state["told"])
+        self._has_predicted = state.get("has_predicted", False)
 
 
 def _accuracy(line: Mapping[str, float]) -> str:

@@ -6,9 +6,7 @@ import contextlib
 import dataclasses
 import logging
 import multiprocessing
-import os
 import re
-import resource
 import time
 from collections.abc import Generator, Iterator
 from contextlib import suppress
@@ -19,7 +17,8 @@ from typing import Any
 import torch
 
 from w2v import distributed
-from w2v.errors import DataError
+from w2v.errors import ConfigError, DataError
+from w2v.system import peak_memory, physical_memory
 from w2v.training.progress import duration
 from w2v.training.trainer import MicroBatches, Trainer
 from w2v.types import Batch
@@ -67,7 +66,7 @@ def _own(field: str) -> int:
     try:
         text = Path("/proc/self/status").read_text()
     except OSError:
-        return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+        return peak_memory() or 0
     found = re.search(rf"{field}:\s+(\d+) kB", text)
     return int(found[1]) * 1024 if found else 0
 
@@ -83,7 +82,9 @@ def _private(worker: Any) -> int:
 
 def _machine_memory() -> int:
     """Return the bytes of memory of this machine, or of the container that we are in."""
-    physical = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    physical = physical_memory()
+    if physical is None:
+        raise ConfigError("--dry-run: this system does not tell how much memory it has; train on without it")
     with suppress(OSError, ValueError):
         return min(physical, int(Path("/sys/fs/cgroup/memory.max").read_text()))
     return physical
@@ -164,6 +165,7 @@ def dry_run(trainer: Trainer, sample_rate: int | None) -> DryRun:
     Raises:
         DataError: there is not a single batch.
     """
+    trainer.settle_number_format()
     epochs = trainer.batches
     update_freq = trainer.optimization.update_freq[-1]
     total, per_epoch = updates_in_all(trainer), epochs.num_updates(update_freq)

@@ -16,10 +16,9 @@ from typing import Any
 from w2v import distributed
 from w2v.distributed.child import leave
 from w2v.distributed.watchdog import Watchdog, watched
+from w2v.system import ENDING_SIGNALS
 
 logger = logging.getLogger(__name__)
-
-SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1, signal.SIGHUP)
 
 
 class Interrupt:
@@ -40,7 +39,7 @@ class Interrupt:
 
     def __enter__(self) -> Interrupt:
         if threading.current_thread() is threading.main_thread():
-            heeded = [number for number in SIGNALS if signal.getsignal(number) is not signal.SIG_IGN]
+            heeded = [number for number in ENDING_SIGNALS if signal.getsignal(number) is not signal.SIG_IGN]
             self._former = {number: signal.signal(number, self._note) for number in heeded}
         self._dog = self._stack.enter_context(watched(leave, is_alone=distributed.world_size() == 1))
         return self

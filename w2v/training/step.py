@@ -43,7 +43,8 @@ class Step:
 
     Attributes:
         memory: decides in how many parts a batch goes through the model.
-        half: the number format of autocast; None: float32.
+        half: the number format of autocast; None: float32. The trainer may choose another one before the first update.
+        scaler: the loss scale of `--fp16`; None: 1.
     """
 
     def __init__(
@@ -58,7 +59,7 @@ class Step:
         clip_norm: float,
     ) -> None:
         self._task, self._parallel, self._criterion, self._optimizer = task, parallel, criterion, optimizer
-        self._scaler, self._device, self._clip_norm = scaler, device, clip_norm
+        self.scaler, self._device, self._clip_norm = scaler, device, clip_norm
         self.memory = OutOfMemoryGuard()
         self.memory.is_sharded = parallel.is_sharded
         self.half: torch.dtype | None = None
@@ -70,7 +71,7 @@ class Step:
     @property
     def loss_scale(self) -> float:
         """Factor on the loss, 1 without `--fp16`."""
-        return self._scaler.scale if self._scaler else 1.0
+        return self.scaler.scale if self.scaler else 1.0
 
     def train_loss(self, model: torch.nn.Module, batch: Batch) -> Loss:
         """Return the loss that is trained on; it may run out of memory, as may the backward pass from it."""
@@ -144,7 +145,7 @@ class Step:
             scale_gradients(gradients, factor.float())
             norm: Tensor = self._parallel.norm(gradients)
             if self._clip_norm > 0:
-                epsilon = 0.0 if self._scaler else 1e-6  # as in the original, which has two ways of clipping
+                epsilon = 0.0 if self.scaler else 1e-6  # as in the original, which has two ways of clipping
                 scale_gradients(gradients, clip_coefficient(norm, self._clip_norm, epsilon))
             # A gradient that is not finite leaves weights and moments as they are: the kernel is told so by a tensor
             # on the device, which the host reads one update later.

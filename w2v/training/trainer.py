@@ -27,6 +27,7 @@ from w2v.config.sections import CheckpointConfig, CommonConfig, DatasetConfig, O
 from w2v.criterions.base import Criterion
 from w2v.distributed.watchdog import InterruptedWaitError
 from w2v.errors import CheckpointError, ConfigError, DataError, TrainingError, W2vError
+from w2v.functional.products import quickest_safe
 from w2v.models.base import W2vModel
 from w2v.optim.base import Optimizer, Schedule
 from w2v.optim.loss_scaler import build_loss_scaler
@@ -92,9 +93,12 @@ class Trainer:
         self.config_plain = config_plain
         self.batches: Any = task.train_batches(dataset.train_split, dataset)
         self.manager = CheckpointManager(checkpoint)
-        self.log = TrainingLog(self.criterion, common, optimization, self.device, self.model.codebook_size, sample_rate)
+        self.log = TrainingLog(
+            self.criterion, common, optimization, self.device, self.model.codebook_size, sample_rate, config_plain
+        )
         self.num_updates = 0
         self.skips = SkipCounter()
+        # Kept in checkpoints also while a CPU computes in another format: the run may go back to a GPU.
         self._scaler = build_loss_scaler(common, optimization, distributed.world_size())
         self.step = Step(
             task, parallel, self.criterion, optimizer, self._scaler, self.device, common, optimization.clip_norm
@@ -131,6 +135,7 @@ class Trainer:
             if distributed.is_master():
                 self.manager.prepare()  # the lock is rank 0's alone
             distributed.barrier()  # no rank reads the folder before it is locked and tidied up
+            self.settle_number_format()
             self.restore()
             logger.info("training on %d devices (%s)", distributed.world_size(), self.device.type)
             reason = self._run_pending_validation() or self.stop_reason(end_of_epoch=False) or self._patience.reason()
@@ -140,6 +145,17 @@ class Trainer:
         logger.info("done training in %.1f seconds (%s)", time.perf_counter() - begin, reason)
         distributed.barrier()
         return reason
+
+    def settle_number_format(self) -> None:
+        """Compute in a quicker number format where this CPU is slow in that of the flags; every rank must call this.
+
+        Rank 0 decides, since a loss scale must be that of all.
+        """
+        asked = self.step.half
+        ours = quickest_safe(asked, self.device, training=True) if distributed.is_master() else asked
+        self.step.half = distributed.gather_objects(ours)[0]
+        if self.step.half != torch.float16:
+            self.step.scaler = None
 
     def train_epoch(self) -> str:
         """Train to the end of the epoch, from the saved position on; return the reason to stop, or nothing."""
@@ -171,6 +187,7 @@ class Trainer:
     def _waited_for(self, updates: Iterator[MicroBatches]) -> Iterator[MicroBatches]:
         """Yield the micro-batches of updates; a signal ends the wait for the next ones, or the process."""
         while True:
+            asked = time.perf_counter()
             try:
                 with self._interrupt.wait():
                     micro_batches = next(updates, None)
@@ -179,6 +196,7 @@ class Trainer:
                 return
             if micro_batches is None:
                 return
+            self.log.add_wait(time.perf_counter() - asked)
             yield micro_batches
 
     def accumulation(self, epoch: int) -> int:
@@ -219,7 +237,7 @@ class Trainer:
             self.num_updates -= 1
         else:
             self.log.add(report, outcome)
-        self.skips.note(report, outcome, self.num_updates, self._scaler)
+        self.skips.note(report, outcome, self.num_updates, self.step.scaler)
 
     # ------------------------------------------------------------------------------------------ what is due
 
@@ -490,5 +508,5 @@ class Trainer:
 
     def _log_state(self) -> dict[str, float]:
         """Return what a training line shows beside averages."""
-        scale = {} if self._scaler is None else {"loss_scale": self._scaler.scale}
+        scale = {} if self.step.scaler is None else {"loss_scale": self.step.scaler.scale}
         return {"num_updates": self.num_updates, "lr": self.lr, **scale}

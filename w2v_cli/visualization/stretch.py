@@ -9,6 +9,7 @@ from typing import Any
 from w2v.data.audio import read_stretch
 from w2v.files import write_atomically
 from w2v.inference.result import Transcript
+from w2v.shards.member import Source
 
 LONGEST = 60.0  # seconds: beyond, words are no longer readable
 
@@ -35,7 +36,7 @@ def parse_stretch(value: Any) -> Stretch:
     return found
 
 
-def write_picture(path: Path, audio: str, transcript: Transcript, stretch: Stretch) -> None:
+def write_picture(path: Path, audio: Source, transcript: Transcript, stretch: Stretch) -> None:
     """Draw waveform, spectrogram, words and confidences of a stretch, and write them as a PNG file.
 
     Args:
@@ -58,5 +59,5 @@ def write_picture(path: Path, audio: str, transcript: Transcript, stretch: Stret
         if word.start < stretch.end and word.end > stretch.start
     ]
     with drawing_style():
-        figure = draw_clip(audio, samples, transcript.sample_rate, words=words, first=stretch.start)
+        figure = draw_clip(str(audio), samples, transcript.sample_rate, words=words, first=stretch.start)
         write_atomically(path, to_png(figure))
