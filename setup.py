@@ -36,7 +36,7 @@ EXTRAS = {
     "media": ["av>=14"],
     # Only the ONNX file of silero-vad is used; see w2v/data/silero.py.
     "vad": ["silero-vad>=6.2.3", "onnxruntime>=1.17"],
-    # `w2v-live`: a microphone (on Linux the system's PortAudio is needed, too), and the page in the browser.
+    # `w2v-live`: a microphone (on Linux the system's PortAudio is needed, too), and the socket of the page.
     "live": ["sounddevice>=0.4.6", "websockets>=14"],
     # `w2v-visualize`: pictures, PCA and t-SNE.
     "vis": ["matplotlib>=3.8", "scikit-learn>=1.3"],
