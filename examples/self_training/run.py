@@ -36,7 +36,6 @@ FEW, DEV, REST = "few", "dev", "rest"
 SETS = (DEV, SEEN, UNSEEN)
 CHECKS = "checks"  # the three sets as one, so that a model is opened once
 WEIGHT = 0.5  # of a pseudo-label: a quarter of the seconds are labelled, which makes two fifths of the gradient
-KEPT = 0.8  # share of dev above the confidence that is asked for
 BEAM = ("--w2l-decoder", "kenlm", "--lm-weight", "1", "--word-score", "0", "--beam", "50")
 
 PRETRAIN, CONTINUED = "pretrain", "continued"
@@ -314,7 +313,7 @@ def self_train(trainer: Trainer, num_rounds: int) -> None:
 
 
 def write_labels(run: Run, teacher: str, name: str) -> None:
-    """Let a model label the rest, without clips that are less sure than four fifths of dev."""
+    """Let a model label the rest, without clips that it is less sure of than of any in dev."""
     if run.is_done(name):
         return
     beam = (*BEAM, "--lm-model", run.folder / "bigrams.arpa", "--quiet")
@@ -323,17 +322,16 @@ def write_labels(run: Run, teacher: str, name: str) -> None:
         log.unlink(missing_ok=True)
         manifest = run.folder / "labels" / f"{DEV}.tsv"
         run.call("w2v-infer", *_of(run, teacher), "--calibrate", manifest, *beam, log=log)
-        least = confidence_of(log.read_text(encoding="utf-8"), KEPT)
+        least = least_confidence(log.read_text(encoding="utf-8"))
         where = ("--gen-subset", REST, "--write-labels", run.folder / "labels" / name)
         run.call("w2v-infer", *_of(run, teacher), *where, *beam, "--min-confidence", f"{least:g}", "--max-loops", "2")
 
 
-def confidence_of(table: str, share: float) -> float:
-    """Return the highest confidence in a calibration table that keeps at least a share of the labelled seconds."""
+def least_confidence(table: str) -> float:
+    """Return the confidence in a calibration table that keeps all labelled clips."""
     lines = [line.removeprefix("calibration: ").split() for line in table.splitlines() if "calibration: " in line]
     first = next(number for number, line in enumerate(lines) if line[0] == "--min-confidence") + 1
-    rows = [(float(line[0]), float(line[1])) for line in lines[first : first + 10]]
-    return max(least for least, kept in rows if kept >= 100 * share)
+    return float(lines[first][0])
 
 
 def _dev(run: Run, model: str) -> float:

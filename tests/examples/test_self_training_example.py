@@ -133,8 +133,8 @@ def test_rounds_end_where_labels_decay_and_the_best_is_kept(
     assert "round 2 is not trained: 4.0 characters per second" in str(silent["said"])
 
 
-def test_the_confidence_is_the_highest_that_keeps_the_share(run: ModuleType) -> None:
+def test_the_confidence_is_the_one_that_keeps_all_of_dev(run: ModuleType) -> None:
     lines = ["x: calibration: 3 clips", *(f"calibration: {flag}" for flag in ("--min-confidence kept WER",))]
     rows = [f"calibration:   0.{n}000  {100 - 10 * (n - 1):.1f} %  5.00 %" for n in range(1, 10)]
     table = "\n".join([*lines[1:], *rows, "calibration: 0.9500 5.0 % 5.00 %", "calibration: --min-score kept WER"])
-    assert run.confidence_of(table, 0.8) == 0.3
+    assert run.least_confidence(table) == 0.1
