@@ -40,6 +40,8 @@ EXTRAS = {
     "live": ["websockets>=14"],
     # `w2v-visualize`: pictures, PCA and t-SNE.
     "vis": ["matplotlib>=3.8", "scikit-learn>=1.3"],
+    # `w2v-kmeans`: targets of HuBERT.
+    "kmeans": ["scikit-learn>=1.3"],
     # `w2v-featurize --format h5`, the original's layout.
     "h5": ["h5py>=3.8"],
     # KenLM's binaries, and a quicker search over single clips. These builds of kenlm and flashlight-text come as wheels
@@ -52,6 +54,9 @@ EXTRAS = {
     "hub": ["huggingface_hub>=0.26"],
     # tensorboardX is required anyway; the extra exists because the message about --tensorboard-logdir names it.
     "tensorboard": ["tensorboardX>=2.6"],
+    # `--wandb-project`, with --tracker wandb or trackio.
+    "wandb": ["wandb>=0.17"],
+    "trackio": ["trackio>=0.4"],
     # espeak-ng is GPL-3: it is installed by who wants the demo, loaded as a library, and never part of this package.
     "demo": ["espeakng-loader>=0.2.4"],
     "test": [
@@ -108,8 +113,8 @@ SUMMARY = (
 
 # Each program is `main() -> int` of a module in w2v_cli; what it returns is the exit code.
 PROGRAMS = (
-    *("manifest", "segment", "labels", "train", "infer", "transcribe", "align", "featurize", "tokenize", "convert"),
-    *("lm", "visualize"),
+    *("manifest", "segment", "labels", "train", "infer", "transcribe", "align", "featurize", "tokenize", "kmeans"),
+    *("convert", "lm", "visualize"),
 )
 
 setup(
@@ -136,7 +141,9 @@ setup(
     data_files=[("share/doc/w2v", [f"docs/{path.name}" for path in sorted((HERE / "docs").glob("*.md"))])],
     install_requires=REQUIRED,
     extras_require=EXTRAS,
-    entry_points={"console_scripts": [f"w2v-{name}=w2v_cli.{name}:main" for name in PROGRAMS]},
+    entry_points={
+        "console_scripts": ["w2v=w2v.__main__:main", *(f"w2v-{name}=w2v_cli.{name}:main" for name in PROGRAMS)]
+    },
     classifiers=[
         "Development Status :: 4 - Beta",
         "Environment :: Console",

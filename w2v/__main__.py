@@ -1,4 +1,4 @@
-"""`python -m w2v`: which programs there are, and what each is for. Needs no torch."""
+"""`w2v`, or `python -m w2v`: which programs there are, and which released models. Needs no torch."""
 
 from __future__ import annotations
 
@@ -8,17 +8,26 @@ import sys
 import sysconfig
 from pathlib import Path
 
+from w2v.config.released import released_list
 from w2v.version import __version__
 
 
 def main() -> int:
-    """Write the programs, or with `--version` the version, to stdout."""
-    if "--version" in sys.argv[1:]:
+    """Write the programs to stdout; with `models` the released checkpoints, with `--version` the version."""
+    words = sys.argv[1:]
+    if "--version" in words:
         sys.stdout.write(f"w2v {__version__}\n")
         return 0
+    if words == ["models"]:
+        sys.stdout.write(released_list() + "\n")
+        return 0
+    if words and words not in (["-h"], ["--help"]):
+        sys.stderr.write(f"w2v: error: takes `models`, --version or nothing, got {' '.join(words)[:80]}\n")
+        return 2
     lines = [f"w2v {__version__}: programs, each of which explains itself with --help", ""]
     lines += [f"  {name:<16} {purpose}" for name, purpose in programs()]
-    lines += ["", f"First steps: {pages() / 'your_own_speech.md'}; recipes: w2v-train --recipe help"]
+    lines += ["", "Released models, which open by name: w2v models"]
+    lines += [f"First steps: {pages() / 'your_own_speech.md'}; recipes: w2v-train --recipe help"]
     sys.stdout.write("\n".join([*lines, ""]))
     return 0
 

@@ -2,7 +2,7 @@
 
 Flags, files and lines are those of the original's `examples/speech_recognition/infer.py`. What differs: no clip is
 dropped, frames of padding are never decoded, and the checkpoint alone says how its input is made. `w2v-infer tune`
-is `tune`'s.
+is `tune`'s, `w2v-infer compare` is `compare`'s.
 """
 
 from __future__ import annotations
@@ -60,6 +60,10 @@ def main(argv: Sequence[str] | None = None) -> int:
         from w2v_cli.tune import tune
 
         return run(lambda: tune(arguments[1:]))
+    if arguments and arguments[0] == "compare":
+        from w2v_cli.compare import compare
+
+        return run(lambda: compare(arguments[1:]))
     return run(lambda: infer(arguments))
 
 

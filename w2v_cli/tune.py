@@ -25,7 +25,7 @@ import numpy as np
 import torch
 
 from w2v.config import arg, check_range, float_pair
-from w2v.decoders import DecoderConfig, build_decoder
+from w2v.decoders import Decoder, DecoderConfig, build_decoder
 from w2v.errors import ConfigError, W2vError
 from w2v.inference.emission_file import EmissionFile
 from w2v.inference.load import load_language_model
@@ -108,17 +108,20 @@ def tune(argv: Sequence[str]) -> int:
         )
     with contextlib.ExitStack() as stack:
         source = cached_source(config, stack)
-        build_decoder(decoder_config, source.dictionary, source.info.post_process, load_language_model)  # fits?
+        config_of_point = partial(weighed, decoder_config)
+        # Opened once, here: workers are forked from this process and share it.
+        decoder = build_decoder(
+            config_of_point(start_of(decoder_config)), source.dictionary, source.info.post_process, load_language_model
+        )
         workers = default_workers(decoder_config) if config.decode_workers is None else config.decode_workers
 
         def try_point(point: Point) -> tuple[float, str]:
-            return score_point(source, decoder_config, tuning, point)
+            return score_point(source, decoder.reweighed(config_of_point(point)), tuning)
 
         submit: Submit = partial(_done_here, try_point)
         if workers:
             submit = stack.enter_context(WorkerPool(try_point, workers)).submit
-        start: Point = (decoder_config.lm_weight, decoder_config.word_score, decoder_config.sil_weight)
-        trials = sorted(search(tuning, start, config.seed, submit), key=lambda trial: trial.cost)
+        trials = sorted(search(tuning, start_of(decoder_config), config.seed, submit), key=lambda trial: trial.cost)
     if math.isinf(trials[0].cost):
         raise ConfigError(f"w2v-infer tune: no point could be tried: {trials[0].summary}")
     print("\n".join(table(trials)))
@@ -149,12 +152,19 @@ def cached_source(config: SourceConfig, stack: contextlib.ExitStack) -> Emission
     return dataclasses.replace(source, reader=EmissionFile(path))
 
 
-def score_point(source: EmissionSource, config: DecoderConfig, tuning: TuneConfig, point: Point) -> tuple[float, str]:
-    """Decode everything with other weights; return a cost, and the score in words."""
+def start_of(config: DecoderConfig) -> Point:
+    """Return the point of the flags."""
+    return config.lm_weight, config.word_score, config.sil_weight
+
+
+def weighed(config: DecoderConfig, point: Point) -> DecoderConfig:
+    """Return options with the weights of a point, and no more hypotheses than are scored."""
     weights: dict[str, Any] = dict(zip(WEIGHTS, point, strict=True))
-    config = dataclasses.replace(config, nbest=config.nbest if config.rescore_lm else 1, **weights)
-    with _without_chatter():
-        decoder = build_decoder(config, source.dictionary, source.info.post_process, load_language_model)
+    return dataclasses.replace(config, nbest=config.nbest if config.rescore_lm else 1, **weights)
+
+
+def score_point(source: EmissionSource, decoder: Decoder, tuning: TuneConfig) -> tuple[float, str]:
+    """Decode everything; return a cost, and the score in words."""
     scorer = build_scorer(tuning.scoring, tuning)
     for batch in source.read():
         for row, hypotheses in zip(batch.rows, decoder.decode(batch.log_probs, batch.lengths), strict=True):
@@ -242,20 +252,3 @@ def _done_here(function: Callable[[Point], tuple[float, str]], point: Point) -> 
     except W2vError as e:
         future.set_exception(e)
     return future
-
-
-@contextlib.contextmanager
-def _without_chatter() -> Iterator[None]:
-    """Silence what is said whenever a decoder is built: log lines, and KenLM's own bar on the standard error."""
-    sys.stderr.flush()
-    kept = os.dup(2)
-    nothing = os.open(os.devnull, os.O_WRONLY)
-    logging.disable(logging.WARNING)
-    try:
-        os.dup2(nothing, 2)
-        yield
-    finally:
-        os.dup2(kept, 2)
-        os.close(kept)
-        os.close(nothing)
-        logging.disable(logging.NOTSET)

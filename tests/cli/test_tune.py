@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import itertools
 import math
 import re
@@ -16,6 +17,7 @@ from toy_speech import Outcome, call
 
 from w2v.config import build_config
 from w2v.data.dictionary import Dictionary
+from w2v.decoders import DecoderConfig, build_decoder
 from w2v.errors import ConfigError, DataError
 from w2v.inference.emission_file import EmissionInfo, EmissionWriter
 from w2v_cli import infer
@@ -135,6 +137,48 @@ def test_the_flags_it_prints_give_the_score_it_prints(folder: Path) -> None:
     best = lines[-1].removeprefix("best: ").split()
     command = [folder, "--load-emissions", folder / "e", "--w2l-decoder", "kenlm", "--lm-model", ARPA, "--beam", 20]
     assert lines[1].split("  ")[-1] in call(infer.main, [*command, *best]).err
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+def test_the_language_model_is_opened_once(folder: Path, monkeypatch: pytest.MonkeyPatch, workers: int) -> None:
+    """By the first process; the points, and the processes that try them, share it."""
+    from w2v_cli import tune as program
+
+    opened = folder / "opened"
+
+    def counted(*arguments: Any) -> Any:
+        with opened.open("a") as file:
+            file.write("x")
+        return build_decoder(*arguments)
+
+    monkeypatch.setattr(program, "build_decoder", counted)
+    assert tune(folder, "--decode-workers", workers).code == 0
+    assert opened.read_text() == "x"
+
+
+@pytest.mark.parametrize("installed", [True, False], ids=["flashlight", "own"])
+@pytest.mark.parametrize("lexicon", [True, False], ids=["words", "units"])
+def test_a_reweighed_decoder_is_one_built_with_these_weights(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, installed: bool, lexicon: bool
+) -> None:
+    from w2v.decoders import kenlm
+
+    if not installed:
+        monkeypatch.setattr(kenlm, "import_flashlight", lambda: None)
+    elif kenlm.import_flashlight() is None:
+        pytest.skip("flashlight-text is not installed")
+    assets = ARPA.parent
+    first = DecoderConfig(w2l_decoder="kenlm", kenlm_model=str(ARPA), lm_weight=3.0, word_score=2.0, beam=20, nbest=3)
+    if not lexicon:
+        first = dataclasses.replace(first, kenlm_model=str(assets / "units.arpa"))
+    second = dataclasses.replace(first, lm_weight=0.7, word_score=-1.5, sil_weight=0.25)
+    log_probs = torch.randn((4, 30, len(DICTIONARY)), generator=torch.Generator().manual_seed(1)).log_softmax(-1)
+    lengths = torch.tensor([30, 12, 1, 25])
+    decoder = build_decoder(first, DICTIONARY)
+    before = decoder.decode(log_probs, lengths)
+    found, expected = decoder.reweighed(second), build_decoder(second, DICTIONARY)
+    assert found.decode(log_probs, lengths) == expected.decode(log_probs, lengths)
+    assert decoder.decode(log_probs, lengths) == before
 
 
 def test_processes_change_nothing(folder: Path) -> None:

@@ -137,7 +137,7 @@ def final_state(folder: Path) -> dict[str, Any]:
     for name in ("start", "run"):  # a number of its own for each start, and a random word for each run
         state["trainer"].pop(name, None)
     for window in ("now", "train_inner", "train"):
-        for name in ("seconds", "train_wall"):
+        for name in ("seconds", "train_wall", "data_wait"):
             state["metrics"][window]["steps"].pop(name, None)
     return state
 

@@ -13,8 +13,8 @@ from typing import Any
 import pytest
 
 from w2v.config.sections import CommonConfig
-from w2v.errors import MissingPackageError
-from w2v.training.metrics import rounded
+from w2v.errors import ConfigError, MissingPackageError
+from w2v.training.metrics import Window, outlook, rounded
 from w2v.training.progress import JsonProgress, Progress, SimpleProgress, TqdmProgress, build_progress, duration
 
 VALUES = {"loss": 4.131, "num_updates": 40.0, "lr": 0.00025}
@@ -142,3 +142,84 @@ def test_json_lines_carry_the_number_of_the_start(caplog: pytest.LogCaptureFixtu
     progress.log_update(1, 1, 10, {"loss": 3.0}, {})
     progress.log_summary("valid", 1, {"valid_loss": 3.0})
     assert [json.loads(message)["start"] for message in caplog.messages] == ["3", "3"]
+
+
+class FakeTracker:
+    """A package with wandb's interface, as far as it is used; it may refuse to begin, or to take numbers."""
+
+    def __init__(self, *, fails_at: str = "") -> None:
+        self.runs: list[dict[str, Any]] = []
+        self.logged: list[tuple[int, dict[str, float]]] = []
+        self.fails_at = fails_at
+        self.finished = 0
+
+    def init(self, **options: Any) -> FakeTracker:
+        if self.fails_at == "init":
+            raise RuntimeError("no API key\nconfigured")
+        self.runs.append(options)
+        return self
+
+    def log(self, values: dict[str, float], step: int) -> None:
+        if self.fails_at == "log":
+            raise OSError("disk full")
+        self.logged.append((step, values))
+
+    def finish(self) -> None:
+        self.finished += 1
+
+
+def tracked(monkeypatch: pytest.MonkeyPatch, fake: FakeTracker, package: str = "wandb") -> Progress:
+    monkeypatch.setitem(sys.modules, package, fake)  # type: ignore[arg-type]
+    common = CommonConfig(log_format="json", wandb_project="speech", tracker=package)
+    return build_progress(common, is_master=True, config={"checkpoint": {"save_dir": "runs/base"}, "common": {}})
+
+
+@pytest.mark.parametrize("package", ["wandb", "trackio"])
+def test_a_tracker_gets_what_the_log_gets(monkeypatch: pytest.MonkeyPatch, package: str) -> None:
+    fake = FakeTracker()
+    progress = tracked(monkeypatch, fake, package)
+    assert not fake.runs  # a dry run begins no start
+    progress.begin_start(2, 40)
+    progress.log_update(1, 1, 2, VALUES, {"audio_s": 31.0, "eta": 60.0, "data_wait": 0.01})
+    progress.log_summary("valid", 1, {"valid_loss": 1.0, "valid_num_updates": 40})
+    progress.close()
+    (run,) = fake.runs
+    assert (run["project"], run["group"], run["name"]) == ("speech", "base", "base-start2")
+    assert run["config"]["checkpoint"]["save_dir"] == "runs/base"
+    extra = {"train_inner/audio_s": 31.0, "train_inner/eta": 60.0, "train_inner/data_wait": 0.01}
+    assert fake.logged == [
+        (40, {"train_inner/loss": 4.131, "train_inner/lr": 0.00025, **extra}),
+        (40, {"valid/loss": 1.0}),
+    ]
+    assert fake.finished == 1
+
+
+def test_a_tracker_that_fails_ends_no_training(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """It is refused at the start, and given up with one line later."""
+    with pytest.raises(ConfigError, match=r"--wandb-project speech: wandb refuses: no API key configured; WANDB_MODE"):
+        tracked(monkeypatch, FakeTracker(fails_at="init")).begin_start(1, 0)
+    progress = tracked(monkeypatch, FakeTracker(fails_at="log"))
+    progress.begin_start(1, 0)
+    for _ in range(2):
+        progress.log_update(1, 1, 2, VALUES, {})
+    progress.close()
+    assert [record.message for record in caplog.records if record.levelname == "WARNING"] == [
+        "wandb takes no more numbers, training continues without it: disk full"
+    ]
+    monkeypatch.setitem(sys.modules, "wandb", None)
+    with pytest.raises(MissingPackageError, match=r"--wandb-project needs .*w2v\[wandb\]"):
+        build_progress(CommonConfig(wandb_project="speech"), is_master=True)
+
+
+def test_speed_time_left_and_wait_are_in_json_lines(caplog: pytest.LogCaptureFixture) -> None:
+    """40 seconds, 8 of them waiting, for 4 updates of 100 s of audio; 6 updates are left."""
+    caplog.set_level(logging.INFO)
+    window = Window({}, {"seconds": 40.0, "updates": 4.0, "tokens": 6.4e6, "data_wait": 8.0})
+    extra = outlook(window, updates_left=6, sample_rate=16000)
+    assert extra == {"audio_s": 10.0, "eta": 60, "data_wait": 0.2}
+    build_progress(CommonConfig(log_format="json"), is_master=True).log_update(1, 1, 10, {"loss": 3.0}, extra)
+    line = json.loads(caplog.messages[-1])
+    assert (line["audio_s"], line["eta"], line["data_wait"]) == ("10", "60", "0.2")
+    assert outlook(window, updates_left=None, sample_rate=None) == {"data_wait": 0.2}

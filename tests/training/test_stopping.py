@@ -104,7 +104,7 @@ def test_log_lines_have_the_keys_of_the_original(tmp_path: Path, caplog: pytest.
     inner, epoch = logged(caplog, "train_inner"), logged(caplog, "train")
     criterion = ["loss", "ntokens", "nsentences", "absolute"]
     rest = ["wps", "ups", "wpb", "bsz", "num_updates", "lr", "gnorm", "train_wall", "wall"]
-    assert list(inner[0]) == ["epoch", "update", *criterion, *rest, "start"]
+    assert list(inner[0]) == ["epoch", "update", *criterion, *rest, "audio_s", "eta", "data_wait", "start"]
     assert list(epoch[0]) == ["epoch", *(f"train_{name}" for name in criterion + rest), "start"]
     assert [line["num_updates"] for line in inner] == ["5", "10", "15", "20"]
     assert [line["update"] for line in inner] == [0.455, 0.909, 1.364, 1.818]

@@ -27,6 +27,7 @@ def audio_seconds(value: Any) -> float:
 
 
 LOG_FORMATS = ("json", "none", "simple", "tqdm")
+TRACKERS = ("wandb", "trackio")
 COMPILE_MODES = ("default", "reduce-overhead")
 SMALLER_IS_BETTER = ("loss", "nll_loss", "ppl", "wer", "raw_wer", "uer", "loss_0")
 LARGER_IS_BETTER = ("accuracy", "code_perplexity", "prob_perplexity")
@@ -68,6 +69,8 @@ class CommonConfig:
     )
     no_progress_bar: bool = arg(False, help="print lines instead of a bar (--log-format simple)")
     tensorboard_logdir: str | None = arg(None, help="folder for TensorBoard events (needs tensorboardX)")
+    wandb_project: str | None = arg(None, help="project of an experiment tracker that gets the numbers of the log")
+    tracker: str = arg("wandb", help="package behind --wandb-project: wandb, or trackio", choices=TRACKERS)
 
     def __post_init__(self) -> None:
         check_range(self, 1, math.inf, "log_interval", "fp16_init_scale")

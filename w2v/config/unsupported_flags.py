@@ -92,7 +92,6 @@ TRAIN: dict[str, str] = {
     "--tpu": "TPUs are not supported",
     "--unk": _TEXT_TASKS,
     "--use-bmuf": _ONE_PARALLELISM,
-    "--wandb-project": "use --tensorboard-logdir, or read the JSON lines of --log-format json",
     "--wer-kenlm-model": _VALIDATION_LM,
     "--wer-lexicon": _VALIDATION_LM,
     "--wer-lm-weight": _VALIDATION_LM,

@@ -16,6 +16,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+from w2v.config.released import RELEASED
 from w2v.errors import CheckpointError, MissingPackageError
 from w2v.files import atomic_path
 
@@ -42,7 +43,8 @@ def locate(name: str | Path) -> Path:
     """Return the file or folder of a model; one that is not here is downloaded.
 
     Args:
-        name: a path; `OWNER/NAME` or `OWNER/NAME@REVISION` on the Hugging Face hub; or an address.
+        name: a path; the name of a released checkpoint (`config/released`); `OWNER/NAME` or `OWNER/NAME@REVISION` on
+            the Hugging Face hub; or an address.
 
     Raises:
         CheckpointError: it cannot be downloaded; the message says what to do.
@@ -53,6 +55,8 @@ def locate(name: str | Path) -> Path:
         # A path object has made one slash of two.
         return _from_web(_ADDRESS.sub(lambda found: found[0].split(":")[0] + "://", text))
     path = Path(name)
+    if text in RELEASED and not path.exists():
+        return _from_web(RELEASED[text].url)
     if path.exists() or not _HUB_NAME.match(text) or text.lower().endswith(_FILE_ENDINGS):
         return path
     return _from_hub(text)

@@ -69,6 +69,13 @@ class Decoder:
         self.dictionary = dictionary
         self.symbol = symbol
 
+    def reweighed(self, config: DecoderConfig) -> Decoder:
+        """Return a decoder with the options of `config`, which differ in weights alone.
+
+        By default it is built anew; decoders that open files share them instead.
+        """
+        return type(self)(config, self.dictionary, self.symbol)
+
     def decode(self, log_probs: Tensor, lengths: Tensor) -> list[list[Hypothesis]]:
         """Return the hypotheses of each clip, best first: at most `nbest`, at least one.
 

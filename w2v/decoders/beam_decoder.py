@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import math
 from collections.abc import Sequence
 from typing import Protocol
@@ -24,6 +25,7 @@ class Search(Protocol):
     """`BeamSearch` and `FlashlightSearch` are such."""
 
     def find(self, log_probs: Tensor, lengths: Tensor, nbest: int) -> list[list[FoundPath]]: ...
+    def reweighed(self, options: SearchOptions) -> Search: ...
 
 
 class BeamDecoder(Decoder):
@@ -39,6 +41,13 @@ class BeamDecoder(Decoder):
 
     space: SearchSpace
     search: Search
+
+    def reweighed(self, config: DecoderConfig) -> BeamDecoder:
+        other = copy.copy(self)
+        other.config = config
+        # The language model and what is searched stay open: they take longer than the search of a small set.
+        other.search = self.search.reweighed(SearchOptions.from_config(config))
+        return other
 
     def decode(self, log_probs: Tensor, lengths: Tensor) -> list[list[Hypothesis]]:
         found: list[list[Hypothesis]] = [[Hypothesis(tokens=[], words=[], score=0.0)] for _ in range(len(lengths))]

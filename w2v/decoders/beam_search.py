@@ -7,6 +7,7 @@ backtrace. The language model is asked once per frame, for all hypotheses togeth
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Iterator
 from dataclasses import dataclass
 
@@ -139,6 +140,12 @@ class BeamSearch:
         self._held = np.arange(num_symbols)
         self._held[BLANK] = self.nothing
         self._table = np.zeros(TABLE_SIZE, dtype=np.int64)
+
+    def reweighed(self, options: SearchOptions) -> BeamSearch:
+        """Return a search with other numbers over the same language model."""
+        other = copy.copy(self)
+        other.options = options
+        return other
 
     def held_symbols(self, rows: Hypotheses, seconds: IntArray) -> IntArray:
         """Return (N,) the symbol by which a hypothesis repeats its last symbol; `nothing` where it ends in a blank."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Sequence
 from functools import cached_property
 from types import SimpleNamespace
@@ -34,6 +35,17 @@ class FlashlightSearch:
         self._flashlight = flashlight
         self._space = space
         self._lm = _load_lm(flashlight, path, space.units if space.is_unit_lm else space.entries)
+        self._trie = self._tree() if space.words else None
+        self._search = self._build(options)
+
+    def reweighed(self, options: SearchOptions) -> FlashlightSearch:
+        """Return a search with other numbers over the same language model and lexicon."""
+        other = copy.copy(self)
+        other._search = other._build(options)
+        return other
+
+    def _build(self, options: SearchOptions) -> Any:
+        flashlight, space = self._flashlight, self._space
         common = dict(
             beam_size=options.beam_size,
             beam_size_token=options.beam_size_token,
@@ -47,13 +59,12 @@ class FlashlightSearch:
             lexicon_options = flashlight.LexiconDecoderOptions(
                 word_score=options.word_score, unk_score=options.unk_score, **common
             )
-            self._search = flashlight.LexiconDecoder(
-                lexicon_options, self._tree(), self._lm, space.silence, BLANK, space.unknown, [], space.is_unit_lm
+            return flashlight.LexiconDecoder(
+                lexicon_options, self._trie, self._lm, space.silence, BLANK, space.unknown, [], space.is_unit_lm
             )
-        else:
-            self._search = flashlight.LexiconFreeDecoder(
-                flashlight.LexiconFreeDecoderOptions(**common), self._lm, space.silence, BLANK, []
-            )
+        return flashlight.LexiconFreeDecoder(
+            flashlight.LexiconFreeDecoderOptions(**common), self._lm, space.silence, BLANK, []
+        )
 
     def _tree(self) -> Any:
         """Return a prefix tree whose nodes know the best unigram score below them."""

@@ -5,6 +5,7 @@ The rules are those of flashlight-text's LexiconDecoder for CTC, its treatment o
 
 from __future__ import annotations
 
+import copy
 from typing import Any
 
 import numpy as np
@@ -73,7 +74,14 @@ class LexiconSearch(BeamSearch):
         self._said = hashes(max(len(entries), unknown + 1, num_symbols), seed=2)
         self._node_hash = hashes(len(tree.best), seed=3)
         self._node_hash[ROOT] = 0
+        self._tree, self._unknown = tree, unknown
         self._build_arcs(tree, unknown)
+
+    def reweighed(self, options: SearchOptions) -> LexiconSearch:
+        other = copy.copy(self)
+        other.options = options
+        other._build_arcs(self._tree, self._unknown)  # arcs hold weighed numbers
+        return other
 
     def _build_arcs(self, tree: LexiconTree, unknown: int) -> None:
         """Put the steps inside words, the ends of words and those of unknown words into one table, sorted by node."""

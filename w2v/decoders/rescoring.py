@@ -5,6 +5,7 @@ Much cheaper than a search with the same model: it scores a few whole sentences 
 
 from __future__ import annotations
 
+import copy
 import logging
 from collections.abc import Sequence
 from dataclasses import replace
@@ -14,7 +15,7 @@ from torch import Tensor
 
 from w2v.data.dictionary import SPECIALS
 from w2v.data.text import WORD_END
-from w2v.decoders.base import Decoder
+from w2v.decoders.base import Decoder, DecoderConfig
 from w2v.decoders.beam_decoder import BeamDecoder
 from w2v.decoders.search_space import UNKNOWN, Case, unit_case
 from w2v.errors import ConfigError
@@ -49,6 +50,11 @@ class RescoringDecoder(Decoder):
         self.model = model
         self._unit_case = unit_case(first.dictionary, model)
         self._word_case = str if self._unit_case else self._choose_word_case()
+
+    def reweighed(self, config: DecoderConfig) -> RescoringDecoder:
+        other = copy.copy(self)
+        other.config, other.first = config, self.first.reweighed(config)
+        return other
 
     def decode(self, log_probs: Tensor, lengths: Tensor) -> list[list[Hypothesis]]:
         found = self.first.decode(log_probs, lengths)

@@ -19,7 +19,7 @@ from w2v.errors import ConfigError
 from w2v.version import __version__
 
 OF_ONE_RANK = {
-    "common": {"user_dir", "tensorboard_logdir", "log_format", "no_progress_bar"},
+    "common": {"user_dir", "tensorboard_logdir", "wandb_project", "tracker", "log_format", "no_progress_bar"},
     "dataset": {"num_workers", "data_buffer_size"},
     "distributed_training": {
         "distributed_world_size", "distributed_rank", "device_id", "distributed_init_method", "distributed_port",

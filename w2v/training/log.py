@@ -30,6 +30,7 @@ class TrainingLog:
         device: where the criterion's sums live.
         codebook: groups and codewords per group of the model's quantizer; (0, 0) without one.
         sample_rate: samples per second, if batches hold audio.
+        config: the configuration by section, as plain data, for trackers.
 
     Attributes:
         progress: where lines go.
@@ -44,13 +45,18 @@ class TrainingLog:
         device: torch.device,
         codebook: tuple[int, int],
         sample_rate: int | None,
+        config: Mapping[str, Mapping[str, Any]] | None = None,
     ) -> None:
-        self.progress = build_progress(common, is_master=distributed.is_master())
+        self.progress = build_progress(common, is_master=distributed.is_master(), config=config)
         self.meter = TrainingMeter(device)
         self._criterion = criterion
         self._limits = optimization
         self._sample_rate = sample_rate
         self._collapse = CollapseMonitor(codebook, stop=common.on_collapse == "stop")
+
+    def add_wait(self, seconds: float) -> None:
+        """Add the time that this rank waited for the batches of an update."""
+        self.meter.add_step(data_wait=seconds)
 
     def add(self, report: UpdateReport, outcome: Outcome) -> None:
         """Add an update that was not skipped."""
@@ -107,7 +113,7 @@ class TrainingLog:
         return rounded(values)
 
     def close(self) -> None:
-        """End the bar, and write out TensorBoard's events."""
+        """End the bar, and write out what trackers hold."""
         self.progress.close()
 
     def state_dict(self) -> dict[str, Any]:

@@ -125,14 +125,19 @@ def averaged_counts(values: Mapping[str, float], window: Window) -> dict[str, fl
 
 
 def outlook(window: Window, *, updates_left: int | None, sample_rate: int | None) -> dict[str, float]:
-    """Return what the original does not log: `audio_s`, seconds of audio per second, and `eta`, seconds left."""
+    """Return what the original does not log.
+
+    `audio_s`: seconds of audio per second; `eta`: seconds left; `data_wait`: share of the time in which the first rank
+    waited for its batches, from 0 to 1.
+    """
     steps = window.steps
     seconds, values = max(steps["seconds"], 1e-9), {}
     if sample_rate:
-        values["audio_s"] = steps.get("tokens", 0.0) / sample_rate / seconds
+        values["audio_s"] = float(f"{steps.get('tokens', 0.0) / sample_rate / seconds:.4g}")
     # The pace of this window alone: it is that of this start and these ranks, not of an earlier machine.
     if updates_left is not None and steps["updates"]:
-        values["eta"] = max(updates_left, 0) * seconds / steps["updates"]
+        values["eta"] = round(max(updates_left, 0) * seconds / steps["updates"])
+    values["data_wait"] = round(min(steps.get("data_wait", 0.0) / seconds, 1.0), 4)
     return values
 
 

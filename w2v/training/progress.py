@@ -1,7 +1,7 @@
-"""Lines, bars and TensorBoard events of a run: `--log-format json|simple|tqdm|none`.
+"""Lines and bars of a run: `--log-format json|simple|tqdm|none`, and what trackers are told.
 
 The lines are the original's: `date | INFO | tag | {...}`, where all numbers are strings save `epoch` and `update`.
-What the original does not have (audio-seconds per second, time left) is shown on the bar and in TensorBoard only.
+What the original does not have (audio-seconds per second, time left, wait for data) comes after its values.
 """
 
 from __future__ import annotations
@@ -9,12 +9,13 @@ from __future__ import annotations
 import json
 import logging
 import sys
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from w2v.config.sections import CommonConfig
 from w2v.errors import MissingPackageError
+from w2v.training.trackers import Experiment, TensorBoard, Tracker
 
 BAR_KEYS = ("loss", "wer", "uer", "accuracy", "lr", "gnorm", "loss_scale")
 Shown = Mapping[str, float]
@@ -53,7 +54,7 @@ class Progress:
             done: updates done in this epoch.
             num_updates: updates of this epoch.
             values: what every format shows, rounded.
-            extra: `audio_s` (seconds of audio per second) and `eta` (seconds left), for the bar.
+            extra: `audio_s` (seconds of audio per second), `eta` (seconds left) and `data_wait` (share of the time).
         """
 
     def log_summary(self, tag: str, epoch: int, values: Shown) -> None:
@@ -77,7 +78,7 @@ class JsonProgress(Progress):
         """Write a `train_inner` line."""
         # As in the original: epochs done, with the share of the current one; the only numbers that are no text.
         update = round(epoch - 1 + done / max(num_updates, 1), 3)
-        self._write("train_inner", {"epoch": epoch, "update": update}, values)
+        self._write("train_inner", {"epoch": epoch, "update": update}, {**values, **extra})
 
     def log_summary(self, tag: str, epoch: int, values: Shown) -> None:
         """Write a line for an epoch or a validation."""
@@ -161,28 +162,22 @@ class TqdmProgress(SimpleProgress):
             self._bar.set_postfix(self._recent | numbers, refresh=False)
 
 
-class TensorBoardProgress(Progress):
-    """Events under `train_inner`, `train` and each validation subset, beside another way of showing them.
+class TrackedProgress(Progress):
+    """Gives numbers to trackers, beside another way of showing them.
 
-    Raises:
-        MissingPackageError: tensorboardX is not installed.
+    Args:
+        wrapped: what shows them.
+        trackers: what keeps them.
     """
 
-    def __init__(self, wrapped: Progress, folder: Path) -> None:
-        try:
-            from tensorboardX import SummaryWriter
-        except ImportError as e:
-            raise MissingPackageError("tensorboardX", "tensorboard", "--tensorboard-logdir") from e
+    def __init__(self, wrapped: Progress, trackers: Sequence[Tracker]) -> None:
         self._wrapped = wrapped
-        self._folder = folder
-        self._make: Any = SummaryWriter
-        self._writers: dict[str, Any] = {}
-        self._purge_step: int | None = None
+        self._trackers = trackers
 
     def begin_start(self, start: int, num_updates: int) -> None:
-        """Let TensorBoard drop what an earlier start has written about updates that are made again."""
-        # A mark in the event file: TensorBoard drops older events of these updates. A first start has none.
-        self._purge_step = num_updates + 1 if start > 1 else None
+        """Tell the trackers and pass on."""
+        for tracker in self._trackers:
+            tracker.begin_start(start, num_updates)
         self._wrapped.begin_start(start, num_updates)
 
     def begin_epoch(self, epoch: int, num_updates: int, done: int) -> None:
@@ -194,37 +189,40 @@ class TensorBoardProgress(Progress):
         self._wrapped.advance()
 
     def log_update(self, epoch: int, done: int, num_updates: int, values: Shown, extra: Shown) -> None:
-        """Write events and pass on."""
+        """Tell the trackers and pass on."""
         self._write("train_inner", {**values, **extra}, "")
         self._wrapped.log_update(epoch, done, num_updates, values, extra)
 
     def log_summary(self, tag: str, epoch: int, values: Shown) -> None:
-        """Write events and pass on."""
+        """Tell the trackers and pass on."""
         self._write(tag, values, f"{tag}_")
         self._wrapped.log_summary(tag, epoch, values)
 
     def close(self) -> None:
-        """Write out the events and pass on."""
-        for writer in self._writers.values():
-            writer.close()
-        self._writers.clear()
+        """Close the trackers and pass on."""
+        for tracker in self._trackers:
+            tracker.close()
         self._wrapped.close()
 
     def _write(self, tag: str, values: Shown, prefix: str) -> None:
-        if tag not in self._writers:
-            self._writers[tag] = self._make(str(self._folder / tag), purge_step=self._purge_step)
-        step = int(values[f"{prefix}num_updates"])
-        for name, value in values.items():
-            if name != f"{prefix}num_updates":
-                self._writers[tag].add_scalar(name.removeprefix(prefix), value, step)
-        self._writers[tag].flush()  # a killed run keeps its events
+        plain = {name.removeprefix(prefix): value for name, value in values.items()}
+        step = int(plain.pop("num_updates"))
+        for tracker in self._trackers:
+            tracker.write(tag, step, plain)
 
 
-def build_progress(common: CommonConfig, *, is_master: bool) -> Progress:
-    """Return what `--log-format`, `--no-progress-bar` and `--tensorboard-logdir` ask for.
+def build_progress(
+    common: CommonConfig, *, is_master: bool, config: Mapping[str, Mapping[str, Any]] | None = None
+) -> Progress:
+    """Return what `--log-format`, `--no-progress-bar`, `--tensorboard-logdir` and `--wandb-project` ask for.
+
+    Args:
+        common: the flags.
+        is_master: whether this process shows anything.
+        config: the configuration by section, as plain data, for trackers.
 
     Raises:
-        MissingPackageError: tensorboardX or tqdm is asked for and not installed.
+        MissingPackageError: a package is asked for and not installed.
     """
     if not is_master:
         return Progress()
@@ -236,6 +234,11 @@ def build_progress(common: CommonConfig, *, is_master: bool) -> Progress:
         "json": JsonProgress, "simple": SimpleProgress, "tqdm": TqdmProgress, "none": Progress
     }  # fmt: skip
     progress = formats[name]()
+    trackers: list[Tracker] = []
     if common.tensorboard_logdir:
-        progress = TensorBoardProgress(progress, Path(common.tensorboard_logdir))
-    return progress
+        trackers.append(TensorBoard(Path(common.tensorboard_logdir)))
+    if common.wandb_project:
+        config = config or {}
+        name = Path(str(config.get("checkpoint", {}).get("save_dir", "run"))).resolve().name
+        trackers.append(Experiment(common.tracker, common.wandb_project, name, config))
+    return TrackedProgress(progress, trackers) if trackers else progress

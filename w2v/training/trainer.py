@@ -93,7 +93,9 @@ class Trainer:
         self.config_plain = config_plain
         self.batches: Any = task.train_batches(dataset.train_split, dataset)
         self.manager = CheckpointManager(checkpoint)
-        self.log = TrainingLog(self.criterion, common, optimization, self.device, self.model.codebook_size, sample_rate)
+        self.log = TrainingLog(
+            self.criterion, common, optimization, self.device, self.model.codebook_size, sample_rate, config_plain
+        )
         self.num_updates = 0
         self.skips = SkipCounter()
         # Kept in checkpoints also while a CPU computes in another format: the run may go back to a GPU.
@@ -185,6 +187,7 @@ class Trainer:
     def _waited_for(self, updates: Iterator[MicroBatches]) -> Iterator[MicroBatches]:
         """Yield the micro-batches of updates; a signal ends the wait for the next ones, or the process."""
         while True:
+            asked = time.perf_counter()
             try:
                 with self._interrupt.wait():
                     micro_batches = next(updates, None)
@@ -193,6 +196,7 @@ class Trainer:
                 return
             if micro_batches is None:
                 return
+            self.log.add_wait(time.perf_counter() - asked)
             yield micro_batches
 
     def accumulation(self, epoch: int) -> int:
