@@ -1,6 +1,7 @@
 """`w2v-live`: writes down speech while it is spoken: from a microphone, a pipe or a file, as text or events.
 
     w2v-live MODEL
+    w2v-live MODEL --serve
 
 What takes long to import is imported after the flags.
 """
@@ -11,7 +12,7 @@ import sys
 from collections.abc import Sequence
 from dataclasses import replace
 
-from w2v_cli.live_flags import parse_flags
+from w2v_cli.live_flags import Flags, parse_flags
 from w2v_cli.live_output import Figures, JsonLines, SessionFiles, TextLines, Writer
 from w2v_cli.live_sources import device_lines, open_source
 from w2v_cli.main import run
@@ -34,6 +35,8 @@ def live(argv: Sequence[str]) -> int:
     if flags.what.list_devices:
         print("\n".join(device_lines()))
         return 0
+    if flags.serve.serve:
+        return _serve(flags)
     source = open_source(flags.what)
     files = SessionFiles(flags.what, flags.style, source.name) if flags.what.output_dir is not None else None
     # torch is imported from here on: what is wrong with the flags is said at once.
@@ -48,6 +51,18 @@ def live(argv: Sequence[str]) -> int:
             writers.append(files)
         hear(flags, transcriber, source, writers)
     return FAILED if files is not None and files.num_failed else 0
+
+
+def _serve(flags: Flags) -> int:
+    """Hear those who open the page."""
+    from w2v_cli.serve.run import check_packages, serve
+
+    check_packages()
+    from w2v_cli.live_run import open_model
+
+    with open_model(flags) as transcriber:
+        serve(transcriber, flags.how, flags.style, flags.serve)
+    return 0
 
 
 if __name__ == "__main__":

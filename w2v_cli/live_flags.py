@@ -15,6 +15,7 @@ from w2v.inference.result import FORMATS, read_formats
 from w2v.inference.subtitles import SubtitleStyle
 from w2v_cli.model_flags import ModelOptions, decoder_kind, pick
 from w2v_cli.recordings import STANDARD_INPUT
+from w2v_cli.serve.flags import ServeOptions
 
 PROGRAM = "w2v-live"
 
@@ -69,7 +70,18 @@ class Flags:
     what: LiveFlags
     how: LiveOptions
     style: SubtitleStyle
+    serve: ServeOptions
     decoder: DecoderConfig
+
+    def __post_init__(self) -> None:
+        what = self.what
+        of_one_stream = {
+            f"the source {what.source}": what.source, "--device": what.device, "--list-devices": what.list_devices,
+            "--pcm": what.pcm, "--realtime": what.realtime, "--json": what.json, "--output-dir": what.output_dir,
+        }  # fmt: skip
+        given = next((name for name, value in of_one_stream.items() if value), None)
+        if self.serve.serve and given is not None:
+            raise ConfigError(f"--serve hears those who open its page, each for themselves; leave out {given}")
 
 
 def parse_flags(argv: Sequence[str]) -> Flags:
@@ -81,7 +93,7 @@ def parse_flags(argv: Sequence[str]) -> Flags:
     )  # fmt: skip
     kinds: dict[str, type[Any]] = {
         "what, and where to": LiveFlags, "how speech is cut": LiveOptions, "subtitles": SubtitleStyle,
-        f"decoder {name}": decoder,
+        "a page in the browser": ServeOptions, f"decoder {name}": decoder,
     }  # fmt: skip
     for title, kind in kinds.items():
         parser.add_config(kind, title)
