@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from w2v.inference.recording import read_audio as read_audio
     from w2v.inference.transcribe import features as features
     from w2v.inference.transcribe import open_transcriber as open_transcriber
+    from w2v.inference.transcribe import tokens as tokens
     from w2v.inference.transcribe import transcribe as transcribe
     from w2v.inference.transcribe import transcribe_segments as transcribe_segments
 
@@ -27,6 +28,7 @@ _FACE = {
     "read_audio": "w2v.inference.recording",
     "features": "w2v.inference.transcribe",
     "open_transcriber": "w2v.inference.transcribe",
+    "tokens": "w2v.inference.transcribe",
     "transcribe": "w2v.inference.transcribe",
     "transcribe_segments": "w2v.inference.transcribe",
 }

@@ -102,6 +102,9 @@ def test_a_run_in_two_parts_is_one_run(data: Path, tmp_path: Path) -> None:
     run(data, tmp_path / "two", *more, "--max-update", 14, "--num-workers", 1)
     one, two = weights(tmp_path / "one"), weights(tmp_path / "two")
     assert one.keys() == two.keys()
+    # The shared matrix is one parameter, and has one pair of moments.
+    optimizer = load_checkpoint(tmp_path / "two/checkpoint_last.pt")["optimizer"]
+    assert len(optimizer["state"]) == len(two)
     assert all(torch.equal(tensor, two[name]) for name, tensor in one.items())
 
 

@@ -12,7 +12,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from w2v.config import options_of
-from w2v.convert.model_file import LANGUAGE_MODEL
+from w2v.convert.model_file import LANGUAGE_MODEL, MASKED_MODEL
 from w2v.criterions import CRITERIONS
 from w2v.errors import CheckpointError
 from w2v.models import MODELS
@@ -24,6 +24,10 @@ TASK_OPTIONS = (
     "data", "sample_rate", "normalize", "max_sample_size", "min_sample_size", "enable_padding", "labels",
 )  # fmt: skip
 LM_TASK_OPTIONS = ("sample_break_mode", "tokens_per_sample", "max_target_positions", "add_bos_token")
+MASKED_TASK_OPTIONS = (
+    "sample_break_mode", "tokens_per_sample", "mask_prob", "leave_unmasked_prob", "random_token_prob",
+    "freq_weighted_replacement", "mask_multiple_length", "mask_stdev", "shorten_method", "shorten_data_split_list",
+)  # fmt: skip
 KEYS = {"task": "task", "model": "arch", "criterion": "criterion"}
 
 # Options of later versions that do not change what a trained model computes.
@@ -87,6 +91,8 @@ class FairseqConfig:
         is_language_model = model.startswith(LANGUAGE_MODEL)
         name = "language_modeling" if is_language_model else "audio_pretraining"
         options: tuple[str, ...] = LM_TASK_OPTIONS if is_language_model else TASK_OPTIONS
+        if model.startswith(MASKED_MODEL):
+            name, options = "masked_lm", MASKED_TASK_OPTIONS
         values = self._values("task", config)
         if is_language_model:
             self._check_only(values)
@@ -108,7 +114,7 @@ class FairseqConfig:
         return config
 
     def _rename_task(self, args: dict[str, Any]) -> None:
-        if args.get("task") in ("speech_pretraining", None):
+        if args.get("task") in ("speech_pretraining", None) and not str(args.get("arch")).startswith(MASKED_MODEL):
             self._note(f"task {args.get('task')!r} is audio_pretraining today")
             args["task"] = "audio_pretraining"
 

@@ -48,7 +48,7 @@ def read_huggingface(folder: Path, dictionary: str | None) -> ModelFile:
     """
     _refuse_adapter(folder)
     config = read_json(folder / CONFIG_FILE)
-    their_state = _read_weights(folder)
+    their_state = read_weights(folder)
     kind, name = _kind(config, their_state, folder)
     sections = from_their_config(config, kind, str(folder))
     encoder = sections["model"]["w2v_args"] if kind == CTC else sections["model"]
@@ -108,7 +108,12 @@ def _kind(config: Mapping[str, Any], state: Mapping[str, Tensor], folder: Path) 
     return CLASSES[name], name
 
 
-def _read_weights(folder: Path) -> dict[str, Tensor]:
+def read_weights(folder: Path) -> dict[str, Tensor]:
+    """Return the tensors of a folder under their names.
+
+    Raises:
+        CheckpointError: there are none, or a file of them is damaged.
+    """
     for name in WEIGHTS:
         if (folder / name).is_file():
             return _read_part(folder / name)
