@@ -56,7 +56,7 @@ FINETUNING = (
 )
 LOGGING = ("--num-workers", "0", "--no-epoch-checkpoints", "--log-format", "json", "--log-interval", "25", "--cpu")
 KMEANS = ("--n-init", "3", "--percent", "0.5", "--quiet")
-PROBED = range(10, 14)  # recordings of each digit and speaker
+PROBED = range(10, 13)  # recordings of each digit and speaker
 
 
 def main() -> int:
