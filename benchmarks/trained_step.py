@@ -64,15 +64,17 @@ def trainer_step(
     samples: int,
     labels: int = 0,
     context: Mapping[str, Any] | None = None,
+    task: str = "audio_pretraining",
+    batch: Any = None,
 ) -> Any:
-    """Return a function that makes one update; each has masks and negatives of its own."""
+    """Return a function that makes one update, of noise or of a batch; each has masks and negatives of its own."""
     for_speed()
     torch.manual_seed(1)
     network = build(arch, model, **(context or {}))
-    loss, task = CRITERIONS.get(criterion), TASKS.get("audio_pretraining")
+    loss, entry = CRITERIONS.get(criterion), TASKS.get(task)
     adam, fixed = OPTIMIZERS.get("adam"), LR_SCHEDULERS.get("fixed")
     optimization = OptimizationConfig(lr=(1e-5,))
-    problem = task.cls(task.config(data="."))
+    problem = entry.cls(entry.config(data="."))
     problem.train_batches = lambda split, dataset: SimpleNamespace(epoch=1)
     trainer = Trainer(
         problem,
@@ -86,7 +88,7 @@ def trainer_step(
         CheckpointConfig(no_save=True),
         {},
     )
-    batch = noise_batch(clips, samples, labels)
+    batch = batch or noise_batch(clips, samples, labels)
 
     def step() -> None:
         trainer.train_step([(replace(batch, seed=trainer.num_updates), True)])
