@@ -84,7 +84,7 @@ def find_blocks(manifest: Manifest, rows: IntArray, largest: int = BLOCK_BYTES) 
     shards: dict[str, int] = {}
     shard, place, end = (np.zeros(len(rows), dtype=np.int64) for _ in range(3))
     for number, row in enumerate(rows.tolist()):
-        source = manifest.source_of(row)
+        source = manifest.stretch(row)[0]
         if not isinstance(source, Member):
             raise ConfigError(f"--shuffle-shards: {manifest.line(row)} names a file, and no clip inside of a shard")
         at = source.place
