@@ -14,6 +14,7 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parent))  # for the spawned processes, too
 
+from machine import gflop_per_second
 from pretraining_step import CONVOLUTIONS, RATE, RESULTS
 from side_by_side import Step, plain_step, step_parser, take_turns, tell
 
@@ -72,7 +73,9 @@ def main() -> None:
     mine, theirs = take_turns([("w2v", ours, given), ("transformers", peer, given)], arguments.rounds)
     audio = arguments.clips * arguments.seconds
     title = f"CTC base {arguments.precision}, {arguments.clips} x {arguments.seconds:g} s"
-    tell(title, mine, theirs, audio, RESULTS if arguments.record else None)
+    gflop = gflop_per_second(step=True, frozen_convolutions=True)
+    results = RESULTS if arguments.record else None
+    tell(title, mine, theirs, audio, results, gflop=gflop, precision=arguments.precision)
 
 
 if __name__ == "__main__":

@@ -21,8 +21,9 @@ from typing import Any
 
 sys.path.insert(0, str(Path(__file__).resolve().parent))  # for the spawned processes, too
 
+from machine import machine
 from pretraining_step import CONVOLUTIONS, RATE
-from side_by_side import Step, machine, take_turns
+from side_by_side import Step, take_turns
 
 RESULTS = Path(__file__).with_name("growth.json")
 AUDIO = 40

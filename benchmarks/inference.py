@@ -13,8 +13,9 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parent))  # for the spawned processes, too
 
+from machine import gflop_per_second, share_of_peak
 from pretraining_step import CONVOLUTIONS, RATE
-from side_by_side import Step, ratio, record, take_turns
+from side_by_side import Step, ratio, record, take_turns, tell_machine
 
 RESULTS = Path(__file__).with_name("inference.json")
 SECONDS = 10
@@ -79,10 +80,16 @@ def main() -> None:
         print(f"{side.name:13} {side.median * 1e3:7.0f} ms  {audio / side.median:6.1f} audio-s/s")
     faster = ratio(mine, theirs)
     print(f"batch {arguments.batch}, {arguments.precision}: {faster:.2f} x as fast as {other}")
+    # Whole numbers of 8 bits have a peak of their own, which torch has no square product for.
+    share = {}
+    if arguments.precision != "int8":
+        share = share_of_peak(audio / mine.median, gflop_per_second(step=False), arguments.precision)
+    tell_machine(share)
     if arguments.record:
         values: dict[str, object] = {
             "compared with": other, "speed ratio": round(faster, 2),
             "audio-seconds per second": round(audio / mine.median, 1), "of the other": round(audio / theirs.median, 1),
+            **share,
         }  # fmt: skip
         record(RESULTS, f"CTC base, batch {arguments.batch}, {arguments.precision}", values)
 

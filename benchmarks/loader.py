@@ -27,7 +27,8 @@ from typing import Any
 
 sys.path.insert(0, str(Path(__file__).resolve().parent))  # for the spawned processes, too
 
-from side_by_side import Step, machine, ratio, take_turns
+from machine import machine
+from side_by_side import Step, ratio, take_turns
 
 MAX_TOKENS, LONGEST, SHORTEST = 1_400_000, 250_000, 32_000
 RATE = 16000

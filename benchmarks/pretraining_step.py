@@ -16,6 +16,7 @@ from typing import Any
 
 sys.path.insert(0, str(Path(__file__).resolve().parent))  # for the spawned processes, too
 
+from machine import gflop_per_second
 from side_by_side import Step, plain_step, step_parser, take_turns, tell
 
 RESULTS = Path(__file__).with_name("training_steps.json")
@@ -102,7 +103,9 @@ def main() -> None:
     audio = clips * arguments.seconds
     title = f"pretraining {arguments.model} {arguments.precision}, {clips} x {arguments.seconds:g} s"
     title += ", --checkpoint-activations" if is_checkpointed else ""
-    tell(title, mine, theirs, audio, RESULTS if arguments.record else None)
+    gflop = gflop_per_second(arguments.model, step=True)
+    results = RESULTS if arguments.record else None
+    tell(title, mine, theirs, audio, results, gflop=gflop, precision=arguments.precision)
 
 
 if __name__ == "__main__":

@@ -9,17 +9,16 @@ from __future__ import annotations
 import argparse
 import json
 import multiprocessing
-import os
-import platform
 import resource
 import statistics
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from importlib.metadata import PackageNotFoundError, version
 from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any
+
+from machine import machine, share_of_peak
 
 Step = Callable[[], object]
 """Does the work of one round."""
@@ -128,31 +127,6 @@ def ratio(ours: Side, peer: Side) -> float:
     return statistics.median(theirs / mine for mine, theirs in zip(ours.seconds, peer.seconds, strict=True))
 
 
-def machine() -> dict[str, str]:
-    """Return what figures depend on."""
-    packages = {}
-    for name in ("torch", "transformers", "numpy", "soundfile"):
-        try:
-            packages[name] = version(name)
-        except PackageNotFoundError:
-            continue
-    return {
-        "date": time.strftime("%Y-%m-%d"),
-        "python": platform.python_version(),
-        "processor": _processor(),
-        "cores": str(len(os.sched_getaffinity(0))),
-        **packages,
-    }
-
-
-def _processor() -> str:
-    try:
-        lines = Path("/proc/cpuinfo").read_text().splitlines()
-    except OSError:
-        return platform.processor()
-    return next((line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")), "unknown")
-
-
 def record(path: Path, key: str, values: dict[str, object]) -> None:
     """Put the figures of one measurement, with the machine and the date, into a JSON file."""
     found = json.loads(path.read_text()) if path.exists() else {}
@@ -160,7 +134,9 @@ def record(path: Path, key: str, values: dict[str, object]) -> None:
     path.write_text(json.dumps(found, indent=1) + "\n")
 
 
-def tell(title: str, mine: Side, theirs: Side, audio: float, results: Path | None) -> None:
+def tell(
+    title: str, mine: Side, theirs: Side, audio: float, results: Path | None, *, gflop: float = 0.0, precision: str = ""
+) -> None:
     """Print a comparison of training steps, and put it into a file if one is given.
 
     Args:
@@ -168,15 +144,26 @@ def tell(title: str, mine: Side, theirs: Side, audio: float, results: Path | Non
         mine, theirs: our side and the peer's.
         audio: seconds of audio in a step.
         results: JSON file for the figures.
+        gflop: products of a second of audio; 0: no share of the machine's peak is told.
+        precision: number format of the products.
     """
     for side in (mine, theirs):
         print(f"{side.name:13} {side.median:7.2f} s  {audio / side.median:6.2f} audio-s/s  {side.peak / 1e9:5.2f} GB")
     faster, memory = ratio(mine, theirs), mine.peak / theirs.peak
     print(f"{title}: {faster:.2f} x as fast, {memory:.2f} x the memory")
+    share = share_of_peak(audio / mine.median, gflop, precision) if gflop else {}
+    tell_machine(share)
     if results is not None:
         values: dict[str, object] = {
             "speed ratio": round(faster, 2), "memory ratio": round(memory, 2),
             "audio-seconds per second": round(audio / mine.median, 2),
-            f"of {theirs.name}": round(audio / theirs.median, 2),
+            f"of {theirs.name}": round(audio / theirs.median, 2), **share,
         }  # fmt: skip
         record(results, title, values)
+
+
+def tell_machine(share: dict[str, Any]) -> None:
+    """Print processor and instructions, and how much of the peak of products was reached."""
+    where = machine()
+    print(f"{where['processor']}, {where['cores']} cores, {where['instructions']}")
+    print("".join(f"{name}: {value}  " for name, value in share.items()).rstrip())

@@ -17,6 +17,7 @@ from w2v.data.dictionary import Dictionary
 from w2v.models import MODELS, W2vModel
 from w2v.optim import LR_SCHEDULERS, OPTIMIZERS, build_optimizer, build_schedule
 from w2v.tasks import TASKS
+from w2v.training.compile import compile_blocks
 from w2v.training.ddp import ParallelModel
 from w2v.training.trainer import Trainer
 from w2v.types import AudioBatch
@@ -64,31 +65,41 @@ def trainer_step(
     samples: int,
     labels: int = 0,
     context: Mapping[str, Any] | None = None,
+    device: str = "cpu",
+    compile_mode: str | None = None,
 ) -> Any:
-    """Return a function that makes one update; each has masks and negatives of its own."""
-    for_speed()
+    """Return a function that makes one update; each has masks and negatives of its own.
+
+    Its attribute `trainer` makes them.
+    """
+    if device == "cpu":
+        for_speed()
     torch.manual_seed(1)
     network = build(arch, model, **(context or {}))
     loss, task = CRITERIONS.get(criterion), TASKS.get("audio_pretraining")
     adam, fixed = OPTIMIZERS.get("adam"), LR_SCHEDULERS.get("fixed")
+    if compile_mode is not None:
+        compile_blocks(network, compile_mode)
     optimization = OptimizationConfig(lr=(1e-5,))
     problem = task.cls(task.config(data="."))
     problem.train_batches = lambda split, dataset: SimpleNamespace(epoch=1)
     trainer = Trainer(
         problem,
-        ParallelModel(network, torch.device("cpu"), DistributedConfig()),
+        ParallelModel(network.to(device), torch.device(device), DistributedConfig()),
         loss.cls(loss.config(**criterion_options)),
         build_optimizer(adam, adam.config(weight_decay=0.01), network.parameters()),
         build_schedule(fixed, fixed.config(), optimization),
-        CommonConfig(cpu=True, bf16=precision == "bf16", log_format="none"),
+        CommonConfig(cpu=device == "cpu", bf16=precision == "bf16", fp16=precision == "fp16", log_format="none"),
         DatasetConfig(),
         optimization,
         CheckpointConfig(no_save=True),
         {},
+        device=torch.device(device),
     )
     batch = noise_batch(clips, samples, labels)
 
     def step() -> None:
         trainer.train_step([(replace(batch, seed=trainer.num_updates), True)])
 
+    step.trainer = trainer  # type: ignore[attr-defined]
     return step

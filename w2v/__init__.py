@@ -10,6 +10,8 @@ from w2v.version import __version__
 if TYPE_CHECKING:
     from w2v.inference.align import align as align
     from w2v.inference.frame_times import frame_times as frame_times
+    from w2v.inference.live import LiveSession as LiveSession
+    from w2v.inference.live_options import LiveOptions as LiveOptions
     from w2v.inference.load import load_language_model as load_language_model
     from w2v.inference.load import load_model as load_model
     from w2v.inference.recording import read_audio as read_audio
@@ -23,6 +25,8 @@ if TYPE_CHECKING:
 _FACE = {
     "align": "w2v.inference.align",
     "frame_times": "w2v.inference.frame_times",
+    "LiveOptions": "w2v.inference.live_options",
+    "LiveSession": "w2v.inference.live",
     "load_language_model": "w2v.inference.load",
     "load_model": "w2v.inference.load",
     "read_audio": "w2v.inference.recording",
