@@ -110,7 +110,8 @@ def all_reduce_seconds(volume: float, ranks: int, link: float) -> float:
 def tables(constants: Constants) -> None:
     """Print what follows from the constants."""
     print(
-        "\nManifest and batches\n| hours | clips | manifest, GB | memory of a rank, GB | of a node of 8, GB | start, s |"
+        "\nManifest and batches\n"
+        "| hours | clips | manifest, GB | memory of a rank, GB | of a node of 8, GB | start, s |"
     )
     print("|---|---|---|---|---|---|")
     for hours in (1e3, 1e4, 1e5, 1e6):
