@@ -47,20 +47,32 @@ class TranscriptFiles:
             DataError: one cannot be written.
         """
         for name in self.formats:
-            path = self._path(stem, name)
-            if path.is_file() and not self.overwrite:
+            if self._path(stem, name).is_file() and not self.overwrite:
                 continue
-            try:
-                path.parent.mkdir(parents=True, exist_ok=True)
-            except OSError as e:
-                raise DataError(f"cannot make the folder {path.parent}: {e.strerror or e}") from e
             if name == "json":
-                parts = transcript.json_parts()
+                self.write_text(stem, name, *transcript.json_parts())
             elif name == "textgrid":
-                parts = iter([transcript.textgrid(with_chars=self.with_chars)])
+                self.write_text(stem, name, transcript.textgrid(with_chars=self.with_chars))
             else:
-                parts = iter([render(transcript, name, self.style)])
-            write_atomically(path, (part.encode("utf-8", "surrogateescape") for part in parts))
+                self.write_text(stem, name, render(transcript, name, self.style))
+
+    def write_text(self, stem: str, name: str, *parts: str) -> None:
+        """Write one file of a recording, whether it is there or not.
+
+        Args:
+            stem: what the files of the recording are called.
+            name: its format.
+            parts: its text, in pieces.
+
+        Raises:
+            DataError: it cannot be written.
+        """
+        path = self._path(stem, name)
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+        except OSError as e:
+            raise DataError(f"cannot make the folder {path.parent}: {e.strerror or e}") from e
+        write_atomically(path, (part.encode("utf-8", "surrogateescape") for part in parts))
 
     def _path(self, stem: str, name: str) -> Path:
         return self.folder / f"{stem}.{ENDINGS[name]}"

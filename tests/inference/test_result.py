@@ -8,10 +8,12 @@ import json
 import tracemalloc
 from pathlib import Path
 
+import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from w2v.inference.growing_transcript import GrowingTranscript
 from w2v.inference.result import FORMATS, Char, Segment, Transcript, Word, read_formats, render, tidy
 from w2v.inference.spans import Span, milliseconds, tidy_times, with_pauses
 from w2v.inference.subtitles import SubtitleStyle, cues
@@ -250,3 +252,21 @@ def test_json_of_hours_takes_little_memory() -> None:
         tracemalloc.stop()
     assert size > 4_000_000
     assert peak < size / 10
+
+
+@pytest.mark.parametrize("name", FORMATS)
+def test_a_growing_transcript_is_rendered_as_a_whole_one(name):
+    """P31: whatever was added when, and when nothing was said."""
+    rng = np.random.default_rng(5)
+    segments, time = [], 0.0
+    for _ in range(12):
+        words = []
+        for text in ["it's", "<seven>", '"eight"', "a", "--> b", "é"][: rng.integers(1, 7)]:
+            time += float(rng.choice([0.125, 1.5]))
+            words.append(Word(text, time, time + 0.1, float(rng.uniform()), (Char("x", time, time + 0.05, 0.5),)))
+        segments.append(Segment(tuple(words)))
+    growing = GrowingTranscript("talk.wav", SubtitleStyle(), "m", 16000)
+    for size in (0, 1, 4, 12):
+        growing.add(segments[len(growing._segments) : size])
+        whole = Transcript("talk.wav", 99.5, tuple(segments[:size]), "m", 16000)
+        assert growing.render(name, 99.5) == render(whole, name, SubtitleStyle())
