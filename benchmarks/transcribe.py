@@ -13,6 +13,7 @@ from __future__ import annotations
 import argparse
 import json
 import os
+import re
 import subprocess
 import sys
 import tempfile
@@ -101,6 +102,11 @@ def processor_seconds(arguments: list[str]) -> float | None:
     return None if process.returncode else usage.ru_utime + usage.ru_stime
 
 
+def without_specials(text: str) -> str:
+    """Return a text without `<s>`, `<unk>` and the like, which a random model says and each side spells differently."""
+    return " ".join(re.sub(r"</?s>|<unk>|<pad>", "", text).split())
+
+
 def main() -> None:
     """Measure and print two tables."""
     import soundfile
@@ -128,7 +134,7 @@ def main() -> None:
         print(f"{arguments.minutes:g} min, {arguments.layers} layers   open, CPU s   run, CPU s   peak, MB")
         for who, values in found.items():
             print(f"{who:24}{values['open']:12.1f}{values['run']:13.1f}{values['peak']:11.0f}")
-        ours, theirs = (found[who]["text"] for who in ("w2v", "transformers"))
+        ours, theirs = (without_specials(found[who]["text"]) for who in ("w2v", "transformers"))
         distance = Levenshtein.distance(ours, theirs)
         print(f"characters: {len(ours)} and {len(theirs)}, edit distance {distance}")
         soundfile.write(folder / "clip.wav", samples[: 5 * RATE], RATE)
