@@ -375,10 +375,11 @@ def report(run: Run, seeds: list[int]) -> None:
             for decoder in ("viterbi", "kenlm"):
                 row[decoder] = {name: found["wer"] for name, found in errors(run, model, decoder).items()}
                 base, top = (errors(run, f"{other}-{seed}", decoder) for other in ("supervised", "full"))
+                # Where real labels take no errors away, there is nothing to recover.
                 row[f"{decoder}_recovery"] = {
                     name: round((base[name]["wer"] - row[decoder][name]) / (base[name]["wer"] - top[name]["wer"]), 3)
                     for name in SETS
-                    if base[name]["wer"] != top[name]["wer"]
+                    if base[name]["wer"] > top[name]["wer"]
                 }
             if model.startswith("round"):
                 number = rounds["models"].index(model)

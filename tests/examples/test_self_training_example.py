@@ -71,8 +71,9 @@ def test_a_new_speaker_at_toy_size(
     content = json.loads((folder / "results.json").read_text(encoding="utf-8"))
     rows = {row["model"]: row for row in content["results"]}
     assert list(rows) == ["supervised", "round1", "control", "full"]
+    # All of the gap is that of real labels, where they take errors away.
     assert rows["full"]["viterbi_recovery"] == {
-        name: 1.0 for name in run.SETS if rows["full"]["viterbi"][name] != rows["supervised"]["viterbi"][name]
+        name: 1.0 for name in run.SETS if rows["full"]["viterbi"][name] < rows["supervised"]["viterbi"][name]
     }
     assert 0 < rows["round1"]["kept"] <= 1
     assert rows["round1"]["labels"]["words"] > 0
