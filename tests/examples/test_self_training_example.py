@@ -113,7 +113,9 @@ def test_from_speech_alone_at_toy_size(
     # The parts of the labelled pack are its clips, each once.
     labels = tmp_path / "run" / "labels"
     parts = [(labels / f"{name}.tsv").read_text().splitlines()[1:] for name in (run.FEW, run.DEV, run.REST)]
-    assert sorted(sum(parts, [])) == sorted((labels / "digits_train.tsv").read_text().splitlines()[1:])
+    assert sorted(line for part in parts for line in part) == sorted(
+        (labels / "digits_train.tsv").read_text().splitlines()[1:]
+    )
     assert all(parts)
 
 
