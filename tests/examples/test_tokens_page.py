@@ -14,6 +14,7 @@ import pytest
 from toy_speech import call, prepare
 
 from w2v.checkpoint.file import load_checkpoint
+from w2v.inference.emissions import ctc_info
 from w2v.inference.load import load_model
 
 pytest.importorskip("soundfile")
@@ -72,6 +73,8 @@ def check(names: dict[str, Any]) -> None:
     key = "sentence_encoder.layers.0.fc1.weight"
     moved = (state["model"][f"w2v_encoder.{key}"] - before[f"encoder.{key}"]).abs().max()
     assert 0 < float(moved) < 0.1
+    # Times of words count codes: 10 ms each.
+    assert ctc_info(load_model("ctc/checkpoint_last.pt")).stride == 160
     hypotheses = next(Path("results").glob("hypo.word*")).read_text().splitlines()
     assert len(hypotheses) == len(Path("labelled/valid.tsv").read_text().splitlines()) - 1
 

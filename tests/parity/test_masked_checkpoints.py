@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 from toy_speech import call
 
+from w2v.checkpoint.torch_file import read_torch_file
 from w2v.config import build_config
 from w2v.convert import ModelFile, read_model_file
 from w2v.convert.masked_model_state import OUTPUT, TOKENS, to_fairseq_names
@@ -19,6 +20,7 @@ from w2v.errors import CheckpointError
 from w2v.inference.emissions import ctc_info
 from w2v.inference.load import LoadedModel, build_model, load_model
 from w2v.models import MODELS
+from w2v.optim import OPTIMIZERS, build_optimizer
 from w2v_cli import convert
 
 FILES = (
@@ -94,6 +96,36 @@ def test_all_generations_load_and_travel_through_all_formats(golden: Any, tmp_pa
         assert build_model(file).model.config == build_model(source).model.config
         before = path
     check_outputs(load_model(before), wanted)
+
+
+@pytest.mark.parametrize("name", [FILES[0], FILES[2]])
+def test_the_originals_moments_are_those_of_our_parameters(golden: Any, name: str) -> None:
+    content: Any = read_torch_file(place(golden, name))
+    saved = content["last_optimizer_state"]
+    model = load_model(place(golden, name)).model
+    parameters = dict(model.named_parameters())
+    assert len(saved["state"]) == len(parameters) == len(content["model"]) - 1  # the shared matrix is one of them
+    adam = OPTIMIZERS.get("adam")
+    group = saved["param_groups"][0]
+    options = {name.replace("betas", "adam_betas").replace("eps", "adam_eps"): group[name] for name in ("betas", "eps")}
+    config = build_config(adam.config, {**options, "weight_decay": group["weight_decay"]}, "test")
+    optimizer = build_optimizer(adam, config, parameters.values())
+    optimizer.load_state_dict(saved)
+    torch.manual_seed(1)
+    before = [parameter.detach().clone() for parameter in parameters.values()]
+    for parameter in parameters.values():
+        parameter.grad = torch.randn_like(parameter)
+    optimizer.step(group["lr"])
+    (first, second), rate = group["betas"], group["lr"]
+    for number, (old, parameter) in enumerate(zip(before, parameters.values(), strict=True)):
+        entry, gradient = saved["state"][number], parameter.grad
+        assert gradient is not None
+        mean = first * entry["exp_avg"] + (1 - first) * gradient
+        spread = (second * entry["exp_avg_sq"] + (1 - second) * gradient**2).sqrt() + group["eps"]
+        step = int(entry["step"]) + 1
+        size = rate * (1 - second**step) ** 0.5 / (1 - first**step)
+        wanted = old * (1 - rate * group["weight_decay"]) - size * mean / spread
+        torch.testing.assert_close(parameter.detach(), wanted, rtol=1e-4, atol=1e-6)
 
 
 def test_names_written_for_fairseq_are_its_own(golden: Any, tmp_path: Path) -> None:
