@@ -3,7 +3,7 @@
     python benchmarks/shard_kills.py [--kills 20] [--kind wav2vec2] [--seed 1]
 
 The server is moto's S3 where `s3fs` and `moto[server,s3]` are installed, else one that resets, cuts and refuses
-requests (`tests/helpers/fault_server.py`). The runs are those of `random_kills.py`, with another number of workers after
+requests (`tests/helpers/fault_server.py`). Runs are those of `random_kills.py`, with another number of workers after
 each kill; at every end, all of the last checkpoint but the times must equal that of the run on files, to the bit.
 """
 
