@@ -59,6 +59,7 @@ def test_windows_of_a_long_recording(digits: JoinedDigits, model: LoadedModel, m
     """Words lie where they lie when the model sees all at once."""
     whole = w2v.align(digits.samples, digits.lines, RATE, model=model)
     monkeypatch.setattr("w2v.inference.recording_emissions.WINDOW", 9.0)
+    monkeypatch.setattr("w2v.inference.recording_emissions.CONTEXT", 3.0)
     parts = w2v.align(digits.samples, digits.lines, RATE, model=model)
     apart = np.abs(np.array([word.start for word in whole.words]) - [word.start for word in parts.words])
     assert np.mean(apart <= 0.021) >= 0.95
