@@ -266,3 +266,11 @@ def test_fine_tuning_keeps_the_rate_of_the_model(telephone: Path, speech: Path, 
     command = [speech, "--save-dir", tmp_path / "further", *CTC, "--finetune-from-model", telephone]
     assert "sample_rate: 8000" in call(train.main, [*command, "--print-config"]).out
     assert_one_line(call(train.main, [*command, "--sample-rate", 16000]), refused)
+
+
+def assert_one_line(outcome: Outcome, message: str) -> None:
+    assert outcome.code == 2, outcome.out
+    errors = [line for line in outcome.err.splitlines() if re.search(r": error: ", line)]
+    assert len(errors) == 1, outcome.err
+    assert "Traceback" not in outcome.err
+    assert message in errors[0]
