@@ -40,7 +40,7 @@ class BeginningModel:
         model = {name: value for name, value in self.file.config["model"].items() if value is not None}
         model["_name"] = self.file.name
         task = self.file.config["task"]
-        audio = {name: task[name] for name in ("sample_rate", "normalize_epsilon") if name in task}
+        audio: dict[str, Any] = {name: task[name] for name in ("sample_rate", "normalize_epsilon") if name in task}
         sections: dict[str, dict[str, Any]] = {"model": model, "task": {"normalize": self.file.normalize, **audio}}
         places = {(part, name): f"{self.flag} {self.path}" for part, values in sections.items() for name in values}
         return ConfigFile("", sections, places)
