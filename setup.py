@@ -36,8 +36,8 @@ EXTRAS = {
     "media": ["av>=14"],
     # Only the ONNX file of silero-vad is used; see w2v/data/silero.py.
     "vad": ["silero-vad>=6.2.3", "onnxruntime>=1.17"],
-    # `w2v-live`: the page in the browser, its socket.
-    "live": ["websockets>=14"],
+    # `w2v-live`: a microphone (on Linux the system's PortAudio is needed, too), and the socket of the page.
+    "live": ["sounddevice>=0.4.6", "websockets>=14"],
     # `w2v-visualize`: pictures, PCA and t-SNE.
     "vis": ["matplotlib>=3.8", "scikit-learn>=1.3"],
     # `w2v-kmeans`: targets of HuBERT.
@@ -113,8 +113,8 @@ SUMMARY = (
 
 # Each program is `main() -> int` of a module in w2v_cli; what it returns is the exit code.
 PROGRAMS = (
-    *("manifest", "segment", "labels", "train", "infer", "transcribe", "align", "featurize", "tokenize", "kmeans"),
-    *("convert", "lm", "visualize"),
+    *("manifest", "segment", "labels", "train", "infer", "transcribe", "live", "align", "featurize", "tokenize"),
+    *("kmeans", "convert", "lm", "visualize"),
 )
 
 setup(

@@ -115,8 +115,19 @@ class Run:
         return True
 
 
-def torment(kind: str, data: Path, folder: Path, kills: int, rng: random.Random) -> dict[str, int]:
-    """Kill runs of a kind so many times, let the last one end, and compare every end; return counts."""
+def torment(
+    kind: str, data: Path, folder: Path, kills: int, rng: random.Random, data_of_killed: Path | None = None
+) -> dict[str, int]:
+    """Kill runs of a kind so many times, let the last one end, and compare every end; return counts.
+
+    Args:
+        kind: of model.
+        data: folder of the run that nobody disturbs.
+        folder: where runs are saved.
+        kills: how many.
+        rng: draws the moments.
+        data_of_killed: folder of the runs that are killed, with the same clips; None: the same folder.
+    """
     begin = time.monotonic()
     run = Run(kind, data, folder / "whole", 0)
     while not run.ended():
@@ -127,7 +138,7 @@ def torment(kind: str, data: Path, folder: Path, kills: int, rng: random.Random)
     place = folder / "0"
     while True:
         limit = math.inf if counts["kills"] >= kills else rng.uniform(0, duration / 2)
-        if Run(kind, data, place, rng.choice([0, 0, 1, 2])).kill_after(limit):
+        if Run(kind, data_of_killed or data, place, rng.choice([0, 0, 1, 2])).kill_after(limit):
             counts["kills"] += 1
             counts["while writing"] += any(place.glob("*.tmp"))
             continue
@@ -135,6 +146,7 @@ def torment(kind: str, data: Path, folder: Path, kills: int, rng: random.Random)
         for state in (ours, whole):
             state["config"].get("dataset", {}).pop("num_workers", None)
             state["config"].get("checkpoint", {}).pop("save_dir", None)
+            state["config"].get("task", {}).pop("data", None)
         assert_same(ours, whole, kind)
         counts["ends compared"] += 1
         if counts["kills"] >= kills:

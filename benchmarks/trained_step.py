@@ -67,8 +67,10 @@ def trainer_step(
     context: Mapping[str, Any] | None = None,
     device: str = "cpu",
     compile_mode: str | None = None,
+    task: str = "audio_pretraining",
+    batch: Any = None,
 ) -> Any:
-    """Return a function that makes one update; each has masks and negatives of its own.
+    """Return a function that makes one update, of noise or of a batch; each has masks and negatives of its own.
 
     Its attribute `trainer` makes them.
     """
@@ -76,12 +78,12 @@ def trainer_step(
         for_speed()
     torch.manual_seed(1)
     network = build(arch, model, **(context or {}))
-    loss, task = CRITERIONS.get(criterion), TASKS.get("audio_pretraining")
+    loss, entry = CRITERIONS.get(criterion), TASKS.get(task)
     adam, fixed = OPTIMIZERS.get("adam"), LR_SCHEDULERS.get("fixed")
     if compile_mode is not None:
         compile_blocks(network, compile_mode)
     optimization = OptimizationConfig(lr=(1e-5,))
-    problem = task.cls(task.config(data="."))
+    problem = entry.cls(entry.config(data="."))
     problem.train_batches = lambda split, dataset: SimpleNamespace(epoch=1)
     trainer = Trainer(
         problem,
@@ -96,7 +98,7 @@ def trainer_step(
         {},
         device=torch.device(device),
     )
-    batch = noise_batch(clips, samples, labels)
+    batch = batch or noise_batch(clips, samples, labels)
 
     def step() -> None:
         trainer.train_step([(replace(batch, seed=trainer.num_updates), True)])

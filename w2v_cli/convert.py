@@ -13,9 +13,10 @@ from w2v.config.literals import str_tuple
 from w2v.convert import ModelFile, read_model_file
 from w2v.convert.fairseq_file import write_fairseq
 from w2v.convert.huggingface_folder import write_huggingface
+from w2v.convert.huggingface_masked import write_masked_folder
 from w2v.convert.locate import is_hub_name
 from w2v.convert.model_card import CARD, write_card
-from w2v.convert.model_file import LANGUAGE_MODEL
+from w2v.convert.model_file import LANGUAGE_MODEL, MASKED_MODEL
 from w2v.convert.onnx_file import describe_onnx, is_onnx_folder, write_onnx
 from w2v.convert.onnx_folder import FORMATS as ONNX_FORMATS
 from w2v.convert.onnx_folder import write_onnx_folder
@@ -35,6 +36,10 @@ DESCRIPTION = (
 )
 
 
+def _format(name: object) -> str:
+    return "huggingface" if name == "hf" else str(name)
+
+
 @dataclass(frozen=True)
 class ConvertConfig:
     """What is read, and what it becomes."""
@@ -45,7 +50,7 @@ class ConvertConfig:
         help="file to write; a folder for huggingface, and for onnx where the name does not end in .onnx",
         positional=True,
     )
-    to: str | None = arg(None, help="format to write", choices=FORMATS)
+    to: str | None = arg(None, help="format to write; hf: huggingface", choices=FORMATS, parse=_format)
     inspect: str | None = arg(None, help="print what FILE is, and write nothing", metavar="FILE")
     dict: str | None = arg(None, help="dictionary file of a model that comes without one", metavar="FILE")
     w2v_path: str | None = arg(
@@ -128,6 +133,10 @@ def _write(config: ConvertConfig, file: ModelFile) -> list[str]:
     """Write the destination; return the names of the files of a folder."""
     loaded = build_model(file)  # the tensors must fit, before anything is written
     path = Path(str(config.destination))
+    if config.to == "onnx" and loaded.model.reads != "audio":
+        raise ConfigError(f"--to onnx: {file.path} holds a {file.name}, which reads no audio; try --to huggingface")
+    if file.config["model"].get("bert_args") and config.to not in ("w2v", "safetensors"):
+        raise ConfigError(f"--to {config.to}: {file.path} is a discrete BERT, which only w2v knows")
     if not config.writes_folder:
         if path.is_dir():
             raise ConfigError(f"{path}: is a folder; --to {config.to} writes a file")
@@ -142,6 +151,8 @@ def _write(config: ConvertConfig, file: ModelFile) -> list[str]:
         write_fairseq(path, file)
     elif config.to == "safetensors":
         write_safetensors_model(path, file)
+    elif config.to == "huggingface" and file.name.startswith(MASKED_MODEL):
+        names = write_masked_folder(path, file, as_bin=config.pytorch_bin)
     elif config.to == "huggingface":
         names = write_huggingface(path, file, new_weight_norm=config.new_weight_norm, as_bin=config.pytorch_bin)
     elif config.writes_folder:
@@ -168,6 +179,8 @@ def describe(file: ModelFile) -> Iterator[str]:
     yield f"updates: {file.num_updates}"
     if file.name.startswith(LANGUAGE_MODEL):
         yield f"text: {task.get('unit', 'word')}s"
+    elif file.name.startswith(MASKED_MODEL):
+        yield f"tokens: up to {file.config['model'].get('max_positions')} per item, <s> and </s> counted"
     else:
         yield f"audio: {task.get('sample_rate', 16000)} Hz, {'normalised per clip' if file.normalize else 'as it is'}"
     if file.symbols is not None:

@@ -33,6 +33,7 @@ from w2v.functional.windows import overlapping_windows
 from w2v.inference.encode import ClipEncoder, feature_function, in_one
 from w2v.inference.feature_file import SUFFIXES, write_features
 from w2v.inference.load import LoadedModel, load_model
+from w2v.inference.token_features import token_features
 from w2v.shards.member import Source
 from w2v_cli.clips import ClipOptions, clip_encoder, describe, make_folder, parse_flags, size_of, work_of
 from w2v_cli.main import run
@@ -55,6 +56,10 @@ class FeaturizeConfig(ClipOptions):
     layer: str = arg(
         "c", help="frames to write: c: context; z: before it; q: z quantised; 1, 2, ...: that transformer block"
     )
+    bert: str | None = arg(
+        None, help="masked language model on the tokens of --model: write its frames; --layer c: the last; 0, 1, ..."
+    )
+    bert_no_bos: bool = arg(False, help="--bert reads tokens without <s> and </s>, as s3prl does")
     use_feat: bool = arg(False, help="the original's spelling of --layer z")
     format: str = arg("npy", help="h5: the original's .h5context (needs h5py)", choices=tuple(SUFFIXES))
     no_copy_labels: bool = arg(False, help="do not copy the other files of a split's folder")
@@ -69,6 +74,8 @@ class FeaturizeConfig(ClipOptions):
         check_range(self, 0, math.inf, "context", "gpu")
         if self.use_feat and self.layer not in ("c", "z"):
             raise ConfigError(f"--use-feat and --layer {self.layer} exclude each other; give one of them")
+        if self.bert_no_bos and self.bert is None:
+            raise ConfigError("--bert-no-bos needs --bert")
 
 
 @dataclass(frozen=True)
@@ -97,6 +104,8 @@ def featurize(argv: Sequence[str]) -> int:
     rank = own_rank(config, cpu=config.cpu)
     set_up_logging(is_master=rank.rank == 0 and not config.quiet, stream=sys.stderr)
     loaded = load_model(config.model, user_dir=config.user_dir)
+    if config.bert is not None:
+        loaded = token_features(loaded, load_model(config.bert), with_ends=not config.bert_no_bos)
     encoder = build_encoder(config, loaded, rank)
     check_settings(config)
     failed: list[str] = []
@@ -138,6 +147,8 @@ def check_settings(config: FeaturizeConfig) -> None:
     """
     settings: dict[str, Any] = {
         "model": fingerprint(config.model),
+        "bert": None if config.bert is None else fingerprint(config.bert),
+        "bert_no_bos": config.bert_no_bos or None,
         "layer": "z" if config.use_feat else config.layer,
         "max_size": config.max_size,
         "context": config.context,

@@ -37,13 +37,14 @@ def label_recordings(flags: Flags, jobs: Sequence[Job]) -> int:
         )
     paths = [os.path.abspath(job.path) for job in jobs]
     root = os.path.commonpath([os.path.dirname(path) for path in paths])
+    vad = "silero" if flags.how.vad == "silero" else "level"
     name = Path(labels.write_labels or "calibration").name
     with TemporaryDirectory(prefix="w2v-labels-") as folder:
         failed: list[str] = []
 
         def cut(sample_rate: int) -> None:
             """Write the manifest of the clips, with lengths at the rate of the model."""
-            config = SegmentConfig(root=root, dest=folder, resample=True, sample_rate=sample_rate)
+            config = SegmentConfig(root=root, dest=folder, resample=True, sample_rate=sample_rate, vad=vad)
             rows: list[tuple[str, int]] = []
             for path in paths:
                 found = cut_recording(config, root, os.path.relpath(path, root))

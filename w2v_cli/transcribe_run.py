@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import logging
 import sys
 import time
 from collections.abc import Iterator, Sequence
@@ -14,13 +13,7 @@ import torch
 
 from w2v.config.decoding import DecoderConfig
 from w2v.data.audio import audio_seconds
-from w2v.data.dictionary import Dictionary
 from w2v.data.shard import Shard
-from w2v.decoders import build_decoder
-from w2v.errors import ConfigError
-from w2v.inference.emissions import ctc_info
-from w2v.inference.load import load_language_model, load_model
-from w2v.inference.prepare import cast_weights, number_format, to_int8
 from w2v.inference.result import Transcript
 from w2v.inference.transcribe_options import TranscribeConfig
 from w2v.inference.transcriber import Decode, Transcriber
@@ -28,6 +21,7 @@ from w2v.types import Emissions
 from w2v_cli.cpu import speed_on
 from w2v_cli.decode_workers import decode as decode_on_cores
 from w2v_cli.decode_workers import default_workers
+from w2v_cli.open_model import open_transcriber
 from w2v_cli.progress import set_up_logging
 from w2v_cli.recordings import Job
 from w2v_cli.sharding import own_rank, own_shard
@@ -53,20 +47,9 @@ def open_run(
     use_gpu = torch.cuda.is_available() and not what.cpu
     device = torch.device("cuda", rank.local_rank) if use_gpu else torch.device("cpu")
     with speed_on(device):
-        # Where symbols come from is of no interest here.
-        logging.getLogger("w2v.inference.load").setLevel(logging.ERROR)
-        loaded = load_model(what.model, user_dir=what.user_dir, dictionary=what.dict)
-        info = ctc_info(loaded, what.post_process)
-        half = number_format(what, device)
-        if what.int8:
-            if use_gpu:
-                raise ConfigError("--int8 is for a CPU; give --cpu, or --bf16 on this GPU")
-            to_int8(loaded.model)
-        cast_weights(loaded.model, half)
-        decoder = build_decoder(decoding, Dictionary(info.symbols), info.post_process, load_language_model)
+        transcriber = open_transcriber(what.model, what, decoding, device, how, what.num_workers)
         workers = default_workers(decoding) if what.decode_workers is None else what.decode_workers
-        transcriber = Transcriber(loaded, info, decoder, how, device, half, what.num_workers)
-        yield transcriber, lambda batches: decode_on_cores(batches, decoder, workers), shard
+        yield transcriber, lambda batches: decode_on_cores(batches, transcriber.decoder, workers), shard
 
 
 class Progress:

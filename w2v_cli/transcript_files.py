@@ -34,7 +34,11 @@ class TranscriptFiles:
 
     def is_done(self, stem: str) -> bool:
         """Whether all files of a recording are there, and are to be kept."""
-        return not self.overwrite and all(self._path(stem, name).is_file() for name in self.formats)
+        return not self.overwrite and all(path.is_file() for path in self.paths(stem))
+
+    def paths(self, stem: str) -> list[Path]:
+        """Return the files of a recording."""
+        return [self._path(stem, name) for name in self.formats]
 
     def write(self, stem: str, transcript: Transcript) -> None:
         """Write the files of a recording; one that is there is kept unless `overwrite`.

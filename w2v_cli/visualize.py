@@ -1,9 +1,11 @@
 """`w2v-visualize`: what a model has learned, in pictures, numbers and sounds; and curves of training runs.
 
     w2v-visualize --checkpoint checkpoint_best.pt --data-dir speech
+    w2v-visualize --checkpoint bert.pt --data-dir tokens
     w2v-visualize curves RUN [RUN ...]
 
-The first writes a folder of pictures, their numbers and one report in HTML, the second a picture of curves.
+The first writes a folder of pictures, their numbers and one report in HTML; the second, for a masked
+language model, the use of tokens and the perplexity by position; the third a picture of curves.
 """
 
 from __future__ import annotations
@@ -31,6 +33,7 @@ if TYPE_CHECKING:
 logger = logging.getLogger("w2v-visualize")
 
 TRANSCRIPTS = "transcripts.tsv"
+SAMPLES_PER_TOKEN = 160
 
 
 @dataclass(frozen=True)
@@ -40,7 +43,7 @@ class VisualizeConfig:
     checkpoint: str = arg(help="the model: ours, fairseq's or a Hugging Face folder", aliases=("--model", "--path"))
     data_dir: str = arg(
         help="folder with audio, or with manifests, or a manifest (.tsv); words come from transcripts.tsv in it "
-        "(path TAB WORDS), or from NAME.wrd beside NAME.tsv",
+        "(path TAB WORDS), or from NAME.wrd beside NAME.tsv. Of a masked language model: folder with its valid tokens",
         aliases=("--data",),
     )
     output_dir: str = arg("visualizations", help="folder for pictures, numbers and report.html")
@@ -111,17 +114,34 @@ def visualize(argv: Sequence[str]) -> int:
     with drawing_style():
         gallery = Gallery(Path(config.output_dir))
         loaded = load_model(config.checkpoint, user_dir=config.user_dir)
-        if loaded.model.reads != "audio":
+        if loaded.model.reads == "masked text":
+            loaded.model.to("cuda" if torch.cuda.is_available() and not config.cpu else "cpu")
+            lines = draw_tokens(config, gallery, loaded)
+        elif loaded.model.reads != "audio":
             raise ConfigError(
                 f"--checkpoint {config.checkpoint}: the model reads text; w2v-visualize needs one of speech"
             )
-        loaded.model.to("cuda" if torch.cuda.is_available() and not config.cpu else "cpu")
-        viewer = Viewer.of(loaded, longest_seconds=config.seconds, max_tokens=config.max_tokens)
-        manifest = find_clips(Path(config.data_dir), viewer.clock.sample_rate)
-        lines = _Report(config, gallery, viewer, manifest).write()
+        else:
+            loaded.model.to("cuda" if torch.cuda.is_available() and not config.cpu else "cpu")
+            viewer = Viewer.of(loaded, longest_seconds=config.seconds, max_tokens=config.max_tokens)
+            manifest = find_clips(Path(config.data_dir), viewer.clock.sample_rate)
+            lines = _Report(config, gallery, viewer, manifest).write()
     for line in lines:
         print(line)
     return 0
+
+
+def draw_tokens(config: VisualizeConfig, gallery: Gallery, loaded: LoadedModel) -> list[str]:
+    """Draw what a masked language model knows of the tokens in `--data-dir`; return lines for the terminal."""
+    from w2v.inference.token_survey import survey_tokens
+    from w2v_cli.visualization.tokens import token_images
+
+    model: Any = loaded.model
+    # --max-tokens counts samples, of which a token stands for 160; one whole item always fits.
+    max_tokens = max(config.max_tokens // SAMPLES_PER_TOKEN, model.max_positions)
+    folder = Path(config.data_dir)
+    survey = survey_tokens(loaded, folder, "valid", max_tokens=max_tokens, max_batches=config.max_batches)
+    return token_images(gallery, survey)[1]
 
 
 def draw_curves(argv: Sequence[str]) -> int:

@@ -23,7 +23,7 @@ from w2v.optim import LR_SCHEDULERS, OPTIMIZERS
 from w2v.registry import Entry
 from w2v.tasks import TASKS
 from w2v.training.options import REGISTRIES, ROOT_SECTIONS, SHORT_FLAGS
-from w2v_cli import align, featurize, infer, kmeans, labels, lm, manifest, tokenize, transcribe, visualize
+from w2v_cli import align, featurize, infer, kmeans, labels, live, lm, manifest, tokenize, transcribe, visualize
 
 ASSETS = Path(__file__).resolve().parents[1] / "assets" / "flags"
 OURS = ASSETS / "w2v.json"
@@ -39,6 +39,7 @@ PROGRAMS: dict[str, tuple[Callable[[list[str]], int], list[str]]] = {
     "w2v-kmeans": (kmeans.main, []),
     "w2v-lm": (lm.main, []),
     "w2v-transcribe": (transcribe.main, []),
+    "w2v-live": (live.main, []),
     "w2v-visualize": (visualize.main, []),
     "w2v-visualize curves": (visualize.main, ["curves"]),
     **{f"w2v-infer {name}": (infer.main, ["--w2l-decoder", name]) for name in DECODERS.names()},

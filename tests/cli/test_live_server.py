@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import errno
 import gc
 import html.parser
 import http.client
 import json
 import re
 import socket
+import sys
+import tempfile
 import threading
 import time
 from collections.abc import Iterator
@@ -30,6 +33,7 @@ from w2v.inference.live_options import LiveOptions
 from w2v.inference.result import Transcript
 from w2v.inference.transcribe import open_transcriber, transcribe
 from w2v.inference.transcriber import Transcriber
+from w2v_cli import live
 from w2v_cli.serve import listening
 from w2v_cli.serve.access import Access
 from w2v_cli.serve.flags import ServeOptions
@@ -59,7 +63,7 @@ class Running:
 
     async def _run(self, transcriber: Transcriber, access: Access | None, limits: Limits) -> None:
         self._loop = asyncio.get_running_loop()
-        self._server = Server(transcriber, OPTIONS, access or Access("127.0.0.1"), limits)
+        self._server = Server(transcriber, OPTIONS, access or Access("127.0.0.1"), limits=limits)
         await self._server.run("127.0.0.1", 0, self._is_ready)
 
     def _is_ready(self, port: int) -> None:
@@ -308,6 +312,29 @@ def test_flags_that_break_a_rule(values: dict[str, Any], message: str) -> None:
     if "token" in values or "origin" in values:
         with pytest.raises(ConfigError, match="--serve" if any(values.values()) else ".*"):
             ServeOptions(**values) if any(values.values()) else ServeOptions(serve=True, **values)
+
+
+def test_serving_is_for_those_who_open_the_page(capsys: pytest.CaptureFixture[str]) -> None:
+    more = [["talk.wav"], ["--json"], ["--output-dir", "out"], ["--device", "1"], ["--list-devices"]]
+    for options in more:
+        assert live.main(["model.pt", *options, "--serve"]) == 2
+        assert (
+            f"leave out {'the source talk.wav' if options == ['talk.wav'] else options[0]}" in capsys.readouterr().err
+        )
+
+
+def test_without_websockets_a_line_names_the_extra(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setitem(sys.modules, "websockets.server", None)
+    assert live.main(["model.pt", "--serve"]) == 2
+    assert 'pip install "w2v[live]"' in capsys.readouterr().err
+
+
+def test_a_port_that_is_taken(server: Running, golden: Any, capsys: pytest.CaptureFixture[str]) -> None:
+    model = golden / "people/hf_stitch/layer"
+    assert live.main([str(model), "--serve", "--cpu", "--port", str(server.port)]) == 2
+    assert re.search(rf"--host 127.0.0.1 --port {server.port}: .*; give another one", capsys.readouterr().err)
 
 
 def test_flags_within_the_rules() -> None:
@@ -663,6 +690,19 @@ def test_openai_errors(openai_client: Any, recording: Path) -> None:
     assert refused.value.status_code == 413
     with pytest.raises(openai.NotFoundError):
         openai_client.audio.speech.create(input="x", model="w", voice="y")
+
+
+def test_a_full_disk_is_an_answer(
+    server: Running, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    def full(**options: Any) -> Any:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(tempfile, "TemporaryFile", full)
+    status, _, body = server.ask(TRANSCRIPTIONS, "POST", b"x")
+    assert (status, json.loads(body)["error"]["type"]) == (500, "server_error")
+    assert "No space left" in caplog.text
+    caplog.clear()
 
 
 def test_openai_key_is_the_token(hearing: Transcriber, recording: Path) -> None:

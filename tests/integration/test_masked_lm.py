@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 import math
 from collections import Counter
 from pathlib import Path
@@ -19,7 +20,7 @@ from w2v.data.iterator import EpochIterator
 from w2v.data.token_text import read_token_text
 from w2v.inference.load import load_model
 from w2v.tasks.masked_lm import MaskedLmTask, MaskedLmTaskConfig
-from w2v_cli import train
+from w2v_cli import train, visualize
 
 CODES = [f"{first}-{second}" for first in range(4) for second in range(3)]
 SIZES = [
@@ -85,6 +86,7 @@ def test_hidden_codes_are_learnt(tmp_path: Path) -> None:
     dictionary = loaded.task.dictionary
     assert dictionary.symbols[-1] == "<mask>"
     assert (len(dictionary) - 1) % 8 == 0
+    check_pictures(tmp_path, lines[-1]["valid_ppl"])
     ids = torch.tensor([[dictionary.bos, *dictionary.encode(" ".join(["2-1"] * 9)), dictionary.eos]])
     hidden = ids.clone()
     hidden[0, 4] = len(dictionary) - 1
@@ -92,6 +94,21 @@ def test_hidden_codes_are_learnt(tmp_path: Path) -> None:
         contexts, _ = loaded.model.encode(hidden, torch.tensor([ids.shape[1]]))
         scores = loaded.model.encoder.scores(contexts)
     assert dictionary.symbols[int(scores[0, 4].argmax())] == "2-1"
+
+
+def check_pictures(folder: Path, perplexity: float) -> None:
+    pytest.importorskip("matplotlib")
+    command = ["--checkpoint", folder / "run/checkpoint_last.pt", "--data-dir", folder, "--output-dir", folder / "seen"]
+    outcome = call(visualize.main, [*command, "--cpu", "--quiet"])
+    assert outcome.code == 0, outcome.err
+    said = outcome.out.splitlines()
+    # All codes occur equally often, but for the lengths of lines; hidden ones are those of the validation.
+    assert said[0].startswith(f"{len(CODES)} of 17 tokens occur; perplexity of single tokens 1")
+    assert float(said[1].rpartition(" ")[2]) == pytest.approx(perplexity, abs=0.02)
+    with open(folder / "seen/perplexity_by_position.csv") as file:
+        rows = list(csv.DictReader(file))
+    assert sum(int(row["hidden tokens"]) for row in rows) == int(said[1].split()[2])
+    assert (folder / "seen/token_use.png").stat().st_size > 1000
 
 
 def test_a_run_in_two_parts_is_one_run(data: Path, tmp_path: Path) -> None:
@@ -102,6 +119,9 @@ def test_a_run_in_two_parts_is_one_run(data: Path, tmp_path: Path) -> None:
     run(data, tmp_path / "two", *more, "--max-update", 14, "--num-workers", 1)
     one, two = weights(tmp_path / "one"), weights(tmp_path / "two")
     assert one.keys() == two.keys()
+    # The shared matrix is one parameter, and has one pair of moments.
+    optimizer = load_checkpoint(tmp_path / "two/checkpoint_last.pt")["optimizer"]
+    assert len(optimizer["state"]) == len(two)
     assert all(torch.equal(tensor, two[name]) for name, tensor in one.items())
 
 

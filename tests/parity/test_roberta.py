@@ -131,6 +131,15 @@ def test_a_batch_without_targets_has_zero_gradients(recorded: Any) -> None:
     assert all(gradient is not None and not gradient.any() for gradient in gradients.values())
 
 
+def test_a_step_reads_nothing_back_from_the_device(recorded: Any) -> None:
+    # Tensors of the meta device have no numbers: to ask for one is an error.
+    with torch.device("meta"):
+        model = make(recorded, encoder_layerdrop=0.5, dropout=0.1)
+    batch = batch_of(recorded, recorded["target"]).to(torch.device("meta"))
+    train(model, batch)
+    assert all(p.grad is not None and p.grad.is_meta for p in model.parameters())
+
+
 def test_one_token_too_many_is_refused(recorded: Any) -> None:
     model = load(recorded).eval()
     size = recorded["config"]["max_positions"]

@@ -21,6 +21,7 @@ NAMES = (
     *("base-1gpu", "base-8gpu", "base-64gpu", "large", "ctc-10min", "ctc-1h", "ctc-10h", "ctc-100h", "ctc-960h"),
     *("continue-pretraining", "wav2vec", "vq-gumbel", "vq-kmeans", "tiny-cpu"),
 )
+OF_TOKENS = ("bert-kmeans",)  # tests/examples/test_tokens_page.py trains it
 COMMON = ["--cpu", "--no-bf16", "--num-workers", "0", "--max-update", "2", "--max-tokens", "64000"]
 CONV = "[(16, 10, 5)] + [(16, 3, 2)] * 4 + [(16, 2, 2)] * 2"
 TRANSFORMER = [
@@ -76,7 +77,7 @@ def test_two_updates(name: str, speech: Path, pretrained: Path, tmp_path: Path) 
 
 
 def test_all_are_listed(capsys: pytest.CaptureFixture[str]) -> None:
-    assert sorted(NAMES) == recipe_names()
+    assert sorted(NAMES + OF_TOKENS) == recipe_names()
     outcome = call(train.main, ["--recipe", "help"])
     assert outcome.code == 0
     assert all(f"  {name} " in outcome.out for name in NAMES)

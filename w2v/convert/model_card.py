@@ -10,7 +10,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from w2v.convert.model_file import CTC, ModelFile
+from w2v.convert.model_file import CTC, MASKED_MODEL, ModelFile
 from w2v.errors import CheckpointError
 from w2v.files import atomic_path
 from w2v.version import __version__
@@ -91,6 +91,18 @@ extractor, model = AutoFeatureExtractor.from_pretrained("{name}"), AutoModel.fro
 It writes no symbols, so onnx-asr cannot open it; `w2v-convert {name} encoder.onnx --to onnx` makes a graph of it.
 """,
 }
+OPEN["masked"] = """```python
+import w2v
+
+features = w2v.features("vq.pt", "speech.wav", bert="{name}")  # vq.pt: the model that makes the tokens
+```
+
+```python
+from transformers import AutoModelForMaskedLM, PreTrainedTokenizerFast
+
+tokenizer, model = PreTrainedTokenizerFast.from_pretrained("{name}"), AutoModelForMaskedLM.from_pretrained("{name}")
+```
+"""
 """How a folder is opened, by its kind."""
 
 
@@ -117,7 +129,9 @@ def write_card(folder: Path, file: ModelFile, kind: str, name: str | None = None
 
 
 def _lines(file: ModelFile, kind: str, name: str) -> Iterator[str]:
-    is_ctc = file.name == CTC
+    is_ctc, is_masked = file.name == CTC, file.name.startswith(MASKED_MODEL)
+    what = f"A wav2vec 2.0 {'CTC model' if is_ctc else 'encoder'}"
+    what = "A masked language model on tokens of speech" if is_masked else what
     yield "---"
     yield f"pipeline_tag: {'automatic-speech-recognition' if is_ctc else 'feature-extraction'}"
     yield f"library_name: {'transformers' if kind == 'huggingface' else 'onnx-asr'}"
@@ -125,7 +139,7 @@ def _lines(file: ModelFile, kind: str, name: str) -> Iterator[str]:
     yield "---"
     yield f"# {name.rpartition('/')[2]}"
     yield ""
-    yield f"A wav2vec 2.0 {'CTC model' if is_ctc else 'encoder'}, exported by w2v {__version__} from: {file.kind}."
+    yield f"{what}, exported by w2v {__version__} from: {file.kind}."
     yield ""
     yield "## Data"
     yield ""
@@ -137,11 +151,11 @@ def _lines(file: ModelFile, kind: str, name: str) -> Iterator[str]:
     yield ""
     yield "## Result"
     yield ""
-    yield file.score or f"Word error rate: {NOT_RECORDED}."
+    yield file.score or f"{'Perplexity' if is_masked else 'Word error rate'}: {NOT_RECORDED}."
     yield ""
     yield "## Use"
     yield ""
-    yield OPEN[kind if is_ctc else "encoder"].replace("{name}", name)
+    yield OPEN["masked" if is_masked else kind if is_ctc else "encoder"].replace("{name}", name)
 
 
 def _data(file: ModelFile) -> Iterator[str]:
@@ -150,7 +164,8 @@ def _data(file: ModelFile) -> Iterator[str]:
     subset = dataset.get("train_subset", "train")
     yield f"- trained on: {f'`{subset}` of `{data}`' if data else NOT_RECORDED}"
     yield f"- language, hours, licence of the recordings: {NOT_RECORDED}"
-    yield f"- input: {task.get('sample_rate', 16000)} Hz, {'normalised per clip' if file.normalize else 'as it is'}"
+    if not file.name.startswith(MASKED_MODEL):
+        yield f"- input: {task.get('sample_rate', 16000)} Hz, {'normalised per clip' if file.normalize else 'as it is'}"
     if file.symbols:
         yield f"- output: {len(file.symbols)} symbols: `{' '.join(file.symbols[4:44]).replace('`', '')}`"
     pretrained = file.config["model"].get("w2v_path")

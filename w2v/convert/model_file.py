@@ -13,8 +13,11 @@ from w2v.errors import ConfigError
 ENCODER = "wav2vec2_encoder"
 CTC = "wav2vec_ctc"
 PRETRAINING = "wav2vec2"
+HUBERT = "hubert"
 LANGUAGE_MODEL = "transformer_lm"
 """Names of language models begin with this."""
+MASKED_MODEL = "roberta"
+"""Names of masked language models begin with this."""
 
 
 @dataclass(frozen=True)
@@ -26,7 +29,7 @@ class ModelFile:
         kind: what wrote it, in words.
         config: options by section; at least `task` and `model`, each with `_name`.
         state: tensors of the model by name; they may lie in the file (mapped): copy what is kept.
-        symbols: the labels of a CTC model or the words of a language model, the four specials first.
+        symbols: the labels of a CTC model, or the words or tokens of a language model, the four specials first.
         symbols_from: where they were found, in words.
         num_updates: how long it was trained.
         notes: what was filled in, left out or assumed.

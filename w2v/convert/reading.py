@@ -13,10 +13,13 @@ from w2v.checkpoint.torch_file import read_torch_file
 from w2v.checkpoint.unpickle import Record, UnsafePickleError, plain_data
 from w2v.convert.encoder_shape import infer_encoder
 from w2v.convert.fairseq_config import FairseqConfig
+from w2v.convert.hubert_model import complete_hubert
 from w2v.convert.huggingface_folder import CONFIG_FILE, read_huggingface
+from w2v.convert.huggingface_masked import is_masked_folder, read_masked_folder
 from w2v.convert.language_model_state import num_words, upgrade_language_model
 from w2v.convert.locate import locate
-from w2v.convert.model_file import CTC, LANGUAGE_MODEL, ModelFile
+from w2v.convert.masked_model_state import token_symbols, upgrade_masked_model
+from w2v.convert.model_file import CTC, ENCODER, HUBERT, LANGUAGE_MODEL, MASKED_MODEL, ModelFile
 from w2v.convert.onnx_file import is_onnx_folder
 from w2v.convert.safetensors_file import read_safetensors_model
 from w2v.convert.symbols import find_symbols
@@ -55,7 +58,9 @@ def _open(place: Path, dictionary: str | None, pretrained: str | None, data: str
             "give the checkpoint that it was exported from"
         )
     if place.is_dir() or place.name == CONFIG_FILE:
-        return read_huggingface(place if place.is_dir() else place.parent, dictionary)
+        folder = place if place.is_dir() else place.parent
+        read = read_masked_folder if is_masked_folder(folder) else read_huggingface
+        return read(folder, dictionary)
     if place.suffix == ".safetensors":
         return read_safetensors_model(place, dictionary)
     # Mapped, so that an optimizer's state is not read; the model that is built copies its tensors.
@@ -87,7 +92,10 @@ def _own(path: Path, content: Mapping[str, Any], dictionary: str | None) -> Mode
     inside = task.get("dictionary") if isinstance(task, dict) else None
     symbols, source = inside, "the checkpoint"
     if dictionary is not None and inside is not None:
-        symbols, source = find_symbols(path, len(inside), given=dictionary, inside=None)
+        if str(config["model"].get("_name")).startswith(MASKED_MODEL):
+            symbols, source = token_symbols(path, state, given=dictionary, inside=None)
+        else:
+            symbols, source = find_symbols(path, len(inside), given=dictionary, inside=None)
     updates = trainer.get("num_updates", 0) if isinstance(trainer, dict) else 0
     score = _score(config, trainer) if isinstance(trainer, dict) else ""
     return ModelFile(str(path), "w2v", config, state, symbols, source if symbols else "", _count(updates), score=score)
@@ -133,10 +141,17 @@ def _fairseq(
             path, num_classes(path, state), given=dictionary, inside=inside, labels=str(task["labels"]), data=data
         )
         _complete_encoder(path, sections, state, pretrained, notes)
+    elif sections["model"]["_name"] == HUBERT:
+        state = complete_hubert(path, content, state, sections["model"])
+    elif sections["model"]["_name"] == ENCODER:  # of data2vec: what predicts its teacher has no use here
+        state = {name: tensor for name, tensor in state.items() if not name.startswith(PRETRAINING_HEADS)}
     elif sections["model"]["_name"].startswith(LANGUAGE_MODEL):
         state = upgrade_language_model(path, state, sections["model"])
         inside = _dictionary(content)
         symbols, source = find_symbols(path, num_words(path, state), given=dictionary, inside=inside, labels=None)
+    elif sections["model"]["_name"].startswith(MASKED_MODEL):
+        state = upgrade_masked_model(path, state, sections["model"])
+        symbols, source = token_symbols(path, state, given=dictionary, inside=_dictionary(content), data=data)
     return ModelFile(str(path), kind, sections, state, symbols, source, _updates(content), notes)
 
 
@@ -220,7 +235,7 @@ def _complete_encoder(
 COUNTS = ("encoder_layers", "vq_depth", "conv_feature_layers", "conv_aggregator_layers", "decoder_layers")
 WIDTHS = (
     *("encoder_embed_dim", "encoder_ffn_embed_dim", "conv_pos"),
-    *("decoder_embed_dim", "decoder_ffn_embed_dim", "decoder_input_dim", "decoder_output_dim"),
+    *("max_positions", "decoder_embed_dim", "decoder_ffn_embed_dim", "decoder_input_dim", "decoder_output_dim"),
 )
 FREE_LIMIT = 2**20
 """Largest value of other whole numbers that tensors are made by."""
@@ -244,7 +259,7 @@ def check_sizes(where: str, model: Mapping[str, Any], state: Mapping[str, Tensor
         CheckpointError: naming the option.
     """
     widest = max((side for tensor in state.values() for side in tensor.shape), default=0)
-    for values in (model, model.get("w2v_args")):
+    for values in (model, model.get("w2v_args"), model.get("bert_args")):
         if not isinstance(values, Mapping):
             continue
         for names, limit in ((COUNTS, len(state)), (WIDTHS, widest), (FREE, FREE_LIMIT)):

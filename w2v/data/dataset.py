@@ -26,7 +26,7 @@ from w2v.data.augment import Augmentation
 from w2v.data.batch_sampler import PaddingStats, padding_stats
 from w2v.data.labels import Labels
 from w2v.data.manifest import Manifest
-from w2v.errors import DataError
+from w2v.errors import DataError, listed
 from w2v.rng import numpy_generator, seed_from
 from w2v.types import AudioBatch, AudioExample, Batch, IntArray
 
@@ -62,6 +62,14 @@ class BatchDataset:
             number: of the batch.
         """
         return seed_from(seed, epoch, number)
+
+    @property
+    def looks_ahead(self) -> bool:
+        """Whether `expect` is of use."""
+        return False
+
+    def expect(self, indices: IntArray) -> None:
+        """Get ready for clips of the next batches, in their order; called in worker processes."""
 
     def record(self, report: Any) -> None:
         """Take notice of a report of `load`; called in the main process, in order of the batches."""
@@ -117,6 +125,7 @@ class AudioDataset(BatchDataset):
         resample: convert other rates and mix channels down, instead of refusing the file.
         channel: take this channel alone, from 1.
         replace_unreadable: replace a clip that cannot be read by the next one that can; otherwise raise.
+        max_bad: share of clips that may be unreadable.
         impossible: (lines of the manifest,) bool, clips whose labels do not fit into their frames: they are dropped.
 
     Attributes:
@@ -147,6 +156,7 @@ class AudioDataset(BatchDataset):
         channel: int | None = None,
         replace_unreadable: bool = True,
         impossible: npt.NDArray[np.bool_] | None = None,
+        max_bad: float = MAX_BAD_SHARE,
     ) -> None:
         manifest.check_root()
         if labels is not None and len(labels) != len(manifest):
@@ -163,6 +173,7 @@ class AudioDataset(BatchDataset):
         self.resample = resample
         self.channel = channel
         self.replace_unreadable = replace_unreadable
+        self.max_bad = max_bad
         self.num_too_short = self.num_too_long = self.num_impossible = 0
         longest = max_sample_size if max_keep_size is None and labels is not None else max_keep_size
         self.rows = self._rows_kept(longest, impossible)
@@ -209,6 +220,13 @@ class AudioDataset(BatchDataset):
         changed = copy.copy(self)
         changed.augmentation = augmentation if augmentation.is_on else None
         return changed
+
+    @property
+    def looks_ahead(self) -> bool:
+        return self.manifest.store is not None
+
+    def expect(self, indices: IntArray) -> None:
+        self.manifest.expect(self.rows[indices].tolist())
 
     def batch_bytes(self, batches: Sequence[IntArray]) -> int:
         return max((len(batch) * int(self.lengths[batch].max()) * 4 for batch in batches if len(batch)), default=0)
@@ -355,11 +373,13 @@ class AudioDataset(BatchDataset):
             if index not in self.bad:
                 self.bad[index] = reason
                 logger.warning("unreadable, replaced by another clip (%d so far): %s", len(self.bad), reason)
-        limit = min(MAX_BAD_SHARE * len(self), MANY_BAD_CLIPS + MAX_BAD_SO_FAR * self.num_read)
-        if report.bad and len(self.bad) >= MIN_BAD_CLIPS and len(self.bad) > limit:
+        so_far = max(MAX_BAD_SO_FAR, self.max_bad)
+        limit = min(self.max_bad * len(self), MANY_BAD_CLIPS + so_far * self.num_read)
+        if report.bad and len(self.bad) >= (MIN_BAD_CLIPS if self.max_bad else 1) and len(self.bad) > limit:
             raise DataError(
-                f"{len(self.bad)} of {self.num_read} clips read are unreadable, more than {MAX_BAD_SHARE:.0%}; "
-                f"the last one: {list(self.bad.values())[-1]}"
+                f"{len(self.bad)} of {self.num_read} clips read are unreadable, more than {100 * self.max_bad:.3g}% "
+                f"(--max-bad); the last one: {list(self.bad.values())[-1]}; all: "
+                f"{listed([self.name(index) for index in self.bad], 20)}"
             )
 
     def state_dict(self) -> dict[str, Any]:

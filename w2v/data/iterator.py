@@ -18,6 +18,7 @@ import threading
 import warnings
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from itertools import islice
 from multiprocessing.process import BaseProcess
 from typing import Any
 from weakref import WeakSet
@@ -28,6 +29,7 @@ from torch.utils.data import DataLoader, Dataset, get_worker_info
 
 from w2v.data import worker_limits
 from w2v.data.dataset import BatchDataset
+from w2v.data.shard_order import ShardOrder
 from w2v.data.worker_limits import SHARED_MEMORY, plan_workers
 from w2v.distributed.child import end_with_parent
 from w2v.errors import DataError, W2vError
@@ -37,6 +39,7 @@ from w2v.types import Batch, IntArray
 logger = logging.getLogger(__name__)
 
 Request = tuple[IntArray, int]  # indices of the clips, seed of the batch
+AHEAD = 16  # batches of a worker that are told to it before they are asked for
 
 
 class EpochIterator:
@@ -54,6 +57,7 @@ class EpochIterator:
         name: split, for messages.
         pin_memory: put batches into page-locked memory, from which they are copied to a GPU without waiting.
         start_method: how workers start (`fork`, `spawn`, `forkserver`); None is the system's default.
+        shard_order: draws the order of the batches; None: they are shuffled as a whole.
 
     Attributes:
         epoch: the epoch that is being read, or is about to be, from 1.
@@ -74,9 +78,11 @@ class EpochIterator:
         name: str = "train",
         pin_memory: bool = False,
         start_method: str | None = None,
+        shard_order: ShardOrder | None = None,
     ) -> None:
         self.dataset = dataset
         self.batches = batches
+        self.shard_order = shard_order
         self.seed = seed
         self.curriculum = curriculum
         self.rank = rank
@@ -107,7 +113,10 @@ class EpochIterator:
         order = np.arange(len(self.batches))
         if self.epoch > self.curriculum:
             # The legacy generator, seeded with seed + epoch: the order in which the original reads the batches.
-            np.random.RandomState((self.seed + self.epoch) % 2**32).shuffle(order)
+            rng = np.random.RandomState((self.seed + self.epoch) % 2**32)
+            if self.shard_order is not None:
+                return self.shard_order.draw(rng)
+            rng.shuffle(order)
         return order
 
     def updates(self, update_freq: int) -> Iterator[list[tuple[Any, bool]]]:
@@ -184,6 +193,8 @@ class EpochIterator:
             for batch in self.batches:
                 digest.update(np.asarray(batch, dtype=np.int64).tobytes())
                 digest.update(b"/")
+            if self.shard_order is not None:
+                digest.update(repr(self.shard_order.at_once).encode())
             self._digest = digest.hexdigest()
         return self._digest
 
@@ -273,7 +284,7 @@ class BatchReader:
             DataError: a worker process was killed. Where that can be known at once, it is raised at once, in whatever
                 the main thread is doing between two batches.
         """
-        self._sampler.requests = requests
+        self._sampler.requests, self._sampler.looks_ahead = requests, self.dataset.looks_ahead
         failure = None
         try:
             # No name for the loader's iterator: in the traceback of an error it would keep the workers alive.
@@ -337,6 +348,7 @@ class BatchReader:
             for name in ("persistent_workers", "prefetch_factor", "worker_init_fn", "multiprocessing_context"):
                 self._options.pop(name, None)
         self._is_told = plan.through_pipes
+        self._sampler.num_workers = plan.num_workers if asked else 0
         return DataLoader(_Answers(self.dataset, through_pipes=plan.through_pipes), **self._options)
 
 
@@ -401,9 +413,25 @@ class _Requests:
 
     def __init__(self) -> None:
         self.requests: Iterable[Request] = ()
+        self.looks_ahead = False
+        self.num_workers = 0
 
-    def __iter__(self) -> Iterator[Request]:
-        return iter(self.requests)
+    def __iter__(self) -> Iterator[tuple[IntArray, int, list[IntArray]]]:
+        """Yield indices, seed, and the clips that the same worker will be asked for later and has not been told of."""
+        if not self.looks_ahead:
+            yield from ((*request, []) for request in self.requests)
+            return
+        # Requests go to the workers in turn.
+        requests, turns = iter(self.requests), max(self.num_workers, 1)
+        now, told = list(islice(requests, turns * AHEAD)), False
+        while now:
+            later = list(islice(requests, turns * AHEAD))
+            for place, (indices, seed) in enumerate(now):
+                news = [request[0] for request in later[place::turns]] if place < turns else []
+                if place < turns and not told:
+                    news = [request[0] for request in now[place::turns]] + news
+                yield indices, seed, news
+            now, told = later, True
 
 
 @dataclass(frozen=True)
@@ -452,12 +480,14 @@ class _Answers(Dataset[Any]):
         self.dataset = dataset
         self.through_pipes = through_pipes
 
-    def __getitem__(self, request: Request) -> _Answer | _Failure | _Piped:
-        indices, seed = request
+    def __getitem__(self, request: tuple[IntArray, int, list[IntArray]]) -> _Answer | _Failure | _Piped:
+        indices, seed, ahead = request
         is_worker = get_worker_info() is not None
         if is_worker:
             worker_limits.through_pipes |= self.through_pipes
         try:
+            if ahead:
+                self.dataset.expect(np.concatenate(ahead))
             answer: _Answer | _Failure = _Answer(*self.dataset.load(indices, seed))
         except W2vError as e:
             answer = _Failure(type(e), str(e))

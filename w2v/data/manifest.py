@@ -197,12 +197,12 @@ def join_manifests(parts: Sequence[Manifest]) -> Manifest:
             "/", (part.absolute_name(row) for part in parts for row in range(len(part))), sizes, source
         )
         known = {absolute(store.root, shard): found for store in stores for shard, found in store.identities.items()}
-        return replace(joint, store=ShardStore("/", known) if stores else None)
+        return replace(joint, store=ShardStore("/", known, stores[0].prefetch_bytes) if stores else None)
     shifts = np.cumsum([0, *(len(part.names) for part in parts)])
     offsets = [part.offsets[:-1] + shift for part, shift in zip(parts, shifts, strict=False)]
     names = np.concatenate([part.names for part in parts])
     known = {shard: found for store in stores for shard, found in store.identities.items()}
-    store = ShardStore(parts[0].root, known) if stores else None
+    store = ShardStore(parts[0].root, known, stores[0].prefetch_bytes) if stores else None
     return Manifest(parts[0].root, names, np.concatenate([*offsets, shifts[-1:]]), sizes, source, store)
 
 

@@ -157,6 +157,10 @@ def ctc_info(loaded: LoadedModel, post_process: str | None = None, *, flag: str 
         CheckpointError: the model writes no labels.
     """
     where = f"{flag} {loaded.path}"
+    if loaded.model.reads == "masked text":
+        raise CheckpointError(
+            f"{where} is a masked language model, which writes no words; fine-tune it with --bert-path"
+        )
     if loaded.model.reads != "audio":
         raise CheckpointError(f"{where} is a language model; name it with --lm-model")
     dictionary = getattr(loaded.task, "dictionary", None)

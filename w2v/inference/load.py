@@ -16,7 +16,7 @@ from torch.overrides import TorchFunctionMode
 
 from w2v.config import build_config, options_of
 from w2v.convert import ModelFile, read_model_file
-from w2v.convert.model_file import LANGUAGE_MODEL
+from w2v.convert.model_file import LANGUAGE_MODEL, MASKED_MODEL
 from w2v.errors import CheckpointError, ConfigError, DataError, listed
 from w2v.lm.language_model import LanguageModel
 from w2v.lm.transformer_language_model import TransformerLanguageModel
@@ -83,7 +83,7 @@ def load_model(
         logger.info("%s: %s", path, note)
     if file.symbols_from not in ("", "the checkpoint"):
         # The original's language models always have their dictionary beside them.
-        level = logging.INFO if file.name.startswith(LANGUAGE_MODEL) else logging.WARNING
+        level = logging.INFO if file.name.startswith((LANGUAGE_MODEL, MASKED_MODEL)) else logging.WARNING
         logger.log(level, "%s: its %d symbols come from %s", path, len(file.symbols or ()), file.symbols_from)
     return build_model(file, overrides, mmap=mmap)
 

@@ -18,12 +18,13 @@ from w2v.config.decoding import DecoderConfig
 from w2v.data.dictionary import Dictionary
 from w2v.decoders import DECODERS, build_decoder
 from w2v.errors import ConfigError, DataError
-from w2v.functional.windows import overlapping_windows
+from w2v.functional.windows import equal_chunks, overlapping_windows
 from w2v.inference.emissions import ctc_info
-from w2v.inference.encode import ClipEncoder, conv_stack, feature_function
+from w2v.inference.encode import ClipEncoder, Cut, Encode, code_function, conv_stack, feature_function
 from w2v.inference.load import LoadedModel, load_language_model, load_model
 from w2v.inference.recording import Recording, read_recording, recording_of
 from w2v.inference.result import Segment, Transcript
+from w2v.inference.token_features import token_features
 from w2v.inference.transcribe_options import TranscribeConfig
 from w2v.inference.transcriber import Failure, Transcriber
 
@@ -120,6 +121,7 @@ def features(
     sample_rate: int | None = None,
     *,
     layer: str | int = "c",
+    bert: Model | None = None,
     device: str | torch.device | None = None,
 ) -> npt.NDArray[Any]:
     """Return the frames of one recording, as `w2v-featurize` writes them.
@@ -130,6 +132,7 @@ def features(
         sample_rate: of samples, in Hz.
         layer: `c`: the last frames of the model; `z`: those of the convolutions; `q`: quantised (vq-wav2vec); a number
             from 1: what that transformer block returns.
+        bert: masked language model on the tokens of `model`: return its frames, those of block `layer`, from 0.
         device: where it computes; None: a GPU where there is one.
 
     Returns:
@@ -139,13 +142,54 @@ def features(
         ConfigError: the model has no such layer.
         DataError: the recording cannot be read, or is shorter than a frame.
     """
-    loaded, where = _loaded(model), _device(device)
-    layers, task = conv_stack(loaded.model), loaded.task.config
+    loaded = _loaded(model)
+    if bert is not None:
+        loaded = token_features(loaded, _loaded(bert))
+    layers = conv_stack(loaded.model)
+    return _frames(
+        loaded, feature_function(loaded.model, str(layer)), recording_of(source, sample_rate), device,
+        lambda size: overlapping_windows(size, layers, LARGEST_WINDOW, CONTEXT),
+    )  # fmt: skip
+
+
+def tokens(
+    model: Model,
+    source: Source,
+    sample_rate: int | None = None,
+    *,
+    device: str | torch.device | None = None,
+) -> list[str]:
+    """Return the tokens of one recording, as `w2v-tokenize` writes them: codes of a frame, joined by `-`.
+
+    Args:
+        model: a model with a quantizer, or the path of one.
+        source: path of an audio file, or samples, as in `transcribe`.
+        sample_rate: of samples, in Hz.
+        device: where it computes; None: a GPU where there is one.
+
+    Raises:
+        ConfigError: the model has no quantizer.
+        DataError: the recording cannot be read, or is shorter than a frame.
+    """
+    loaded = _loaded(model)
+    layers = conv_stack(loaded.model)
+    codes = _frames(
+        loaded, code_function(loaded.model), recording_of(source, sample_rate), device,
+        lambda size: equal_chunks(size, layers, LARGEST_WINDOW),
+    )  # fmt: skip
+    return ["-".join(map(str, frame)) for frame in codes.tolist()]
+
+
+def _frames(
+    loaded: LoadedModel, encode: Encode, recording: Recording, device: str | torch.device | None, cut: Cut
+) -> npt.NDArray[Any]:
+    """Return what `encode` makes of one recording, (T, ...)."""
+    where, task = _device(device), loaded.task.config
     loaded.model.to(where).eval()
     encoder = ClipEncoder(
-        encode=feature_function(loaded.model, str(layer)),
-        layers=layers,
-        cut=lambda size: overlapping_windows(size, layers, LARGEST_WINDOW, CONTEXT),
+        encode=encode,
+        layers=conv_stack(loaded.model),
+        cut=cut,
         device=where,
         sample_rate=task.sample_rate,
         normalize=task.normalize,
@@ -154,7 +198,7 @@ def features(
         max_tokens=LARGEST_WINDOW,
         num_threads=1,
     )
-    return encoder.frames_of(read_recording(recording_of(source, sample_rate), task.sample_rate))
+    return encoder.frames_of(read_recording(recording, task.sample_rate))
 
 
 def _transcripts(transcriber: Transcriber, recordings: list[Recording]) -> list[Transcript]:

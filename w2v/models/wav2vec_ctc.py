@@ -21,6 +21,7 @@ from w2v.errors import CheckpointError, ConfigError, listed
 from w2v.functional.conv_spec import receptive_field
 from w2v.functional.dropout import dropout
 from w2v.models.base import MODELS, W2vModel, draw_seed, register_model
+from w2v.models.discrete_bert import DiscreteBertCtc, bert_options
 from w2v.models.wav2vec2_config import MaskOptions, Wav2Vec2EncoderConfig
 from w2v.models.wav2vec2_encoder import Frames, Masks, Wav2Vec2Encoder, layer_frames, layer_names
 from w2v.types import CtcOutput
@@ -28,7 +29,7 @@ from w2v.types import CtcOutput
 ENCODER_PREFIX = "w2v_encoder.w2v_model."
 """Where a fine-tuned model holds the tensors of its encoder."""
 
-PRETRAINING_HEADS = ("quantizer.", "project_q.", "target_glu.", "final_proj.")
+PRETRAINING_HEADS = ("quantizer.", "project_q.", "target_glu.", "final_proj.", "label_embs_concat")
 """Prefixes of tensors that only pretraining uses."""
 
 
@@ -49,6 +50,9 @@ class Wav2VecCtcConfig(MaskOptions):
     """Options of fine-tuning. All but the first two and the last replace what the encoder was pretrained with."""
 
     w2v_path: str | None = arg(None, help="pretrained checkpoint")
+    bert_path: str | None = arg(
+        None, help="masked language model on the tokens of --w2v-path, a vq-wav2vec: fine-tune that (discrete BERT)"
+    )  # fmt: skip
     no_pretrained_weights: bool = arg(False, help="take only the configuration from --w2v-path, and random weights")
     final_dropout: float = arg(0.0, help="dropout before the output layer")
     apply_mask: bool = arg(False, help="mask spans of frames and channels during training")
@@ -64,6 +68,12 @@ class Wav2VecCtcConfig(MaskOptions):
     w2v_args: Mapping[str, Any] | None = arg(
         None,
         help="the encoder's options as JSON; kept in checkpoints, normally read from --w2v-path",
+        parse=_plain_config,
+    )
+
+    bert_args: Mapping[str, Any] | None = arg(
+        None,
+        help="the masked model's options as JSON; kept in checkpoints, normally read from --bert-path",
         parse=_plain_config,
     )
 
@@ -127,14 +137,15 @@ class Wav2VecCtc(W2vModel):
         self._freeze_until(config.freeze_finetune_updates, 0)
 
     @classmethod
-    def build(cls, config: Wav2VecCtcConfig, **context: Any) -> Wav2VecCtc:
-        """Build the model.
+    def build(cls, config: Wav2VecCtcConfig, **context: Any) -> W2vModel:
+        """Build the model, or with `--bert-path` one that reads tokens (`discrete_bert`).
 
         Args:
             config: the options.
             context: `num_classes`, symbols V with the blank; `pretrained_config`, the options of a model that has
                 such an encoder, pretrained or fine-tuned, or None to take them from `config.w2v_args`;
-                `pretrained_state`, its tensors, or None for random weights.
+                `pretrained_state`, its tensors, or None for random weights; for a model that reads tokens also
+                `pretrained_name`, and `bert_config`, `bert_symbols` and `bert_state` of the masked model.
 
         Raises:
             ConfigError: the symbols or the encoder's options are not known.
@@ -142,6 +153,8 @@ class Wav2VecCtc(W2vModel):
         """
         if "num_classes" not in context:
             raise ConfigError("--arch wav2vec_ctc needs labels; give --labels, such as --labels ltr")
+        if config.bert_path is not None or config.bert_args is not None:
+            return DiscreteBertCtc.build(_with_token_models(config, context), **context)
         num_classes: int = context["num_classes"]
         given: Any = context.get("pretrained_config")
         state: Mapping[str, Tensor] | None = context.get("pretrained_state")
@@ -154,7 +167,7 @@ class Wav2VecCtc(W2vModel):
         else:
             raise ConfigError("--w2v-path: the model there is no wav2vec 2.0; --arch wav2vec_ctc needs such an encoder")
         # Into the checkpoint, so that the fine-tuned model needs no second file.
-        config = dataclasses.replace(config, w2v_args=to_plain(pretrained_config))
+        config = dataclasses.replace(config, w2v_args={**_arch_of(pretrained_config), **to_plain(pretrained_config)})
         # Fine-tuning has its own dropout and masks; sizes stay those of pretraining.
         encoder_config = dataclasses.replace(pretrained_config, **config.encoder_overrides())
         model = cls(config, encoder_config, num_classes)
@@ -226,6 +239,19 @@ class Wav2VecCtc(W2vModel):
         return layer_frames(encoder, encoder, source, lengths, names)
 
 
+def _with_token_models(config: Wav2VecCtcConfig, context: Mapping[str, Any]) -> Wav2VecCtcConfig:
+    """Return the options with those of quantizer and masked model, so that a checkpoint needs no other file."""
+    quantizer, bert = context.get("pretrained_config"), context.get("bert_config")
+    if quantizer is not None:
+        named = {**to_plain(quantizer), "_name": context["pretrained_name"]}
+        config = dataclasses.replace(config, w2v_args=named)
+    if bert is not None:
+        config = dataclasses.replace(config, bert_args=bert_options(bert, len(context["bert_symbols"])))
+    if config.w2v_args is None or config.bert_args is None:
+        raise ConfigError("--bert-path needs --w2v-path: the vq-wav2vec that makes its tokens")
+    return config
+
+
 def _config_of(config: Wav2VecCtcConfig) -> Wav2Vec2EncoderConfig:
     """Return the encoder's options from `w2v_args`."""
     if config.w2v_args is None:
@@ -239,6 +265,14 @@ def _config_of(config: Wav2VecCtcConfig) -> Wav2Vec2EncoderConfig:
     if not isinstance(encoder_config, Wav2Vec2EncoderConfig):
         raise ConfigError(f"--w2v-path: wav2vec_ctc needs a wav2vec 2.0 encoder, got a model of --arch {name}")
     return encoder_config
+
+
+def _arch_of(config: Wav2Vec2EncoderConfig) -> dict[str, str]:
+    """Return which `--arch` has these options, as an entry of `w2v_args`; without one it is wav2vec 2.0."""
+    if isinstance(config, MODELS.get("wav2vec2").config) or type(config) is Wav2Vec2EncoderConfig:
+        return {}
+    names = [name for name in MODELS.names() if MODELS.get(name).config is type(config)]
+    return {"_name": names[0]} if names else {}
 
 
 def _encoder_tensors(state: Mapping[str, Tensor]) -> dict[str, Tensor]:

@@ -13,11 +13,11 @@ import random
 import ssl
 import tempfile
 import threading
-import time
 import urllib.error
 import urllib.request
 from collections.abc import Callable, Iterator
 from functools import lru_cache, partial
+from time import sleep
 from typing import Any
 from urllib.parse import urlsplit
 
@@ -57,6 +57,7 @@ class RemoteFile:
         self._size: int | None = None
         self._tag = ""
         self._is_known = False
+        self._has_ranges = True
 
     @property
     def size(self) -> int | None:
@@ -77,11 +78,14 @@ class RemoteFile:
             ShardError: they do not come, or never will.
             MissingPackageError: for this scheme a package is needed.
         """
-        if self._whole is None:
+        if not _is_http(self.url):
+            self._look()
+        if self._whole is None and self._has_ranges:
             try:
                 return self._tried(lambda reached: self._stream(start + reached, end), lambda: self._within(start, end))
             except _NoRangesError:
-                self._fetch_whole()
+                pass
+        self._fetch_whole()
         return os.pread(self._whole.fileno(), max(end - start, 0), start)
 
     def stream(self) -> Iterator[bytes]:
@@ -142,7 +146,7 @@ class RemoteFile:
                     f"{scheme}://{host}: gave up after {tries} tries to read the shard {shown(self.url)}: {failure}; "
                     "the same command resumes from what is done"
                 )
-            time.sleep(min(FIRST_WAIT * 2 ** (tries - 1), LONGEST_WAIT) * _jitter.uniform(0.5, 1.0))
+            sleep(min(FIRST_WAIT * 2 ** (tries - 1), LONGEST_WAIT) * _jitter.uniform(0.5, 1.0))
 
     def _stream(self, start: int, end: int) -> Iterator[bytes]:
         """Yield bytes as they come; an answer may break off."""
@@ -162,6 +166,7 @@ class RemoteFile:
             if answer.status != 206:
                 told = answer.headers.get("Content-Length")
                 self._size = int(told) if told else None
+                self._has_ranges = False
                 raise _NoRangesError
             with contextlib.suppress(ValueError):
                 self._size = int((answer.headers.get("Content-Range") or "").rpartition("/")[2])

@@ -17,8 +17,8 @@ import torch
 
 from w2v.config import build_config
 from w2v.config.sections import DatasetConfig
-from w2v.convert import read_model_file
-from w2v.convert.model_file import CTC, check_rate
+from w2v.convert import ModelFile, read_model_file
+from w2v.convert.model_file import CTC, MASKED_MODEL, check_rate
 from w2v.criterions.base import Criterion
 from w2v.data.dataset import AudioDataset
 from w2v.data.dictionary import Dictionary
@@ -178,12 +178,16 @@ class AudioPretrainingTask(AudioTask):
         context: dict[str, Any] = {"num_classes": len(self.dictionary)}
         path = getattr(config, "w2v_path", None)
         if path is not None and config.w2v_args is None:
-            context["pretrained_config"], state = self._read_pretrained(path)
-            context["pretrained_state"] = None if config.no_pretrained_weights else state
+            file, context["pretrained_config"] = self._read_pretrained(path)
+            is_random = config.no_pretrained_weights
+            context["pretrained_name"], context["pretrained_state"] = file.name, None if is_random else file.state
+            if config.bert_path is not None:
+                # The quantizer is never trained here, so its weights are always those of the file.
+                context |= {"pretrained_state": file.state, **_read_bert(config.bert_path, is_random=is_random)}
         return entry.cls.build(config, **context)
 
-    def _read_pretrained(self, path: str) -> tuple[Any, Mapping[str, torch.Tensor]]:
-        """Read a pretrained model of any kind that `w2v.convert` knows."""
+    def _read_pretrained(self, path: str) -> tuple[ModelFile, Any]:
+        """Read a pretrained model of any kind that `w2v.convert` knows; return it and its options."""
         file = read_model_file(path)
         for note in file.notes:
             logger.info("--w2v-path %s: %s", path, note)
@@ -197,7 +201,7 @@ class AudioPretrainingTask(AudioTask):
             logger.info("--w2v-path %s is fine-tuned already: its encoder is taken, its output layer is not", path)
         entry = MODELS.get(file.name)
         values = {**entry.overrides, **file.config["model"]}
-        return build_config(entry.config, values, f"--w2v-path {path}"), file.state
+        return file, build_config(entry.config, values, f"--w2v-path {path}")
 
     # ------------------------------------------------------------------------------------------ steps
 
@@ -277,3 +281,13 @@ class AudioFinetuningTask(AudioPretrainingTask):
 
 def _forward(model: torch.nn.Module, batch: AudioBatch) -> Any:
     return model(batch.source, batch.lengths if batch.is_padded else None, batch.seed)
+
+
+def _read_bert(path: str, *, is_random: bool) -> dict[str, Any]:
+    """Read a masked language model for fine-tuning: options, tokens and, unless weights are to be random, tensors."""
+    file = read_model_file(path)
+    if not file.name.startswith(MASKED_MODEL) or file.symbols is None:
+        raise ConfigError(f"--bert-path {path}: holds a {file.name}; it must be a masked language model (roberta_base)")
+    entry = MODELS.get(file.name)
+    config: Any = build_config(entry.config, {**entry.overrides, **file.config["model"]}, f"--bert-path {path}")
+    return {"bert_config": config, "bert_symbols": file.symbols, "bert_state": None if is_random else file.state}

@@ -11,18 +11,20 @@ from typing import Any
 
 import numpy as np
 
-from w2v.config import arg, check_range
+from w2v.config import arg, byte_size, check_range
 from w2v.config.sections import DatasetConfig
 from w2v.data.audio import audio_format
 from w2v.data.augment import Augmentation, decibel_range
 from w2v.data.batch_sampler import plan_batches
-from w2v.data.dataset import AudioDataset
+from w2v.data.dataset import MAX_BAD_SHARE, AudioDataset
 from w2v.data.iterator import EpochIterator
 from w2v.data.manifest import Manifest, read_manifest
+from w2v.data.shard_order import find_blocks, plan_by_shards
 from w2v.errors import ConfigError, listed
 from w2v.functional.conv_spec import ConvLayer
 from w2v.models.base import W2vModel
 from w2v.registry import Entry
+from w2v.shards.store import PREFETCH_BYTES
 from w2v.tasks.base import Task
 from w2v.tasks.batches import data_digest, train_epochs, valid_epoch
 from w2v.types import AudioBatch
@@ -59,9 +61,23 @@ class AudioPretrainingConfig:
     augment_gain_db: float = arg(0.0, help="pretraining: make each clip louder or softer by up to so many dB")
     labels: str | None = arg(None, help="extension of label files, such as ltr: fine-tune on them")
     allow_outside_root: bool = arg(False, help="take clips that a manifest names by absolute paths or with `..`")
+    shuffle_shards: int | None = arg(
+        None,
+        help="clips in shards: read this many shards at a time, each in its order, instead of clips from all of them; "
+        "best a multiple of ranks x workers",
+    )
+    prefetch_bytes: int = arg(
+        PREFETCH_BYTES, help="shards on a server: most bytes that a process holds ahead, such as 256M", parse=byte_size
+    )
+    max_bad: float = arg(
+        MAX_BAD_SHARE,
+        help="share of clips that may be unreadable before training stops, from 0 to 1; another clip stands for each",
+    )
 
     def __post_init__(self) -> None:
         check_range(self, 1, math.inf, "sample_rate", "max_sample_size", "min_sample_size", "channel")
+        check_range(self, 1, math.inf, "shuffle_shards", "prefetch_bytes")
+        check_range(self, 0, 1, "max_bad")
         check_range(self, 0, math.inf, "augment_shift_ms", "augment_gain_db", "normalize_epsilon")
         if self.labels is not None and self.augmentation.is_on:
             raise ConfigError("--augment-snr-db, --augment-shift-ms and --augment-gain-db do not go with --labels")
@@ -114,6 +130,8 @@ class AudioTask(Task):
         path = Path(self.config.data) / f"{split}.tsv"
         manifest = read_manifest(path, allow_outside_root=self.config.allow_outside_root)
         self._check_format(manifest, split)
+        if manifest.store is not None:
+            manifest.store.prefetch_bytes = self.config.prefetch_bytes
         return manifest
 
     def _check_format(self, manifest: Manifest, split: str) -> None:
@@ -158,20 +176,24 @@ class AudioTask(Task):
             "normalize_epsilon": config.normalize_epsilon,
             "resample": config.resample,
             "channel": config.channel,
+            "max_bad": config.max_bad,
         }
 
     def train_batches(self, split: str, dataset: DatasetConfig) -> EpochIterator:
         clips = self.load_dataset(split).augmented(self.config.augmentation)
-        plan = plan_batches(
-            clips.sizes,
-            clips.lengths,
-            seed=self.seed,
-            max_tokens=dataset.max_tokens,
-            batch_size=dataset.batch_size,
-            multiple=dataset.required_batch_size_multiple,
-            name_of=clips.name,
-        )
-        return train_epochs(clips, plan, split, dataset, self.seed)
+        options: dict[str, Any] = {
+            "seed": self.seed,
+            "max_tokens": dataset.max_tokens,
+            "batch_size": dataset.batch_size,
+            "multiple": dataset.required_batch_size_multiple,
+            "name_of": clips.name,
+        }
+        if self.config.shuffle_shards is None:
+            plan = plan_batches(clips.sizes, clips.lengths, **options)
+            return train_epochs(clips, plan, split, dataset, self.seed)
+        blocks = find_blocks(clips.manifest, clips.rows)
+        plan, order = plan_by_shards(blocks, self.config.shuffle_shards, clips.sizes, clips.lengths, **options)
+        return train_epochs(clips, plan, split, dataset, self.seed, order)
 
     def valid_batches(self, split: str, dataset: DatasetConfig) -> Iterator[AudioBatch]:
         clips = self.load_dataset(split)

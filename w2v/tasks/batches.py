@@ -15,12 +15,18 @@ from w2v.config.sections import DatasetConfig
 from w2v.data.batch_sampler import BatchPlan
 from w2v.data.dataset import BatchDataset
 from w2v.data.iterator import EpochIterator, iterate
+from w2v.data.shard_order import ShardOrder
 
 logger = logging.getLogger(__name__)
 
 
 def train_epochs(
-    samples: BatchDataset, plan: BatchPlan, split: str, dataset: DatasetConfig, seed: int
+    samples: BatchDataset,
+    plan: BatchPlan,
+    split: str,
+    dataset: DatasetConfig,
+    seed: int,
+    shard_order: ShardOrder | None = None,
 ) -> EpochIterator:
     """Return the epochs of a training split for this rank.
 
@@ -30,6 +36,7 @@ def train_epochs(
         split: name, for messages.
         dataset: the root section.
         seed: `--seed`.
+        shard_order: draws the order of the batches; None: they are shuffled as a whole.
     """
     _warn_of_skipped(plan, split)
     return EpochIterator(
@@ -43,6 +50,7 @@ def train_epochs(
         world_size=distributed.world_size(),
         name=split,
         pin_memory=torch.cuda.is_available(),
+        shard_order=shard_order,
     )
 
 

@@ -130,6 +130,10 @@ class MaskedLmTask(Task):
             self._datasets[split] = items
         return self._datasets[split]
 
+    def limit_positions(self, max_positions: int) -> None:
+        """Leave out items of more tokens, for a model that was built elsewhere."""
+        self._max_positions = max_positions
+
     def _folder(self) -> Path:
         if os.pathsep in self.config.data and not Path(self.config.data).exists():
             raise ConfigError(

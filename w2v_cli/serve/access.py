@@ -45,7 +45,8 @@ class Access:
     def __post_init__(self) -> None:
         names = {self.host.lower(), *OF_THIS_MACHINE, *(origin.partition("://")[2] for origin in self.origins)}
         if not is_loopback(self.host):
-            names.add(socket.gethostname().lower())
+            own = socket.gethostname().lower()
+            names |= {own, f"{own}.local"}
         object.__setattr__(self, "names", frozenset(_name(name) for name in names))
 
     def check(self, request: Request) -> None:

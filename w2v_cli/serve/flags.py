@@ -1,13 +1,16 @@
-"""The flags of `w2v-live --serve`. Needs no torch."""
+"""The flags of `w2v-live --serve`. Needs no torch; what serves is imported where it is asked for."""
 
 from __future__ import annotations
 
 import re
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 from w2v.config import arg, check_range, str_tuple
 from w2v.errors import ConfigError
-from w2v_cli.serve.access import Access, is_loopback
+
+if TYPE_CHECKING:
+    from w2v_cli.serve.access import Access
 
 _TOKEN = re.compile(r"[A-Za-z0-9._~-]+")
 _ORIGIN = re.compile(r"https?://[^/\s:]+(:[0-9]+)?")
@@ -41,6 +44,8 @@ class ServeOptions:
         for origin in self.origin:
             if not _ORIGIN.fullmatch(origin):
                 raise ConfigError(f"--origin must be like https://live.example.org, without a path, got {origin!r}")
+        from w2v_cli.serve.access import is_loopback
+
         if self.token is None and not is_loopback(self.host):
             raise ConfigError(f"--host {self.host} lets other machines in: give --token WORD")
         if self.token is None and self.origin:
@@ -49,4 +54,6 @@ class ServeOptions:
     @property
     def access(self) -> Access:
         """Who may ask."""
+        from w2v_cli.serve.access import Access
+
         return Access(self.host, self.token, tuple(origin.lower() for origin in self.origin))

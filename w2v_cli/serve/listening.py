@@ -24,6 +24,7 @@ from w2v_cli.serve.socket import Socket
 
 if TYPE_CHECKING:
     from w2v.inference.live_options import LiveOptions
+    from w2v.inference.subtitles import SubtitleStyle
     from w2v.inference.transcriber import Transcriber
 
 Samples = npt.NDArray[np.float32]
@@ -47,6 +48,7 @@ class Listening:
         socket: of the client.
         transcriber: the model of all clients.
         options: how speech is cut into utterances.
+        style: of subtitles.
         silence: seconds after which a client that sends nothing is let go.
         stopping: is set when the server stops.
     """
@@ -56,14 +58,17 @@ class Listening:
         socket: Socket,
         transcriber: Transcriber,
         options: LiveOptions,
+        style: SubtitleStyle,
         silence: float,
         stopping: asyncio.Event,
     ) -> None:
         self._socket = socket
         self._transcriber = transcriber
+        self._options = options
+        self._style = style
         self._silence = silence
-        self._session = LiveSession(transcriber, options, clock=time.thread_time)
-        self._queue = AudioQueue(self._session.sample_rate)
+        self._rate = transcriber.info.sample_rate
+        self._queue = AudioQueue(self._rate)
         self._loop = asyncio.get_running_loop()
         self._outbox: asyncio.Queue[LiveEvent | None] = asyncio.Queue()
         self._stopping = stopping
@@ -114,9 +119,9 @@ class Listening:
             RuleError: it sent something else, or nothing.
         """
         rate = _sample_rate(await self._receive())
-        ready = {"event": "ready", "model": self._transcriber.info.model, "sample_rate": self._session.sample_rate}
+        ready = {"event": "ready", "model": self._transcriber.info.model, "sample_rate": self._rate}
         await self._socket.send(json.dumps(ready))
-        converter = Converter(rate, self._session.sample_rate)
+        converter = Converter(rate, self._rate)
         begun = time.monotonic()
         num_bytes = 0
         block = bytearray()
@@ -151,12 +156,13 @@ class Listening:
     async def _tell(self) -> None:
         """Send events to the client until there are no more."""
         while (event := await self._outbox.get()) is not None:
-            await self._socket.send(json.dumps(_message(event), ensure_ascii=False))
+            await self._socket.send(json.dumps(_message(event, self._style), ensure_ascii=False))
 
     def _hear(self) -> None:
         """Run the model over the queue; this is the thread."""
         try:
-            for event in listen(self._session, self._queue, self._stopping.is_set):
+            session = LiveSession(self._transcriber, self._options, clock=time.thread_time)
+            for event in listen(session, self._queue, self._stopping.is_set):
                 self._loop.call_soon_threadsafe(self._outbox.put_nowait, event)
         except Exception:
             self._has_failed = True
@@ -187,11 +193,11 @@ class Converter:
         return rest if self._stream is None else self._stream.resample_chunk(rest, last=True)
 
 
-def _message(event: LiveEvent) -> dict[str, Any]:
+def _message(event: LiveEvent, style: SubtitleStyle) -> dict[str, Any]:
     """Return an event for the page: a final has its subtitles, as (first ms, last ms, text)."""
     values = event.json()
     if event.kind == FINAL:
-        spans = Transcript("", event.end, event.segments).cues()
+        spans = Transcript("", event.end, event.segments).cues(style)
         values["cues"] = [(span.start, span.end, span.text) for span in spans]
     return values
 

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import signal
+import socket
+from types import FrameType
 from typing import TYPE_CHECKING
 
 from w2v.errors import MissingPackageError
@@ -11,7 +13,10 @@ from w2v_cli.serve.flags import ServeOptions
 
 if TYPE_CHECKING:
     from w2v.inference.live_options import LiveOptions
+    from w2v.inference.subtitles import SubtitleStyle
     from w2v.inference.transcriber import Transcriber
+
+SIGNALS = (signal.SIGINT, signal.SIGTERM)
 
 
 def check_packages() -> None:
@@ -26,7 +31,7 @@ def check_packages() -> None:
         raise MissingPackageError("websockets", "live", "--serve") from e
 
 
-def serve(transcriber: Transcriber, options: LiveOptions, flags: ServeOptions) -> None:
+def serve(transcriber: Transcriber, options: LiveOptions, style: SubtitleStyle, flags: ServeOptions) -> None:
     """Print the address of the page, and serve it until SIGINT or SIGTERM.
 
     Raises:
@@ -34,27 +39,33 @@ def serve(transcriber: Transcriber, options: LiveOptions, flags: ServeOptions) -
         MissingPackageError: websockets is not installed.
     """
     check_packages()
-    asyncio.run(_serve(transcriber, options, flags))
+    asyncio.run(_serve(transcriber, options, style, flags))
 
 
-async def _serve(transcriber: Transcriber, options: LiveOptions, flags: ServeOptions) -> None:
+async def _serve(transcriber: Transcriber, options: LiveOptions, style: SubtitleStyle, flags: ServeOptions) -> None:
     from w2v_cli.serve.server import Server
 
-    server = Server(transcriber, options, flags.access)
+    server = Server(transcriber, options, flags.access, style)
     loop = asyncio.get_running_loop()
 
-    def stop() -> None:
-        server.stop()
-        for number in (signal.SIGINT, signal.SIGTERM):  # the second one does not wait
-            loop.remove_signal_handler(number)
+    def stop(number: int, frame: FrameType | None) -> None:
+        loop.call_soon_threadsafe(server.stop)
+        for each in SIGNALS:  # the second one does not wait
+            signal.signal(each, signal.SIG_DFL)
 
-    for number in (signal.SIGINT, signal.SIGTERM):
-        loop.add_signal_handler(number, stop)
+    for number in SIGNALS:
+        signal.signal(number, stop)
 
     def ready(port: int) -> None:
-        host = {"0.0.0.0": "127.0.0.1", "::": "[::1]"}.get(flags.host, flags.host)
-        host = f"[{host}]" if ":" in host.strip("[]") else host
         query = "" if flags.token is None else f"?token={flags.token}"
-        print(f"http://{host}:{port}/{query}", flush=True)
+        for host in printed_hosts(flags.host):
+            print(f"http://{host}:{port}/{query}", flush=True)
 
     await server.run(flags.host, flags.port, ready)
+
+
+def printed_hosts(host: str) -> list[str]:
+    """Return the names under which browsers reach an address, the one with a microphone first."""
+    if host in ("0.0.0.0", "::"):
+        return ["127.0.0.1" if host == "0.0.0.0" else "[::1]", socket.gethostname()]
+    return [f"[{host}]" if ":" in host else host]

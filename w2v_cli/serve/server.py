@@ -11,6 +11,7 @@ from importlib import resources
 from typing import TYPE_CHECKING, BinaryIO
 
 from w2v.errors import ConfigError
+from w2v.inference.subtitles import SubtitleStyle
 from w2v_cli.serve.access import Access
 from w2v_cli.serve.http import MOST_HEAD, HttpError, Request, Response, as_text, read_body, read_request
 from w2v_cli.serve.listening import Listening
@@ -49,7 +50,7 @@ class Limits:
     upload: int = 200 << 20
     uploads: int = 8
     transcribed: int = 2
-    connections: int = 64
+    connections: int = 256
 
 
 class Server:
@@ -59,15 +60,22 @@ class Server:
         transcriber: the one model of all clients.
         options: how their speech is cut into utterances.
         access: who may ask.
+        style: of subtitles.
         limits: how much.
     """
 
     def __init__(
-        self, transcriber: Transcriber, options: LiveOptions, access: Access, limits: Limits | None = None
+        self,
+        transcriber: Transcriber,
+        options: LiveOptions,
+        access: Access,
+        style: SubtitleStyle | None = None,
+        limits: Limits | None = None,
     ) -> None:
         self.transcriber = transcriber
         self.options = options
         self.access = access
+        self.style = style or SubtitleStyle()
         self.limits = limits or Limits()
         self._files = page_files()
         self._stopping = asyncio.Event()
@@ -109,10 +117,8 @@ class Server:
         self._connections.add(task)
         try:
             await self._serve(reader, writer)
-        except (ConnectionError, asyncio.TimeoutError, asyncio.CancelledError):
+        except (OSError, asyncio.TimeoutError, asyncio.CancelledError):
             pass  # the client is gone, or the program ends
-        except Exception:
-            logger.exception("a request was not answered")
         finally:
             self._connections.discard(task)
             writer.close()
@@ -134,8 +140,12 @@ class Server:
                 return
             response = await self._answer(request, reader, writer)
         except HttpError as e:
-            is_api = request is not None and request.path.startswith("/v1/")
-            response = as_error(e) if is_api else as_text(e.reason, e.status)
+            response = _refusal(request, e)
+        except (ConnectionError, asyncio.TimeoutError):
+            raise
+        except Exception:  # the disk is full, or a fault of ours
+            logger.exception("a request was not answered")
+            response = _refusal(request, HttpError(500, "The server failed; its own messages say why."))
         await _send(reader, writer, response, with_body=request is None or request.method != "HEAD")
 
     async def _answer(self, request: Request, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> Response:
@@ -191,7 +201,7 @@ class Server:
             return not gone.done() and not self._stopping.is_set()
 
         try:
-            return await asyncio.to_thread(transcription, upload, kind, self.transcriber, is_wanted)
+            return await asyncio.to_thread(transcription, upload, kind, self.transcriber, self.style, is_wanted)
         finally:
             gone.cancel()
 
@@ -206,7 +216,8 @@ class Server:
             return
         self._sessions.add(_this_task())
         try:
-            await Listening(socket, self.transcriber, self.options, self.limits.silence, self._stopping).run()
+            silence = self.limits.silence
+            await Listening(socket, self.transcriber, self.options, self.style, silence, self._stopping).run()
         finally:
             self._sessions.discard(_this_task())
 
@@ -231,6 +242,11 @@ def _page_policy(request: Request) -> dict[str, str]:
         "Permissions-Policy": "microphone=(self), camera=(), geolocation=()",
         "Cross-Origin-Opener-Policy": "same-origin",
     }
+
+
+def _refusal(request: Request | None, error: HttpError) -> Response:
+    is_api = request is not None and request.path.startswith("/v1/")
+    return as_error(error) if is_api else as_text(error.reason, error.status)
 
 
 def _this_task() -> asyncio.Task[None]:

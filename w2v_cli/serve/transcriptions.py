@@ -15,7 +15,8 @@ from collections.abc import Callable, Sequence
 from pathlib import PurePath
 from typing import TYPE_CHECKING, Any, BinaryIO
 
-from w2v.inference.result import Segment, Transcript
+from w2v.inference.result import Segment, Transcript, render
+from w2v.inference.subtitles import SubtitleStyle
 from w2v_cli.serve.form import Field, Form, read_form, value_of, values_of
 from w2v_cli.serve.http import HttpError, Response, as_json
 
@@ -27,7 +28,7 @@ KINDS = {"text": "text/plain", "srt": "application/x-subrip", "vtt": "text/vtt"}
 
 
 def transcription(
-    upload: BinaryIO, kind: str, transcriber: Transcriber, is_wanted: Callable[[], bool] = lambda: True
+    upload: BinaryIO, kind: str, transcriber: Transcriber, style: SubtitleStyle, is_wanted: Callable[[], bool]
 ) -> Response:
     """Return the answer to a form with a recording.
 
@@ -35,6 +36,7 @@ def transcription(
         upload: a file that holds the body of the request.
         kind: its Content-Type.
         transcriber: what turns recordings into words.
+        style: of subtitles.
         is_wanted: whether there is still a client; asked while the recording is transcribed.
 
     Raises:
@@ -48,10 +50,10 @@ def transcription(
         form = read_form(data, kind)
         format, granularities = _wishes(data, form)
         file = _file(form)
-        transcript = _transcribe(data, file, transcriber, is_wanted)
         language = value_of(data, form, "language") or "unknown"
+        transcript = _transcribe(data, file, transcriber, is_wanted)
     if format in KINDS:
-        text = {"text": lambda: transcript.text + "\n", "srt": transcript.srt, "vtt": transcript.vtt}[format]()
+        text = transcript.text + "\n" if format == "text" else render(transcript, format, style)
         return Response(text.encode(), f"{KINDS[format]}; charset=utf-8")
     if format == "verbose_json":
         return as_json(verbose(transcript, granularities, language))

@@ -1,0 +1,140 @@
+"""The self-training example: all of it at toy size in this process, and the guard that ends its rounds."""
+
+from __future__ import annotations
+
+import importlib
+import importlib.util
+import json
+import subprocess
+import sys
+from pathlib import Path
+from types import ModuleType
+
+import pytest
+from toy_speech import call
+
+FOLDER = Path(__file__).resolve().parents[2] / "examples" / "self_training"
+
+
+@pytest.fixture(scope="module")
+def run() -> ModuleType:
+    """The script as a module."""
+    spec = importlib.util.spec_from_file_location("self_training_run", FOLDER / "run.py")
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[spec.name] = module
+    spec.loader.exec_module(module)
+    return module
+
+
+@pytest.fixture
+def few_clips(data: Path, tmp_path: Path) -> Path:
+    """The packs of digits with links to a few clips each."""
+    folder = tmp_path / "data"
+    for pack in ("digits_train", "digits_valid_seen"):
+        lines = (data / pack / "transcripts.tsv").read_text(encoding="utf-8").splitlines()[:8]
+        for line in lines:
+            path = folder / pack / line.split("\t")[0]
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.symlink_to((data / pack / line.split("\t")[0]).resolve())
+        (folder / pack / "transcripts.tsv").write_text("\n".join([*lines, ""]), encoding="utf-8")
+    for whole in ("fsdd16k", "tools"):
+        (folder / whole).symlink_to((data / whole).resolve())
+    return folder
+
+
+def test_a_new_speaker_at_toy_size(
+    run: ModuleType, few_clips: Path, digits_model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    called = []
+
+    def in_process(self: object, program: str, *arguments: str | Path, log: Path | None = None) -> None:
+        words = [str(argument) for argument in arguments]
+        called.append(program)
+        if not program.startswith("w2v-"):
+            subprocess.run([sys.executable, program, *words], check=True, capture_output=True)
+            return
+        # One thread that decodes, as in the programs that a user starts on a core.
+        done = call(importlib.import_module(f"w2v_cli.{program.removeprefix('w2v-')}").main, words)
+        assert done.code == 0, done.err
+        if log is not None:
+            log.write_text(done.out, encoding="utf-8")
+
+    monkeypatch.setattr(run.Run, "call", in_process)
+    monkeypatch.setattr(run, "BEAM", (*run.BEAM, "--decode-workers", "0"))
+    folder = tmp_path / "run"
+    toy = ["--labelled-minutes", "0.2", "--dev-minutes", "0.1", "--minutes", "0.3", "--updates", "1", "--rounds", "1"]
+    argv = ["run.py", "--data", few_clips, "--folder", folder, "--model", digits_model, "--seeds", "3", *toy]
+    monkeypatch.setattr(sys, "argv", list(map(str, argv)))
+    assert run.main() == 0
+    content = json.loads((folder / "results.json").read_text(encoding="utf-8"))
+    rows = {row["model"]: row for row in content["results"]}
+    assert list(rows) == ["supervised", "round1", "control", "full"]
+    assert rows["full"]["viterbi_recovery"] == {
+        name: 1.0 for name in run.SETS if rows["full"]["viterbi"][name] != rows["supervised"]["viterbi"][name]
+    }
+    assert 0 < rows["round1"]["kept"] <= 1
+    assert rows["round1"]["labels"]["words"] > 0
+    assert run.label_errors(folder / "labels", run.REST)["errors"] == 0
+    # No test clip is among those that are heard without labels.
+    for name in (run.REST, run.UNSEEN):
+        low, high = map(int, run.INDICES[name])
+        recipe = (folder / "speech" / name / "recipe.tsv").read_text().splitlines()[1:]
+        used = {int(part.rsplit("_", 1)[1]) for line in recipe for part in line.split("\t")[3].split()}
+        assert low <= min(used) <= max(used) <= high
+
+    before = len(called)
+    assert run.main() == 0
+    assert len(called) == before
+    assert json.loads((folder / "results.json").read_text(encoding="utf-8"))["results"] == content["results"]
+
+
+def test_the_guard(run: ModuleType) -> None:
+    assert run.fault_of_labels(5.0, 10.0) == ""
+    assert "4.9 characters per second, less than half of the 10.0" in run.fault_of_labels(4.9, 10.0)
+    first = run.Round(20.0, 0.5)
+    assert "rose from 50.0 to 60.0 % while" in run.fault_of_round(first, run.Round(21.0, 0.6))
+    assert run.fault_of_round(first, run.Round(21.0, 0.4)) == ""  # worse, but more cautious
+    assert run.fault_of_round(first, run.Round(19.0, 0.6)) == ""
+    # The first round keeps more than the supervised model, which trained on none.
+    assert run.fault_of_round(run.Round(20.0), run.Round(25.0, 0.3))
+
+
+def test_rounds_end_where_labels_decay_and_the_best_is_kept(
+    run: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    wers, rates, kept = [30.0, 20.0, 25.0, 10.0], [12.0, 12.0, 12.0], [0.5, 0.7, 0.8]
+    (tmp_path / "labels").mkdir()
+    (tmp_path / "labels/few.tsv").write_text("/root\na.flac\t16000\n")
+    (tmp_path / "labels/few.wrd").write_text("0123456789\n")
+
+    def label(_: object, teacher: str, name: str) -> None:
+        number = int(name[6]) - 1
+        record = {"characters_per_second": rates[number], "hours": kept[number], "of_hours": 1.0}
+        (tmp_path / "labels" / f"{name}.labels.json").write_text(json.dumps(record))
+
+    monkeypatch.setattr(run, "write_labels", label)
+    monkeypatch.setattr(run, "_dev", lambda _, model: wers[0 if model.startswith("s") else int(model[5])])
+    monkeypatch.setattr(run.Trainer, "train", lambda self, name, *_: f"{name}-{self.seed}")
+
+    def rounds() -> dict[str, object]:
+        run.self_train(run.Trainer(run.Run(tmp_path, 1), 1, 10, None), 3)
+        return json.loads((tmp_path / "rounds-1.json").read_text())
+
+    stopped = rounds()
+    assert (stopped["models"], stopped["best"]) == (["supervised-1", "round1-1", "round2-1"], 1)
+    assert str(stopped["said"][0]).startswith("round 2 is not used: the share of labels kept rose")  # type: ignore[index]
+    kept[1] = 0.5
+    assert rounds()["best"] == 3
+    rates[1] = 4.0
+    silent = rounds()
+    assert silent["models"] == ["supervised-1", "round1-1"]
+    assert "round 2 is not trained: 4.0 characters per second" in str(silent["said"])
+
+
+def test_the_confidence_is_the_one_that_keeps_all_of_dev(run: ModuleType) -> None:
+    lines = ["x: calibration: 3 clips", *(f"calibration: {flag}" for flag in ("--min-confidence kept WER",))]
+    rows = [f"calibration:   0.{n}000  {100 - 10 * (n - 1):.1f} %  5.00 %" for n in range(1, 10)]
+    table = "\n".join([*lines[1:], *rows, "calibration: 0.9500 5.0 % 5.00 %", "calibration: --min-score kept WER"])
+    assert run.least_confidence(table) == 0.1

@@ -1,0 +1,76 @@
+"""Training on shards: the weights of the run on files, to the bit, whatever happens to server, process and ranks."""
+
+from __future__ import annotations
+
+import importlib.util
+import random
+from collections.abc import Iterator
+from pathlib import Path
+from types import ModuleType
+
+import pytest
+import torch
+from toy_speech import call, prepare, pretraining
+
+from tests.helpers.clip_files import manifest_program
+from tests.helpers.fault_server import fault_server
+from w2v.checkpoint import load_checkpoint
+from w2v_cli import train
+
+SCRIPT = Path(__file__).resolve().parents[2] / "benchmarks/random_kills.py"
+
+
+@pytest.fixture(scope="module")
+def script() -> ModuleType:
+    spec = importlib.util.spec_from_file_location("random_kills", SCRIPT)
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, Path]]:
+    """The same clips as files, as shards on the disk, and as the same shards on a server that often fails."""
+    folder = tmp_path_factory.mktemp("shards")
+    found = {"files": prepare(folder, 40), "tars": folder / "tars", "server": folder / "server"}
+    for split in ("train", "valid"):
+        code, _, err = manifest_program(
+            found["files"] / f"{split}.tsv", "--shards", found["tars"], "--shard-size", "300K"
+        )
+        assert code == 0, err
+    with fault_server(found["tars"]) as served:
+        found["server"].mkdir()
+        served.faults.extend([503, None, None, "reset", None, "short", None, None, None, 503] * 2)
+        for path in found["tars"].iterdir():
+            if path.suffix != ".tar":
+                lines = path.read_text().splitlines()
+                text = "\n".join([served.url, *lines[1:]] if path.name in ("train.tsv", "valid.tsv") else lines)
+                (found["server"] / path.name).write_text(text + "\n")
+        yield found
+
+
+def test_runs_on_shards_that_are_killed_end_like_the_run_on_files(
+    data: dict[str, Path], tmp_path: Path, script: ModuleType
+) -> None:
+    counts = script.torment("wav2vec2", data["files"], tmp_path, 2, random.Random(4), data["server"])
+    assert counts["kills"] == 2
+    assert counts["ends compared"] >= 1
+
+
+def weights(folder: Path) -> dict[str, torch.Tensor]:
+    return dict(load_checkpoint(folder / "checkpoint_last.pt")["model"])
+
+
+def test_resumed_with_another_number_of_ranks(data: dict[str, Path], tmp_path: Path) -> None:
+    common = ["--max-tokens", 60000, "--disable-validation", "--save-interval-updates", 2]
+    one = [*common, "--update-freq", 2]
+    two = [*common, "--update-freq", 1, "--distributed-world-size", 2]
+    runs = [("files", one, 4, "a"), ("server", two, 2, "b"), ("server", one, 4, "b")]
+    for kind, options, updates, name in runs:
+        found = call(train.main, pretraining(data[kind], tmp_path / name, *options, "--max-update", updates))
+        assert found.code == 0, found.err
+    ours, theirs = weights(tmp_path / "b"), weights(tmp_path / "a")
+    assert ours.keys() == theirs.keys()
+    assert all(torch.equal(ours[name], theirs[name]) for name in ours)

@@ -1,0 +1,53 @@
+"""From the flags of a program to a model that transcribes. Needs torch."""
+
+from __future__ import annotations
+
+import logging
+
+import torch
+
+from w2v.config.decoding import DecoderConfig
+from w2v.data.dictionary import Dictionary
+from w2v.decoders import build_decoder
+from w2v.errors import ConfigError
+from w2v.inference.emissions import ctc_info
+from w2v.inference.load import load_language_model, load_model
+from w2v.inference.prepare import cast_weights, number_format, to_int8
+from w2v.inference.transcribe_options import TranscribeConfig
+from w2v.inference.transcriber import Transcriber
+from w2v_cli.model_flags import ModelOptions
+
+
+def open_transcriber(
+    path: str,
+    options: ModelOptions,
+    decoding: DecoderConfig,
+    device: torch.device,
+    how: TranscribeConfig | None = None,
+    num_threads: int = 1,
+) -> Transcriber:
+    """Load a model with its decoder.
+
+    Args:
+        path: the checkpoint.
+        options: how it is read.
+        decoding: the decoder and its language model.
+        device: where it computes.
+        how: how recordings are cut.
+        num_threads: recordings read at once.
+
+    Raises:
+        W2vError: the model, the language model or a flag cannot be used.
+    """
+    # Where symbols come from is of no interest here.
+    logging.getLogger("w2v.inference.load").setLevel(logging.ERROR)
+    loaded = load_model(path, user_dir=options.user_dir, dictionary=options.dict)
+    info = ctc_info(loaded, options.post_process)
+    half = number_format(options, device)
+    if options.int8:
+        if device.type != "cpu":
+            raise ConfigError("--int8 is for a CPU; give --cpu, or --bf16 on this GPU")
+        to_int8(loaded.model)
+    cast_weights(loaded.model, half)
+    decoder = build_decoder(decoding, Dictionary(info.symbols), info.post_process, load_language_model)
+    return Transcriber(loaded, info, decoder, how or TranscribeConfig(), device, half, num_threads)
