@@ -2,7 +2,7 @@
 
     python examples/tokens/perplexity.py TOKENS/train.src TOKENS/valid.src [CHECKPOINT ...]
 
-Lines are cut into pieces of 250 codes. The same codes are asked of all: every twentieth of each piece. The masked model
+Lines are cut into pieces of 60 codes. The same codes are asked of all: every twentieth of each piece. The masked model
 sees all others, and so does `both neighbours`, which knows the code before and the code after; `pairs` knows the code
 before alone. Counts are interpolated with those of less context; the weight is the best one on the codes asked for,
 which favours the counts.
@@ -24,7 +24,7 @@ import torch
 from w2v.inference.load import load_model
 
 STEP = 20
-LONGEST = 250  # codes of a piece, as far as the positions of a model reach that was trained on blocks of 256
+LONGEST = 60  # codes of a piece, as far as the positions of a model reach that was trained on blocks of 64
 WEIGHTS = (0.3, 1.0, 3.0, 10.0, 30.0, 100.0)
 
 
