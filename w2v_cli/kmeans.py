@@ -23,6 +23,7 @@ from w2v.array_types import IntArray
 from w2v.config import arg, check_range
 from w2v.data.manifest import Manifest
 from w2v.data.reference_frames import ReferenceFrames
+from w2v.data.text_file import read_lines
 from w2v.errors import ConfigError, DataError
 from w2v.files import write_atomically
 from w2v.inference.clustering import Clustering, fit_kmeans, inertia, load_clustering
@@ -101,7 +102,7 @@ def kmeans(argv: Sequence[str]) -> int:
     failed: list[str] = []
     with joined_ranks(rank, cpu=config.cpu) as device:
         set_up_logging(is_master=rank.rank == 0 and not config.quiet, stream=sys.stderr)
-        splits = splits or ["train", *(["valid"] if (data / "valid.tsv").is_file() else [])]
+        splits = splits or ["train", *(["valid"] if has_clips(data / "valid.tsv") else [])]
         frames = find_frames(config, data, splits[0], device)
         make_folder(output)
         if distributed.is_master():
@@ -117,6 +118,11 @@ def kmeans(argv: Sequence[str]) -> int:
             "manifest (w2v-manifest leaves out what cannot be read)"
         )
     return 0
+
+
+def has_clips(manifest: Path) -> bool:
+    """Whether there is a manifest that lists any; `w2v-manifest --valid-percent 0` writes one that lists none."""
+    return manifest.is_file() and any(line.strip() for line in read_lines(manifest, "manifest")[1:])
 
 
 def find_frames(config: KmeansConfig, data: Path, split: str, device: torch.device) -> EncodedFrames | FeatureFiles:

@@ -28,7 +28,7 @@ def check_manifest(path: str, sample_rate: int, *, resample: bool) -> int:
     wrong = [*_shards(manifest), *_labels(manifest)]
     gone: set[str] = set()
     for row in range(len(manifest)):
-        source = manifest.source_of(row)
+        source = manifest.stretch(row)[0]
         shard = source.place.shard if isinstance(source, Member) else ""
         if shard and shard in gone:
             continue
@@ -67,7 +67,7 @@ def _shards(manifest: Manifest) -> list[str]:
     if manifest.store is None or not path.is_file():
         return []
     counts = Counter(
-        source.place.shard for source in map(manifest.source_of, range(len(manifest))) if isinstance(source, Member)
+        source.place.shard for source, *_ in map(manifest.stretch, range(len(manifest))) if isinstance(source, Member)
     )
     for number, line in enumerate(read_lines(path, "list of shards"), 1):
         shard, _, told = line.split("\t")[:3]

@@ -32,7 +32,8 @@ class TranscribeFlags(ShardOptions, ModelOptions):
         help="checkpoint fine-tuned with CTC: ours, fairseq's, or a folder of Hugging Face", positional=True
     )
     input: tuple[str, ...] = arg(
-        (), help="audio files, folders of them, or - (standard input)", positional=True, many=True, parse=tuple,
+        (), help="audio files, folders or manifests (.tsv) of them, or - (standard input)", positional=True,
+        many=True, parse=tuple,
         metavar="FILE|FOLDER|-",
     )  # fmt: skip
     output_dir: str | None = arg(

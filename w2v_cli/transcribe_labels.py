@@ -35,7 +35,9 @@ def label_recordings(flags: Flags, jobs: Sequence[Job]) -> int:
             "--write-labels writes one set of clips, and goes without --output-dir and --num-shards; to share the "
             "work, cut the recordings with w2v-segment and label the manifest with w2v-infer --write-labels"
         )
-    paths = [os.path.abspath(job.path) for job in jobs]
+    if not all(isinstance(job.path, str) for job in jobs):
+        raise ConfigError("--write-labels cuts files; label clips inside of shards with w2v-infer --write-labels")
+    paths = [os.path.abspath(str(job.path)) for job in jobs]
     root = os.path.commonpath([os.path.dirname(path) for path in paths])
     vad = "silero" if flags.how.vad == "silero" else "level"
     name = Path(labels.write_labels or "calibration").name

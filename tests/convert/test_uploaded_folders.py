@@ -293,8 +293,10 @@ def test_what_fine_tuning_may_start_from(golden: Path) -> None:
     def build(name: str) -> Any:
         normalized = read_model_file(files / name).normalize
         config = AudioPretrainingConfig(data=".", labels="ltr", normalize=normalized)
-        given, state = AudioPretrainingTask(config)._read_pretrained(str(files / name))
-        return Wav2VecCtc.build(Wav2VecCtcConfig(), num_classes=32, pretrained_config=given, pretrained_state=state)
+        file, given = AudioPretrainingTask(config)._read_pretrained(str(files / name))
+        return Wav2VecCtc.build(
+            Wav2VecCtcConfig(), num_classes=32, pretrained_config=given, pretrained_state=file.state
+        )
 
     whole = read_model_file(files / "ctc_base.pt").state
     encoder = build("ctc_base.pt").w2v_encoder.w2v_model.state_dict()

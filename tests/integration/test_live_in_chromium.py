@@ -5,6 +5,7 @@ Needs Chromium (Debian's `chromium`) and Playwright, which drives it; installs n
 
 from __future__ import annotations
 
+import json
 import os
 import re
 import shutil
@@ -13,7 +14,7 @@ import subprocess
 import sys
 import threading
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
 from typing import Any
@@ -28,15 +29,23 @@ from rapidfuzz.distance import Levenshtein
 from w2v.inference.transcribe import transcribe
 
 playwright = pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
-pytest.importorskip("websockets", reason="websockets is not installed")
+connect = pytest.importorskip("websockets.sync.client", reason="websockets is not installed").connect
 CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
 if CHROMIUM is None:
     pytest.skip("no chromium on the path", allow_module_level=True)
 
 RATE = 16000
-# Keeps what appears on the page, however short: each line as it is added, with its colour, and the levels.
+# Keeps what appears on the page, however short: each line as it is added, with its colour, and the levels; and how the
+# microphone was opened.
 WATCH = """
 window.seen = [];
+window.settings = [];
+const open = MediaDevices.prototype.getUserMedia;
+MediaDevices.prototype.getUserMedia = async function (wishes) {
+    const stream = await open.call(this, wishes);
+    window.settings.push(stream.getAudioTracks()[0].getSettings());
+    return stream;
+};
 window.levels = new Set();
 new MutationObserver(changes => {
     for (const { addedNodes } of changes)
@@ -154,6 +163,8 @@ def test_two_tabs_hear_the_microphone(browser: Any, served: str, expected: list[
         opened(browser, served, before=WATCH) as page,
         opened(browser, served, before=WATCH, color_scheme="dark") as other,
     ):
+        sent: list[str | bytes] = []
+        page.on("websocket", lambda socket: socket.on("framesent", lambda data: sent.append(data)))
         for tab in (page, other):
             assert tab.locator("#copy").is_disabled()
             tab.keyboard.press("Space")
@@ -167,6 +178,7 @@ def test_two_tabs_hear_the_microphone(browser: Any, served: str, expected: list[
             assert tab.locator(".partial").count() == 0
             assert Levenshtein.distance(words_of(tab), expected) <= 1
             check_looks(tab, tmp_path / "page.png", is_dark=tab is other)
+        check_sound(page, sent)
         first = words_of(page)
         # What the microphone plays begins again with each recording.
         page.keyboard.press("Space")
@@ -175,6 +187,20 @@ def test_two_tabs_hear_the_microphone(browser: Any, served: str, expected: list[
         state(page, "Stopped")
         assert Levenshtein.distance(words_of(page)[len(first) :], expected) <= 1
         check_files(page, tmp_path)
+
+
+def check_sound(page: Any, sent: list[str | bytes]) -> None:
+    """P34: the browser's own rate, told first; no processing; all of the samples."""
+    (settings,) = page.evaluate("settings")
+    assert [settings[name] for name in ("echoCancellation", "noiseSuppression", "autoGainControl")] == [False] * 3
+    rate = page.evaluate("new AudioContext().sampleRate")
+    assert rate > RATE
+    assert json.loads(sent[0]) == {"sample_rate": rate}
+    assert json.loads(sent[-1]) == {"stop": True}
+    sizes = [len(message) for message in sent[1:-1]]
+    assert max(sizes) == pytest.approx(0.1 * rate, abs=2)  # bytes of 50 ms
+    shown = page.locator("#clock").inner_text()
+    assert shown == f"0:{int(sum(sizes) / 2 / rate):02d}"
 
 
 def brightness(color: str) -> float:
@@ -225,7 +251,7 @@ def check_files(page: Any, folder: Path) -> None:
 
 
 def test_each_failure_has_its_sentence(browser: Any, driver: Any, served: str) -> None:
-    """P34: permission denied, a device that another program has, none at all, a page without https."""
+    """P34: permission denied, a device that another program has, none at all, too many people, a page without https."""
     sentences = []
     with opened(browser, served, may_hear=False) as page:
         page.locator("#start").click()
@@ -242,6 +268,14 @@ def test_each_failure_has_its_sentence(browser: Any, driver: Any, served: str) -
         page.locator("#start").click()
         sentences.append(problem(page))
     bare.close()
+    with ExitStack() as stack:
+        for _ in range(4):
+            stack.enter_context(connect(served.replace("http", "ws") + "live", proxy=None)).send(
+                '{"sample_rate": 8000}'
+            )
+        page = stack.enter_context(opened(browser, served))
+        page.locator("#start").click()
+        sentences.append(problem(page))
     with opened(browser, served) as page:
         # The same files under an address that browsers do not trust.
         untrusted = "http://speech.example/"
@@ -255,10 +289,11 @@ def test_each_failure_has_its_sentence(browser: Any, driver: Any, served: str) -
         other.locator("#start").click()
         state(other, "Ready")
         sentences.append(problem(other))
-    denied, taken, absent, insecure, still = sentences
+    denied, taken, absent, full, insecure, still = sentences
     assert denied.startswith("The browser was not allowed to use the microphone.")
     assert taken.startswith("The microphone could not be started: another program may be using it.")
     assert absent.startswith("No microphone was found.")
+    assert full.startswith("The server already hears as many people as it can.")
     assert insecure.startswith("Browsers give no microphone to http://speech.example, because the address is neither")
     assert still == insecure
 

@@ -7,15 +7,15 @@ from typing import Any
 
 import pytest
 import torch
+from recorded_hubert import close, forward, lengths_of, make
 from torch import Tensor
 
 from w2v.config import build_config
 from w2v.criterions.hubert import HubertCriterion, HubertCriterionConfig
-from w2v.models.hubert import HubertConfig, HubertModel
-from w2v.types import ClassLogits, FrameLabelBatch, Loss, MaskedPredictionOutput
+from w2v.models.hubert import HubertModel
+from w2v.types import ClassLogits, FrameLabelBatch, Loss
 
 CASES = range(7)
-OF_THE_TASK = ("label_rate", "required_seq_len_multiple")
 
 
 @pytest.fixture(scope="module")
@@ -25,39 +25,6 @@ def recorded(golden: Path) -> list[dict[str, Any]]:
     return cases
 
 
-def make(case: dict[str, Any], *, original_padding: bool = True) -> HubertModel:
-    values = {name: value for name, value in case["config"].items() if name not in OF_THE_TASK}
-    config = build_config(HubertConfig, {**values, "original_padding": original_padding}, "recorded")
-    model = HubertModel.build(
-        config,
-        num_classes=case["num_classes"],
-        label_rate=case["config"]["label_rate"],
-        sample_rate=case["sample_rate"],
-    )
-    assert model.labels_per_frame == case["feat2tar_ratio"]
-    model.load_state_dict(case["state_dict"])
-    return model.train()
-
-
-def lengths_of(case: dict[str, Any]) -> Tensor | None:
-    lengths = torch.as_tensor(case["lengths"])
-    return lengths if (lengths < case["source"].shape[1]).any() else None
-
-
-def forward(model: HubertModel, case: dict[str, Any]) -> MaskedPredictionOutput:
-    channels = case.get("mask_channel_indices")
-    output = model(
-        case["source"],
-        lengths_of(case),
-        seed=1,
-        frame_labels=[labels.long() for labels in case["target_list"]],
-        mask_indices=case["mask_indices"],
-        mask_channel_indices=channels,
-    )
-    assert isinstance(output, MaskedPredictionOutput)
-    return output
-
-
 def run(case: dict[str, Any], number: int) -> tuple[HubertModel, Loss]:
     model = make(case)
     values = {name: value for name, value in case["runs"][number]["criterion"].items() if value is not None}
@@ -65,13 +32,6 @@ def run(case: dict[str, Any], number: int) -> tuple[HubertModel, Loss]:
     lengths = torch.as_tensor(case["lengths"])
     batch = FrameLabelBatch(case["source"], lengths, torch.arange(len(lengths)), seed=1)
     return model, criterion(forward(model, case), batch)
-
-
-def close(found: Tensor, expected: Tensor, relative: float = 1e-5) -> None:
-    """Compare to a share of the largest entry."""
-    finite = expected[expected.isfinite()]
-    scale = float(finite.abs().max()) if finite.numel() else 0.0
-    torch.testing.assert_close(found, expected, rtol=relative, atol=relative * scale)
 
 
 @pytest.mark.parametrize("number", CASES)

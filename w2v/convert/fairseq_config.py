@@ -12,7 +12,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from w2v.config import options_of
-from w2v.convert.model_file import LANGUAGE_MODEL, MASKED_MODEL
+from w2v.convert.model_file import ENCODER, HUBERT, LANGUAGE_MODEL, MASKED_MODEL
 from w2v.criterions import CRITERIONS
 from w2v.errors import CheckpointError
 from w2v.models import MODELS
@@ -28,6 +28,9 @@ MASKED_TASK_OPTIONS = (
     "sample_break_mode", "tokens_per_sample", "mask_prob", "leave_unmasked_prob", "random_token_prob",
     "freq_weighted_replacement", "mask_multiple_length", "mask_stdev", "shorten_method", "shorten_data_split_list",
 )  # fmt: skip
+HUBERT_TASK_OPTIONS = (*TASK_OPTIONS, "label_rate", "label_dir", "max_keep_size", "random_crop", "pad_audio")
+RENAMED = {"hubert_ctc": "wav2vec_ctc", "data2vec_audio": ENCODER}
+"""Models of the original that are others here, as their encoder is the same; heads of pretraining are left out."""
 KEYS = {"task": "task", "model": "arch", "criterion": "criterion"}
 
 # Options of later versions that do not change what a trained model computes.
@@ -36,7 +39,7 @@ LEFT_OUT = {
     "depthwise_conv_kernel_size", "drop_path", "fp16", "freeze_regex", "layer_decay", "load_ema", "mask_channel_before",
     "mask_channel_min_space", "mask_dropout", "mask_min_space", "max_positions", "min_params_to_wrap", "normalize",
     "offload_activations", "quantizer_factor", "require_same_masks", "required_seq_len_multiple", "update_alibi",
-    "zero_mask", "blank_mode", "infonce",
+    "zero_mask", "blank_mode", "infonce", "label_rate",
     # of language models: noise of training, and what belongs to their task here
     "quant_noise_pq", "quant_noise_pq_block_size", "quant_noise_scalar", "relu_dropout", "character_embedding_dim",
     "character_filters", "char_embedder_highway_layers", "adaptive_softmax_dropout", "add_bos_token",
@@ -45,7 +48,7 @@ LEFT_OUT = {
 }  # fmt: skip
 # Options that change it; only these values are known here.
 ONLY: dict[str, tuple[Any, ...]] = {
-    "layer_type": ("transformer",), "pos_conv_depth": (1,), "quantizer_depth": (1,), "blank_weight": (0,),
+    "layer_type": ("transformer",), "quantizer_depth": (1,), "blank_weight": (0,),
     "adp_num": (-1, None), "attn_type": ("", None), "pos_enc_type": ("abs", None), "conv_pos_batch_norm": (False,),
     "character_embeddings": (False,), "decoder_layers_to_keep": (None,), "self_target": (False,),
     "past_target": (False,), "output_dictionary_size": (-1,), "decoder_xformers_att_config": (None,),
@@ -93,11 +96,15 @@ class FairseqConfig:
         options: tuple[str, ...] = LM_TASK_OPTIONS if is_language_model else TASK_OPTIONS
         if model.startswith(MASKED_MODEL):
             name, options = "masked_lm", MASKED_TASK_OPTIONS
+        if model == HUBERT:
+            name, options = "hubert_pretraining", HUBERT_TASK_OPTIONS
         values = self._values("task", config)
         if is_language_model:
             self._check_only(values)
             values = {**self._values("model", config), **values}
         given = {option: values[option] for option in options if _is_given(values.get(option))}
+        if isinstance(given.get("labels"), list):  # of HuBERT, one per label set
+            given["labels"] = ",".join(map(str, given["labels"]))
         return {"_name": name, "data": ".", **given}
 
     # ---------------------------------------------------------------------------------------- upgrades
@@ -159,7 +166,7 @@ class FairseqConfig:
         name = values.get("_name") or values.get(KEYS[section]) if values else None
         if name is None and isinstance(config.get(section), str):
             name = config[section]
-        return name if isinstance(name, str) else None
+        return RENAMED.get(name, name) if isinstance(name, str) else None
 
     def _component(self, section: str, registry: Registry[Any], config: Mapping[str, Any]) -> dict[str, Any]:
         name = self._name(section, config)
@@ -210,7 +217,7 @@ class FairseqConfig:
 
 
 # Options that the original never had.
-NEW_HERE = {"original_padding", "w2v_args"}
+NEW_HERE = {"original_padding", "w2v_args", "num_classes"}
 
 
 def _is_given(value: Any) -> bool:

@@ -13,10 +13,11 @@ from pathlib import Path
 from typing import Any
 
 from w2v.checkpoint.file import save_torch_file
-from w2v.config import build_config, to_plain
-from w2v.convert.fairseq_config import MASKED_TASK_OPTIONS, NEW_HERE, TASK_OPTIONS
+from w2v.config import build_config, str_tuple, to_plain
+from w2v.convert.fairseq_config import HUBERT_TASK_OPTIONS, MASKED_TASK_OPTIONS, NEW_HERE, TASK_OPTIONS
+from w2v.convert.hubert_model import QUANTIZER_OPTIONS, class_symbols
 from w2v.convert.masked_model_state import to_fairseq_names
-from w2v.convert.model_file import CTC, ENCODER, LANGUAGE_MODEL, MASKED_MODEL, ModelFile
+from w2v.convert.model_file import CTC, ENCODER, HUBERT, LANGUAGE_MODEL, MASKED_MODEL, ModelFile
 from w2v.criterions import CRITERIONS
 from w2v.data.dictionary import SPECIALS, Dictionary
 from w2v.errors import CheckpointError
@@ -30,9 +31,10 @@ SECTIONS = (
 )  # fmt: skip
 SPELLED_OUT = ("conv_feature_layers", "conv_aggregator_layers")
 """Options that the original keeps as text."""
-DROPPED_THERE = {"encoder"}
+DROPPED_THERE = {"encoder", "bert_path", "bert_args"}
 BASE_NAMES = {
     "Wav2VecConfig": "wav2vec", "Wav2Vec2Config": "wav2vec2", "Wav2VecCtcConfig": CTC, "RobertaConfig": MASKED_MODEL,
+    "HubertConfig": HUBERT,
 }  # fmt: skip
 
 
@@ -78,11 +80,14 @@ def write_fairseq(path: Path, file: ModelFile) -> None:
             reason = "language models are read from fairseq, and not written for it"
         raise CheckpointError(f"--to fairseq: {file.path} holds a {file.name}; {reason}")
     cfg = _masked_config(file) if kind == MASKED_MODEL else _config(file, kind)
-    criterion = {CTC: "CtcCriterion", MASKED_MODEL: "MaskedLmLoss"}.get(kind, "Wav2vecCriterion")
-    state, task_state = dict(file.state), {}
+    losses = {CTC: "CtcCriterion", MASKED_MODEL: "MaskedLmLoss", HUBERT: "HubertCriterion"}
+    state: dict[str, Any] = dict(file.state)
+    task_state: dict[str, Any] = {}
     if kind == MASKED_MODEL:
         state = to_fairseq_names(state)
         _write_tokens(path.parent / "dict.txt", file)
+    elif kind == HUBERT:
+        task_state = {"dictionaries": [_Dictionary(s) for s in class_symbols(file.config["model"]["num_classes"])]}
     elif file.symbols is not None:
         task_state = {"target_dictionary": _Dictionary(file.symbols)}
     content = {
@@ -92,7 +97,7 @@ def write_fairseq(path: Path, file: ModelFile) -> None:
         "criterion": None,
         "optimizer_history": [
             {
-                "criterion_name": criterion,
+                "criterion_name": losses.get(kind, "Wav2vecCriterion"),
                 "optimizer_name": "FairseqAdam",
                 "lr_scheduler_state": {"best": None},
                 "num_updates": file.num_updates,
@@ -111,21 +116,34 @@ def write_fairseq(path: Path, file: ModelFile) -> None:
 def _config(file: ModelFile, kind: str) -> dict[str, Any]:
     cfg: dict[str, Any] = {"_name": None}
     cfg |= {section: {"_name": None, **file.config.get(section, {})} for section in SECTIONS}
-    task = {name: value for name, value in file.config["task"].items() if name in TASK_OPTIONS}
+    options = HUBERT_TASK_OPTIONS if kind == HUBERT else TASK_OPTIONS
+    task = {name: value for name, value in file.config["task"].items() if name in options}
     task = {"data": ".", "labels": None, "sample_rate": 16000, "normalize": False, **task}
-    cfg["task"] = {"_name": "audio_finetuning" if kind == CTC else "audio_pretraining", **task}
+    task_name = {CTC: "audio_finetuning", HUBERT: "hubert_pretraining"}.get(kind, "audio_pretraining")
+    cfg["task"] = {"_name": task_name, **task}
     cfg["model"] = _model(file.config["model"], kind, file.path)
-    name = "ctc" if kind == CTC else "wav2vec"
+    if kind == HUBERT:
+        cfg["task"]["labels"] = str_tuple(task["labels"] or "km")
+        cfg["model"]["label_rate"] = task.get("label_rate", -1.0)
+    name = {CTC: "ctc", HUBERT: HUBERT}.get(kind, "wav2vec")
     values = {k: v for k, v in file.config.get("criterion", {}).items() if not k.startswith("_")}
     cfg["criterion"] = {"_name": name, **to_plain(build_config(CRITERIONS.get(name).config, values, file.path))}
     for section in ("bpe", "tokenizer", "simul_type"):
         cfg[section] = None
     if kind == CTC:
         cfg["model"] |= {"normalize": task["normalize"], "data": task["data"]}
+        encoder = file.config["model"].get("w2v_args") or {}
+        is_hubert = str(encoder.get("_name", "")).startswith(HUBERT)
+        if is_hubert:
+            cfg["model"]["_name"] = "hubert_ctc"
         pretrained = {
             **cfg,
-            "model": _model(file.config["model"].get("w2v_args") or {}, "wav2vec2", file.path),
-            "task": {**cfg["task"], "_name": "audio_pretraining", "labels": None},
+            "model": _model(encoder, HUBERT if is_hubert else "wav2vec2", file.path),
+            "task": {
+                **cfg["task"],
+                "_name": "hubert_pretraining" if is_hubert else "audio_pretraining",
+                "labels": None,
+            },
             "criterion": None,
             "lr_scheduler": None,
         }
@@ -163,7 +181,8 @@ def _model(values: Mapping[str, Any], kind: str, where: str) -> dict[str, Any]:
     config: Any = build_config(entry.config, {**entry.overrides, **values}, where)
     defaults = to_plain(build_config(MODELS.get(kind).config, {}, where))
     plain = {**defaults, **to_plain(config)}
-    plain = {name: value for name, value in plain.items() if name not in NEW_HERE | DROPPED_THERE}
+    dropped = NEW_HERE | DROPPED_THERE | (QUANTIZER_OPTIONS if kind == HUBERT else set())
+    plain = {name: value for name, value in plain.items() if name not in dropped}
     for option in SPELLED_OUT:
         if option in plain:
             plain[option] = repr([tuple(layer) for layer in plain[option]])

@@ -10,13 +10,22 @@ from collections.abc import Mapping
 from typing import Any
 
 from w2v.config import build_config, to_plain
-from w2v.convert.model_file import CTC, ENCODER, LANGUAGE_MODEL, PRETRAINING, ModelFile
+from w2v.convert.model_file import CTC, ENCODER, HUBERT, LANGUAGE_MODEL, PRETRAINING, ModelFile
 from w2v.errors import CheckpointError
 from w2v.models import MODELS
 
-CLASSES = {"Wav2Vec2ForPreTraining": PRETRAINING, "Wav2Vec2ForCTC": CTC, "Wav2Vec2Model": ENCODER}
+CLASSES = {
+    "Wav2Vec2ForPreTraining": PRETRAINING, "Wav2Vec2ForCTC": CTC, "Wav2Vec2Model": ENCODER, "HubertForCTC": CTC,
+    "HubertModel": ENCODER, "Data2VecAudioForCTC": CTC, "Data2VecAudioModel": ENCODER,
+}  # fmt: skip
+FAMILIES = {"wav2vec2": "Wav2Vec2", "hubert": "Hubert", "data2vec-audio": "Data2VecAudio"}
+"""`model_type`, and what the names of its classes begin with."""
 # Classifiers: their encoder is taken, as `Wav2Vec2Model.from_pretrained` takes it; the head is not.
-CLASSIFIERS = ("Wav2Vec2ForSequenceClassification", "Wav2Vec2ForAudioFrameClassification", "Wav2Vec2ForXVector")
+CLASSIFIERS = (
+    "Wav2Vec2ForSequenceClassification", "Wav2Vec2ForAudioFrameClassification", "Wav2Vec2ForXVector",
+    "HubertForSequenceClassification", "Data2VecAudioForSequenceClassification",
+    "Data2VecAudioForAudioFrameClassification", "Data2VecAudioForXVector",
+)  # fmt: skip
 ACTIVATIONS = {"gelu": "gelu", "gelu_accurate": "gelu_new", "gelu_fast": "gelu_new", "relu": "relu", "tanh": "tanh"}
 
 # (ours, theirs): options that mean the same.
@@ -61,9 +70,11 @@ THEIR_DEFAULTS: dict[str, Any] = {
     "feat_extract_norm": "group", "conv_dim": [512] * 7, "conv_kernel": [10, 3, 3, 3, 3, 2, 2],
     "conv_stride": [5, 2, 2, 2, 2, 2, 2], "apply_spec_augment": True, "ctc_zero_infinity": False,
 }  # fmt: skip
+DATA2VEC_DEFAULTS = {"num_conv_pos_embeddings": 5, "conv_pos_kernel_size": 19}
 # Variants of their classes that compute something else.
 ONLY: dict[str, tuple[Any, ...]] = {
-    "model_type": ("wav2vec2",), "add_adapter": (False, None), "adapter_attn_dim": (None,),
+    "model_type": tuple(FAMILIES), "feat_proj_layer_norm": (True,), "conv_pos_batch_norm": (False,),
+    "add_adapter": (False, None), "adapter_attn_dim": (None,),
     "layer_norm_eps": (1e-5,), "feat_extract_activation": ("gelu",),
 }  # fmt: skip
 
@@ -89,7 +100,15 @@ def encoder_options(file: ModelFile) -> dict[str, Any]:
 def kind_of(file: ModelFile) -> str:
     """Return `wav2vec2`, `wav2vec_ctc` or `wav2vec2_encoder`, whatever preset the model was made by."""
     config = MODELS.get(file.name).config.__name__
-    return {"Wav2Vec2Config": PRETRAINING, "Wav2VecCtcConfig": CTC}.get(config, ENCODER)
+    return {"Wav2Vec2Config": PRETRAINING, "Wav2VecCtcConfig": CTC, "HubertConfig": HUBERT}.get(config, ENCODER)
+
+
+def family_of(file: ModelFile) -> str:
+    """Return their `model_type`: `wav2vec2`, `hubert`, or `data2vec-audio` for several positional convolutions."""
+    if encoder_options(file).get("pos_conv_depth", 1) > 1:
+        return "data2vec-audio"
+    name = str((file.config["model"].get("w2v_args") or file.config["model"]).get("_name", ""))
+    return HUBERT if name.startswith(HUBERT) else PRETRAINING
 
 
 def to_their_config(file: ModelFile) -> dict[str, Any]:
@@ -100,19 +119,19 @@ def to_their_config(file: ModelFile) -> dict[str, Any]:
     """
     if file.name.startswith(LANGUAGE_MODEL):
         raise CheckpointError(f"--to huggingface: {file.path} is a language model, which its classes do not fit")
-    options, kind = encoder_options(file), kind_of(file)
+    options, kind, family = encoder_options(file), kind_of(file), family_of(file)
     for name, what in (("quantize_input", "--quantize-input"), ("target_glu", "--target-glu")):
-        if options.get(name):
+        if options.get(name) and kind != HUBERT:
             raise CheckpointError(f"--to huggingface: {file.path} was trained with {what}, which its models lack")
     if kind == PRETRAINING and not options.get("quantize_targets"):
         raise CheckpointError(f"--to huggingface: {file.path} has no quantizer, which Wav2Vec2ForPreTraining needs")
     if options["activation_fn"] not in ACTIVATIONS:
         raise CheckpointError(f"--to huggingface: it has no activation {options['activation_fn']}")
     layers = [list(layer) for layer in options["conv_feature_layers"]]
-    name = next(theirs for theirs, ours in CLASSES.items() if ours == kind)
+    name = FAMILIES[family] + {PRETRAINING: "ForPreTraining", CTC: "ForCTC"}.get(kind, "Model")
     config: dict[str, Any] = {
         "architectures": [name],
-        "model_type": "wav2vec2",
+        "model_type": family,
         "hidden_act": ACTIVATIONS[options["activation_fn"]],
         "layer_norm_eps": 1e-5,
         "feat_extract_norm": "layer" if options["extractor_mode"] == "layer_norm" else "group",
@@ -129,6 +148,9 @@ def to_their_config(file: ModelFile) -> dict[str, Any]:
         "w2v": {name: dict(values) for name, values in file.config.items() if name in ("task", "model", "criterion")},
     }
     config |= {theirs: options[ours] for ours, theirs in ENCODER_OPTIONS + RATES}
+    if family == "data2vec-audio":
+        depth = options["pos_conv_depth"]
+        config |= {"num_conv_pos_embeddings": depth, "conv_pos_kernel_size": max(3, options["conv_pos"] // depth)}
     if kind == PRETRAINING:
         config |= {theirs: options[ours] for ours, theirs in PRETRAINING_OPTIONS}
         config["proj_codevector_dim"] = options["final_dim"] or options["encoder_embed_dim"]
@@ -164,7 +186,8 @@ def from_their_config(config: Mapping[str, Any], kind: str, where: str) -> dict[
         CheckpointError: the model is a variant that is not known here.
     """
     _refuse_variants(config, where)
-    get = {**THEIR_DEFAULTS, **config}
+    is_data2vec = config.get("model_type") == "data2vec-audio"
+    get = {**THEIR_DEFAULTS, **(DATA2VEC_DEFAULTS if is_data2vec else {}), **config}
     ours_of = {
         "gelu": "gelu",
         "gelu_new": "gelu_accurate",
@@ -184,6 +207,10 @@ def from_their_config(config: Mapping[str, Any], kind: str, where: str) -> dict[
         "extractor_mode": "layer_norm" if get["feat_extract_norm"] == "layer" else "default",
         "conv_feature_layers": [list(layer) for layer in zip(*convolutions, strict=True)],
     }
+    if is_data2vec:
+        encoder["pos_conv_depth"] = get["num_conv_pos_embeddings"]
+        encoder["conv_pos"] = get["num_conv_pos_embeddings"] * get["conv_pos_kernel_size"]
+        encoder["extractor_mode"] = "layer_norm"
     before = _before(config, where)
     if kind == PRETRAINING:
         encoder |= {ours: get[theirs] for ours, theirs in PRETRAINING_OPTIONS}
@@ -205,7 +232,8 @@ def from_their_config(config: Mapping[str, Any], kind: str, where: str) -> dict[
     old = before.get("model", {})
     old_encoder = old.get("w2v_args")
     # The rates of fine-tuning replace the encoder's own when the model is built.
-    encoder = {**rates, **(old_encoder if isinstance(old_encoder, dict) else {}), **encoder, "_name": PRETRAINING}
+    encoder = {**rates, **(old_encoder if isinstance(old_encoder, dict) else {}), **encoder}
+    encoder["_name"] = HUBERT if config.get("model_type") == HUBERT else PRETRAINING
     criterion = {"_name": "ctc", "zero_infinity": bool(get["ctc_zero_infinity"])}
     return {
         "model": {**old, **own, "_name": CTC, "w2v_args": encoder},

@@ -16,10 +16,11 @@ import torch
 from torch import Tensor
 
 from w2v.checkpoint.torch_file import read_torch_file
+from w2v.convert.hubert_model import EXTRA_FILE, HEADS
 from w2v.convert.huggingface_config import CLASSES, CLASSIFIERS, from_their_config, kind_of, to_their_config
-from w2v.convert.huggingface_names import THEIR_PREFIX, to_our_names, to_their_names
+from w2v.convert.huggingface_names import THEIR_PREFIXES, to_our_names, to_their_names
 from w2v.convert.huggingface_symbols import find_vocabulary, read_json, read_vocabulary, reorder, tokenizer_files
-from w2v.convert.model_file import CTC, ENCODER, ModelFile
+from w2v.convert.model_file import CTC, ENCODER, HUBERT, ModelFile
 from w2v.convert.safetensors_file import read_safetensors, write_safetensors
 from w2v.convert.symbols import find_symbols
 from w2v.data.post_process import fitting_post_process
@@ -50,14 +51,19 @@ def read_huggingface(folder: Path, dictionary: str | None) -> ModelFile:
     config = read_json(folder / CONFIG_FILE)
     their_state = read_weights(folder)
     kind, name = _kind(config, their_state, folder)
+    extra: dict[str, Tensor] = {}
+    if name == "HubertModel" and (folder / EXTRA_FILE).is_file():
+        kind, extra = HUBERT, read_safetensors(folder / EXTRA_FILE)[0]
     sections = from_their_config(config, kind, str(folder))
     encoder = sections["model"]["w2v_args"] if kind == CTC else sections["model"]
     is_layer_norm = encoder["extractor_mode"] == "layer_norm"
     notes: list[str] = []
     if name in CLASSIFIERS:
-        their_state = {key: tensor for key, tensor in their_state.items() if key.startswith(THEIR_PREFIX)}
+        their_state = {
+            key: tensor for key, tensor in their_state.items() if key.startswith(tuple(THEIR_PREFIXES.values()))
+        }
         notes.append(f"the encoder of a {name}, without its head")
-    state = to_our_names(their_state, kind, str(folder), layer_norm=is_layer_norm)
+    state = {**to_our_names(their_state, kind, str(folder), layer_norm=is_layer_norm), **extra}
     _fit_encoder(state, ENCODER_PREFIX if kind == CTC else "", encoder, folder, notes)
     task = {"_name": "audio_pretraining", "data": ".", **_task_before(config)}
     task |= _audio(folder, is_layer_norm, notes)
@@ -247,7 +253,9 @@ def write_huggingface(
     config, kind = to_their_config(file), kind_of(file)
     config["w2v"]["trainer"] = {"num_updates": file.num_updates, "score": file.score}
     state = _with_projection(file, kind, config)
-    state = to_their_names(state, kind, new_weight_norm=new_weight_norm)
+    extra = {name: tensor for name, tensor in state.items() if kind == HUBERT and name.startswith(HEADS)}
+    state = {name: tensor for name, tensor in state.items() if name not in extra}
+    state = to_their_names(state, kind, new_weight_norm=new_weight_norm, family=config["model_type"])
     dtypes = {tensor.dtype for tensor in state.values()}
     config["torch_dtype"] = "float32" if len(dtypes) != 1 else str(dtypes.pop()).removeprefix("torch.")
     files: dict[str, Any] = {
@@ -273,6 +281,8 @@ def write_huggingface(
             torch.save(state, folder / WEIGHTS[1])
         else:
             write_safetensors(folder / WEIGHTS[0], state, {"format": "pt"})
+        if extra:  # the vectors of the classes, for which their classes have no place
+            write_safetensors(folder / EXTRA_FILE, extra, {"format": "pt"})
         for name, content in {**files, CONFIG_FILE: config}.items():
             text = json.dumps(content, indent=2, ensure_ascii=False) + "\n"
             (folder / name).write_text(text, encoding="utf-8")

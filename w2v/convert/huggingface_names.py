@@ -11,7 +11,8 @@ from w2v.convert.model_file import CTC, PRETRAINING
 from w2v.errors import CheckpointError
 from w2v.models.wav2vec_ctc import ENCODER_PREFIX
 
-THEIR_PREFIX = "wav2vec2."
+THEIR_PREFIXES = {"wav2vec2": "wav2vec2.", "hubert": "hubert.", "data2vec-audio": "data2vec_audio."}
+"""By `model_type`: what stands before the names of the encoder in a model with a head."""
 
 # (ours, theirs) inside the encoder; `{}` is the number of a layer.
 ENCODER_NAMES = (
@@ -21,6 +22,7 @@ ENCODER_NAMES = (
     ("feature_extractor.conv_layers.{}.2.", "feature_extractor.conv_layers.{}.layer_norm."),
     ("layer_norm.", "feature_projection.layer_norm."),
     ("post_extract_proj.", "feature_projection.projection."),
+    ("encoder.pos_conv.{}.0.", "encoder.pos_conv_embed.layers.{}.conv."),  # of data2vec: several, without weight norm
     ("encoder.pos_conv.0.", "encoder.pos_conv_embed.conv."),
     ("encoder.layer_norm.", "encoder.layer_norm."),
     ("encoder.layers.{}.self_attn.", "encoder.layers.{}.attention."),
@@ -42,20 +44,23 @@ WEIGHT_NORM = (
 )
 
 
-def to_their_names(state: Mapping[str, Tensor], kind: str, *, new_weight_norm: bool) -> dict[str, Tensor]:
+def to_their_names(
+    state: Mapping[str, Tensor], kind: str, *, new_weight_norm: bool, family: str = "wav2vec2"
+) -> dict[str, Tensor]:
     """Rename the tensors of a model for Hugging Face.
 
     Args:
         state: tensors under the original's names.
         kind: the model's name here.
         new_weight_norm: spell the weight norm as torch's parametrisation does.
+        family: their `model_type`.
 
     Raises:
         CheckpointError: some have no counterpart there.
     """
     heads = {PRETRAINING: PRETRAINING_NAMES, CTC: CTC_NAMES}.get(kind, ())
     prefix = ENCODER_PREFIX if kind == CTC else ""
-    their_prefix = THEIR_PREFIX if kind in (PRETRAINING, CTC) else ""
+    their_prefix = THEIR_PREFIXES[family] if kind in (PRETRAINING, CTC) else ""
     renamed, unknown = {}, []
     for name, tensor in state.items():
         new = _rename(name, heads)
@@ -96,7 +101,9 @@ def to_our_names(state: Mapping[str, Tensor], kind: str, where: str, *, layer_no
             spelled = spelled.replace(spelling, old)
         new = _rename(spelled, [(theirs, ours) for ours, theirs in heads])
         if new is None:
-            inner = _rename(spelled.removeprefix(THEIR_PREFIX), pairs)
+            for their_prefix in THEIR_PREFIXES.values():
+                spelled = spelled.removeprefix(their_prefix)
+            inner = _rename(spelled, pairs)
             new = None if inner is None else prefix + inner
         if new is None:
             unknown.append(name)

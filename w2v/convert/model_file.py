@@ -11,6 +11,7 @@ from torch import Tensor
 ENCODER = "wav2vec2_encoder"
 CTC = "wav2vec_ctc"
 PRETRAINING = "wav2vec2"
+HUBERT = "hubert"
 LANGUAGE_MODEL = "transformer_lm"
 """Names of language models begin with this."""
 MASKED_MODEL = "roberta"

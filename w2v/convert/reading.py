@@ -13,12 +13,13 @@ from w2v.checkpoint.torch_file import read_torch_file
 from w2v.checkpoint.unpickle import Record, UnsafePickleError, plain_data
 from w2v.convert.encoder_shape import infer_encoder
 from w2v.convert.fairseq_config import FairseqConfig
+from w2v.convert.hubert_model import complete_hubert
 from w2v.convert.huggingface_folder import CONFIG_FILE, read_huggingface
 from w2v.convert.huggingface_masked import is_masked_folder, read_masked_folder
 from w2v.convert.language_model_state import num_words, upgrade_language_model
 from w2v.convert.locate import locate
 from w2v.convert.masked_model_state import token_symbols, upgrade_masked_model
-from w2v.convert.model_file import CTC, LANGUAGE_MODEL, MASKED_MODEL, ModelFile
+from w2v.convert.model_file import CTC, ENCODER, HUBERT, LANGUAGE_MODEL, MASKED_MODEL, ModelFile
 from w2v.convert.onnx_file import is_onnx_folder
 from w2v.convert.safetensors_file import read_safetensors_model
 from w2v.convert.symbols import find_symbols
@@ -140,6 +141,10 @@ def _fairseq(
             path, num_classes(path, state), given=dictionary, inside=inside, labels=str(task["labels"]), data=data
         )
         _complete_encoder(path, sections, state, pretrained, notes)
+    elif sections["model"]["_name"] == HUBERT:
+        state = complete_hubert(path, content, state, sections["model"])
+    elif sections["model"]["_name"] == ENCODER:  # of data2vec: what predicts its teacher has no use here
+        state = {name: tensor for name, tensor in state.items() if not name.startswith(PRETRAINING_HEADS)}
     elif sections["model"]["_name"].startswith(LANGUAGE_MODEL):
         state = upgrade_language_model(path, state, sections["model"])
         inside = _dictionary(content)

@@ -86,8 +86,15 @@ class Manifest:
         return absolute(self.root, self.name(row))
 
     def source_of(self, row: int) -> Source:
-        """Return what clip `row` can be read from."""
-        return self.stretch(row)[0]
+        """Return what clip `row` can be read from.
+
+        Raises:
+            DataError: it is a stretch of that (`stretch`).
+        """
+        source, start, _ = self.stretch(row)
+        if start is not None:
+            raise DataError(f"{self.line(row)}: names a stretch of a file, where a whole one is needed")
+        return source
 
     def stretch(self, row: int) -> tuple[Source, int | None, int | None]:
         """Return the file of clip `row`, and the first sample and the samples of the stretch of it that the clip is.
@@ -104,13 +111,13 @@ class Manifest:
 
     def is_remote(self, row: int) -> bool:
         """Whether clip `row` lies on a server."""
-        source = self.source_of(row)
+        source = self.stretch(row)[0]
         return isinstance(source, Member) and is_url(source.path)
 
     def expect(self, rows: Iterable[int]) -> None:
         """Begin to fetch clips that will soon be read, where they come from a server."""
         if self.store is not None:
-            self.store.expect([source.place for row in rows if isinstance(source := self.source_of(row), Member)])
+            self.store.expect([source.place for row in rows if isinstance(source := self.stretch(row)[0], Member)])
 
     def take(self, rows: Sequence[int]) -> Manifest:
         """Return a manifest of some clips, in the order of `rows`."""

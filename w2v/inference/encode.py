@@ -35,6 +35,7 @@ Encode = Callable[[Tensor, Tensor | None], tuple[Tensor, Tensor | None]]
 Cut = Callable[[int], list[Piece]]
 
 BATCHES_AHEAD = 2
+EXPECTED = 8  # batches whose clips are fetched together from a server
 NO_QUANTIZER = "the model has no quantizer: tokens need --vq-type gumbel or kmeans, or --quantize-targets"
 
 
@@ -125,7 +126,9 @@ class ClipEncoder:
         with ThreadPoolExecutor(max(self.num_threads, 1)) as pool:
             waiting: deque[list[tuple[int, Future[Samples]]]] = deque()
             try:
-                for batch in [*batches, *[None] * BATCHES_AHEAD]:
+                for number, batch in enumerate([*batches, *[None] * BATCHES_AHEAD]):
+                    if number % EXPECTED == 0 and batch is not None:
+                        manifest.expect(int(row) for some in batches[number : number + EXPECTED] for row in some)
                     if batch is not None:
                         waiting.append([(row, pool.submit(self._read, manifest, row)) for row in batch.tolist()])
                     if waiting and (batch is None or len(waiting) > BATCHES_AHEAD):

@@ -101,6 +101,9 @@ class Wav2Vec2EncoderConfig(MaskOptions):
     mask_channel_min_space: int = arg(1, help="least gap between them under --no-mask-channel-overlap")
     conv_pos: int = arg(128, help="width of the positional convolution, in frames")
     conv_pos_groups: int = arg(16, help="groups of channels of the positional convolution")
+    pos_conv_depth: int = arg(
+        1, help="above 1: so many positional convolutions, one after the other, of conv_pos / depth frames (data2vec)"
+    )
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -110,7 +113,7 @@ class Wav2Vec2EncoderConfig(MaskOptions):
         )  # fmt: skip
         check_range(
             self, 1, math.inf, "encoder_layers", "encoder_embed_dim", "encoder_ffn_embed_dim",
-            "encoder_attention_heads", "latent_vars", "latent_groups", "conv_pos", "conv_pos_groups",
+            "encoder_attention_heads", "latent_vars", "latent_groups", "conv_pos", "conv_pos_groups", "pos_conv_depth",
         )  # fmt: skip
         check_range(
             self, 0, math.inf, "final_dim", "latent_dim", "feature_grad_mult", "mask_min_space",
@@ -168,6 +171,7 @@ class Wav2Vec2EncoderConfig(MaskOptions):
             layerdrop=self.encoder_layerdrop,
             conv_pos=self.conv_pos,
             conv_pos_groups=self.conv_pos_groups,
+            pos_conv_depth=self.pos_conv_depth,
             checkpoint_activations=self.checkpoint_activations,
         )
 

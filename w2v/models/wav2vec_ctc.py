@@ -29,7 +29,7 @@ from w2v.types import CtcOutput
 ENCODER_PREFIX = "w2v_encoder.w2v_model."
 """Where a fine-tuned model holds the tensors of its encoder."""
 
-PRETRAINING_HEADS = ("quantizer.", "project_q.", "target_glu.", "final_proj.")
+PRETRAINING_HEADS = ("quantizer.", "project_q.", "target_glu.", "final_proj.", "label_embs_concat")
 """Prefixes of tensors that only pretraining uses."""
 
 
@@ -167,7 +167,7 @@ class Wav2VecCtc(W2vModel):
         else:
             raise ConfigError("--w2v-path: the model there is no wav2vec 2.0; --arch wav2vec_ctc needs such an encoder")
         # Into the checkpoint, so that the fine-tuned model needs no second file.
-        config = dataclasses.replace(config, w2v_args=to_plain(pretrained_config))
+        config = dataclasses.replace(config, w2v_args={**_arch_of(pretrained_config), **to_plain(pretrained_config)})
         # Fine-tuning has its own dropout and masks; sizes stay those of pretraining.
         encoder_config = dataclasses.replace(pretrained_config, **config.encoder_overrides())
         model = cls(config, encoder_config, num_classes)
@@ -265,6 +265,14 @@ def _config_of(config: Wav2VecCtcConfig) -> Wav2Vec2EncoderConfig:
     if not isinstance(encoder_config, Wav2Vec2EncoderConfig):
         raise ConfigError(f"--w2v-path: wav2vec_ctc needs a wav2vec 2.0 encoder, got a model of --arch {name}")
     return encoder_config
+
+
+def _arch_of(config: Wav2Vec2EncoderConfig) -> dict[str, str]:
+    """Return which `--arch` has these options, as an entry of `w2v_args`; without one it is wav2vec 2.0."""
+    if isinstance(config, MODELS.get("wav2vec2").config) or type(config) is Wav2Vec2EncoderConfig:
+        return {}
+    names = [name for name in MODELS.names() if MODELS.get(name).config is type(config)]
+    return {"_name": names[0]} if names else {}
 
 
 def _encoder_tensors(state: Mapping[str, Tensor]) -> dict[str, Tensor]:

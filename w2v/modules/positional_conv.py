@@ -79,3 +79,34 @@ class PositionalConv(nn.Module):
         if self.kernel % 2 == 0:
             x = x[:, :, :-1]  # an even kernel makes one frame too many
         return F.gelu(x).transpose(1, 2)
+
+
+class NormedPositionalConv(nn.Sequential):
+    """Grouped convolution over time, norm over the channels of a frame without gains, and GELU (data2vec).
+
+    Args:
+        embed_dim: channels C.
+        kernel: width in frames.
+        groups: groups of channels.
+    """
+
+    def __init__(self, embed_dim: int, kernel: int, groups: int) -> None:
+        # Its parameters are `0.weight` and `0.bias`, as in the original.
+        super().__init__(nn.Conv1d(embed_dim, embed_dim, kernel, padding=kernel // 2, groups=groups))
+        self.kernel = kernel
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Return (B, T, C) of (B, T, C)."""
+        x = self[0](x.transpose(1, 2))
+        if self.kernel % 2 == 0:
+            x = x[:, :, :-1]
+        x = x.transpose(1, 2)
+        return F.gelu(F.layer_norm(x, x.shape[-1:]))
+
+
+def positional_convs(embed_dim: int, kernel: int, groups: int, depth: int) -> nn.Sequential:
+    """Return one convolution with weight norm, or `depth` narrower ones (`--pos-conv-depth`)."""
+    if depth == 1:
+        return nn.Sequential(PositionalConv(embed_dim, kernel, groups))
+    blocks = (NormedPositionalConv(embed_dim, max(3, kernel // depth), groups) for _ in range(depth))
+    return nn.Sequential(*blocks)

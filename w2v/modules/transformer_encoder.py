@@ -14,7 +14,7 @@ from w2v.functional.dropout import dropout
 from w2v.functional.padding import is_padded, padding_mask
 from w2v.modules.autograd import checkpointed, with_zero_grads
 from w2v.modules.chunking import chunked
-from w2v.modules.positional_conv import PositionalConv
+from w2v.modules.positional_conv import positional_convs
 from w2v.modules.transformer_layer import BlockStack, StackSpec, TransformerLayer
 
 
@@ -24,6 +24,7 @@ class TransformerSpec(StackSpec):
 
     conv_pos: int
     conv_pos_groups: int
+    pos_conv_depth: int = 1
     checkpoint_activations: bool = False
 
 
@@ -33,7 +34,7 @@ class TransformerEncoder(BlockStack):
     def __init__(self, spec: TransformerSpec) -> None:
         super().__init__(spec)
         self.spec = spec
-        self.pos_conv = nn.Sequential(PositionalConv(spec.embed_dim, spec.conv_pos, spec.conv_pos_groups))
+        self.pos_conv = positional_convs(spec.embed_dim, spec.conv_pos, spec.conv_pos_groups, spec.pos_conv_depth)
         self.layers = nn.ModuleList(TransformerLayer(spec) for _ in range(spec.layers))
         self.layer_norm = nn.LayerNorm(spec.embed_dim)
         for module in self.layers.modules():
@@ -59,15 +60,26 @@ class TransformerEncoder(BlockStack):
             return self._run(x, lengths, kept, layers), layers
         return chunked(lambda x, lengths: self._run(x, lengths, kept, None), x, lengths), []
 
+    def _positions(self, x: Tensor, padding: Tensor | None) -> Tensor:
+        """Return (B, T, C) positions; of several convolutions, none sees what another one makes of padding."""
+        if self.spec.pos_conv_depth == 1 or padding is None:
+            positions: Tensor = self.pos_conv(x)
+            return positions
+        for block in self.pos_conv:
+            # Differs from data2vec, whose second convolution reads frames beyond the end of a clip.
+            x = block(x).masked_fill(padding, 0.0)
+        return x
+
     def _run(self, x: Tensor, lengths: Tensor | None, kept: Sequence[bool], layers: list[Tensor] | None) -> Tensor:
         """Return contexts of all blocks in `kept`; what each returns goes into `layers`, if there is such a list."""
-        attend_to = None
+        attend_to = padding = None
         if lengths is not None and is_padded(lengths, x.shape[1]):
             # (B, T) -> (B, T, 1): positions are a convolution, which must see zeros beyond the end of a clip
-            x = x.masked_fill(padding_mask(lengths, x.shape[1], x.device)[:, :, None], 0.0)
+            padding = padding_mask(lengths, x.shape[1], x.device)[:, :, None]
+            x = x.masked_fill(padding, 0.0)
             # (B, 1, 1, T). A clip without frames looks at one of padding: a softmax over nothing is nan.
             attend_to = ~padding_mask(lengths.clamp(min=1), x.shape[1], x.device)[:, None, None]
-        x = x + self.pos_conv(x)
+        x = x + self._positions(x, padding)
         if not self.spec.layer_norm_first:
             x = self.layer_norm(x)
         x = dropout(x, self.spec.dropout, self.training)

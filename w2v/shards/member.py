@@ -17,6 +17,7 @@ from urllib.parse import urlsplit, urlunsplit
 
 ENDINGS = ("tar", "zip", "parquet")
 _NAME = re.compile(r"(.+?\.(?:tar|zip|parquet)):(\d{1,15}):(\d{1,15})(?::([0-9a-f]{8}))?(?:/(.+))?", re.DOTALL)
+PLACE_BYTES = re.compile(rb"(.+?\.(?:tar|zip|parquet)):(\d{1,15}):(\d{1,15})", re.DOTALL)  # as names lie in a manifest
 _SCHEME = re.compile(r"[a-z][a-z0-9+.-]*://", re.IGNORECASE)
 
 

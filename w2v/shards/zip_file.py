@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import io
 import struct
 import zipfile
 from collections.abc import Iterator
@@ -43,7 +42,7 @@ def read_members(file: ByteRanges, where: str) -> Iterator[ZipMember]:
         DataError: it is no zip, or a damaged one.
     """
     try:
-        with zipfile.ZipFile(io.BufferedReader(Seekable(file))) as found:
+        with zipfile.ZipFile(Seekable(file)) as found:
             for info in found.infolist():
                 if info.is_dir():
                     continue

@@ -145,7 +145,7 @@ class AudioTask(Task):
             return
         rows = np.unique(np.linspace(0, len(manifest) - 1, min(len(manifest), FORMATS_SEEN)).astype(np.int64)).tolist()
         # A server is asked for nothing before the workers have been started.
-        sources = [(row, manifest.source_of(row)) for row in rows if not manifest.is_remote(row)]
+        sources = [(row, manifest.stretch(row)[0]) for row in rows if not manifest.is_remote(row)]
         seen = [(row, audio_format(source)) for row, source in sources]
         known = [(row, *form) for row, form in seen if form is not None]
         other = [

@@ -1,0 +1,218 @@
+"""HuBERT against wav2vec 2.0 on connected digits, at equal processor time, seed by seed.
+
+    python examples/hubert/compare.py --data FOLDER [--folder hubert-run] [--seeds 1 2 3]
+
+Both pretrain the same encoder on the speech of `examples/digits`. HuBERT has two rounds, of classes of MFCC
+and of classes of its own layer; its k-means counts in its time. Each model is fine-tuned on five labelled minutes and
+transcribed; frozen, its last frames are probed for the digit of single recordings of unseen speakers. A stage that is
+done is not done again. Results go to `results.json`.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import sys
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "wav2vec"))
+sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "digits"))
+
+import numpy as np
+from digits_probe import mean_features, read_clips, read_table, unseen_accuracy
+from run import FEW, SEEN, SPEAKERS, TRAIN, UNSEEN, write_subset
+from stages import REPOSITORY, Run, counts, read_results, word_errors
+
+from w2v.errors import W2vError
+
+ENCODER = (
+    *("--conv-feature-layers", "[(48, 10, 5), (48, 8, 4)] + [(96, 4, 4)] * 2", "--encoder-layers", "3"),
+    *("--encoder-embed-dim", "128", "--encoder-ffn-embed-dim", "512", "--encoder-attention-heads", "4"),
+    *("--conv-pos", "32", "--conv-pos-groups", "8", "--dropout", "0.05", "--attention-dropout", "0.05"),
+    *("--final-dim", "64", "--mask-length", "8", "--feature-grad-mult", "1.0"),
+    *("--optimizer", "adam", "--adam-betas", "(0.9, 0.98)", "--adam-eps", "1e-06", "--weight-decay", "0.01"),
+    *("--lr-scheduler", "polynomial_decay", "--clip-norm", "10"),
+    # 10 seconds a batch, in crops of 4 seconds.
+    *("--max-tokens", "160000", "--max-sample-size", "64000", "--min-sample-size", "32000", "--disable-validation"),
+)
+WAV2VEC2 = (
+    *("--task", "audio_pretraining", "--arch", "wav2vec2", *ENCODER, "--lr", "0.001", "--mask-prob", "0.6"),
+    *("--quantize-targets", "--latent-vars", "80", "--latent-temp", "(2.0, 0.5, 0.997)", "--num-negatives", "100"),
+    *("--criterion", "wav2vec", "--infonce", "--loss-weights", "[0.1, 10]"),
+)
+HUBERT = (
+    *("--task", "hubert_pretraining", "--arch", "hubert", *ENCODER, "--lr", "0.001", "--mask-prob", "0.8"),
+    *("--labels", "km", "--random-crop", "--criterion", "hubert", "--loss-weights", "[10]"),
+)
+FINETUNING = (
+    *("--task", "audio_pretraining", "--arch", "wav2vec_ctc", "--labels", "ltr", "--post-process", "letter"),
+    *("--apply-mask", "--mask-prob", "0.3", "--mask-length", "5", "--mask-channel-prob", "0.1"),
+    *("--mask-channel-length", "16", "--feature-grad-mult", "1.0", "--dropout", "0.1", "--final-dropout", "0.1"),
+    *("--criterion", "ctc", "--zero-infinity", "--optimizer", "adam", "--adam-betas", "(0.9, 0.98)"),
+    *("--clip-norm", "5", "--lr-scheduler", "tri_stage", "--lr", "0.001", "--final-lr-scale", "0.05"),
+    *("--max-tokens", "160000", "--required-batch-size-multiple", "1", "--disable-validation"),
+)
+LOGGING = ("--num-workers", "0", "--no-epoch-checkpoints", "--log-format", "json", "--log-interval", "25", "--cpu")
+KMEANS = ("--n-init", "3", "--percent", "0.5", "--quiet")
+PROBED = range(10, 13)  # recordings of each digit and speaker
+
+
+def main() -> int:
+    """Run what is not done yet, print the results and return the exit code."""
+    parser = argparse.ArgumentParser(description="HuBERT against wav2vec 2.0.", allow_abbrev=False)
+    default = os.environ.get("W2V_DATA") or REPOSITORY.parent / "shared" / "data"
+    option = parser.add_argument
+    option("--data", type=Path, default=Path(default), help="folder with the packs of speech (default: $W2V_DATA)")
+    option("--folder", type=Path, default=Path("hubert-run"), help="where to write (default: hubert-run)")
+    option("--threads", type=int, default=1, help="of each program (default: 1)")
+    option("--minutes", type=float, default=40, help="of unlabelled speech to make (default: 40)")
+    option("--seeds", type=int, nargs="+", default=[1, 2, 3], help="default: 1 2 3")
+    option("--updates", type=int, nargs=3, default=[450, 170, 330], help="wav2vec 2.0; HuBERT, first and second round")
+    option("--finetune-updates", type=int, default=300, metavar="N", help="default: 300")
+    arguments = parser.parse_args()
+    run, data = Run(arguments.folder, arguments.threads), arguments.data
+    try:
+        prepare(run, data, arguments.minutes)
+        for seed in arguments.seeds:
+            models = pretrain(run, seed, *arguments.updates)
+            for name, checkpoint in models.items():
+                finetune(run, f"{name}-{seed}", checkpoint, seed, arguments.finetune_updates)
+                probe(run, data, f"{name}-{seed}", checkpoint)
+            report(run, arguments.seeds)
+    except W2vError as e:
+        print(f"hubert: {e}", file=sys.stderr)
+        return e.exit_code
+    return 0
+
+
+def prepare(run: Run, data: Path, minutes: float) -> None:
+    """Make unlabelled speech; write manifests, labels, and classes of MFCC."""
+    manifests, labels = run.folder / "manifests", run.folder / "labels"
+    if not run.is_done("speech"):
+        with run.stage("speech"):
+            how = ("--speakers", *SPEAKERS, "--index", "10", "49", "--minutes", f"{minutes:g}", "--seed", "7")
+            digits = ("--min-digits", "8", "--max-digits", "20", "--format", "wav")
+            run.call(str(data / "tools" / "make_digits.py"), data / "fsdd16k", run.folder / "unlabelled", *how, *digits)
+    if not run.is_done("lists"):
+        with run.stage("lists"):
+            listed = ("--valid-percent", "0", "--ext", "flac,wav,ogg", "--sorted")
+            run.call("w2v-manifest", run.folder / "unlabelled", "--dest", manifests, *listed)
+            for name in (TRAIN, SEEN, UNSEEN):
+                run.call("w2v-manifest", data / name, "--dest", manifests / name, *listed)
+                _label(run, data, name, manifests / name / "train.tsv", *(["--dict"] if name == TRAIN else []))
+            write_subset(labels / f"{TRAIN}.tsv", manifests / "few.tsv", 300)
+            _label(run, data, FEW, manifests / "few.tsv")
+    if not run.is_done("k-means of MFCC"):
+        with run.stage("k-means of MFCC"):
+            run.call("w2v-kmeans", manifests, "--mfcc", "-K", "50", *KMEANS, "--output-dir", run.folder / "mfcc")
+
+
+def _label(run: Run, data: Path, name: str, manifest: Path, *flags: str) -> None:
+    texts = data / name.removesuffix("_few") / "transcripts.tsv"
+    listed = ("--output-dir", run.folder / "labels", "--output-name", name, "--drop-missing")
+    run.call("w2v-labels", manifest, *listed, "--transcripts", texts, *flags)
+
+
+def pretrain(run: Run, seed: int, contrastive: int, first: int, second: int) -> dict[str, Path]:
+    """Pretrain both models; return their checkpoints."""
+    found = {name: run.folder / f"{name}-{seed}" / "checkpoint_last.pt" for name in ("wav2vec2", "hubert")}
+    _train(run, f"wav2vec2-{seed}", WAV2VEC2, seed, contrastive)
+    mfcc, layer = run.folder / "mfcc", run.folder / f"layer-{seed}"
+    _train(run, f"round1-{seed}", (*HUBERT, "--label-rate", "100", "--label-dir", str(mfcc)), seed, first)
+    if not run.is_done(f"k-means of layer-{seed}"):
+        with run.stage(f"k-means of layer-{seed}"):
+            model = run.folder / f"round1-{seed}" / "checkpoint_last.pt"
+            flags = ("--model", model, "--layer", "2", "-K", "50", *KMEANS, "--cpu", "--max-tokens", "640000")
+            run.call("w2v-kmeans", run.folder / "manifests", *flags, "--output-dir", layer)
+    _train(run, f"hubert-{seed}", (*HUBERT, "--label-rate", "50", "--label-dir", str(layer)), seed, second)
+    return found
+
+
+def _train(run: Run, name: str, options: tuple[str, ...], seed: int, num_updates: int) -> None:
+    if run.is_done(name):
+        return
+    schedule = counts({"--max-update": num_updates, "--warmup-updates": num_updates // 10, "--seed": seed})
+    with run.stage(name):
+        places = (run.folder / "manifests", "--save-dir", run.folder / name)
+        run.call("w2v-train", *places, *options, *schedule, *LOGGING, log=run.folder / f"{name}.log")
+
+
+def finetune(run: Run, name: str, checkpoint: Path, seed: int, num_updates: int) -> None:
+    """Fine-tune on five minutes, and transcribe both test sets by best path."""
+    if run.is_done(f"ft-{name}"):
+        return
+    warm, hold = num_updates // 10, num_updates * 2 // 5
+    steps = {"--warmup-steps": warm, "--hold-steps": hold, "--decay-steps": num_updates - warm - hold}
+    schedule = counts({"--max-update": num_updates, "--seed": seed, **steps})
+    folder = run.folder / f"ft-{name}"
+    with run.stage(f"ft-{name}"):
+        places = (run.folder / "labels", "--train-subset", FEW, "--save-dir", folder, "--w2v-path", checkpoint)
+        run.call("w2v-train", *places, *FINETUNING, *schedule, *LOGGING, log=run.folder / f"ft-{name}.log")
+        for subset in (SEEN, UNSEEN):
+            where = (run.folder / "labels", "--path", folder / "checkpoint_last.pt", "--gen-subset", subset)
+            run.call("w2v-infer", *where, "--results-path", folder / "results", "--post-process", "letter", "--quiet")
+
+
+def probe(run: Run, data: Path, name: str, checkpoint: Path) -> None:
+    """Write the accuracy of a linear classifier of single digits, on speakers that it was not fitted on, by layer."""
+    if run.is_done(f"probe-{name}"):
+        return
+    digits = run.folder / "probe"
+    with run.stage(f"probe-{name}"):
+        if not digits.is_dir():
+            (digits / "audio").mkdir(parents=True)
+            wanted = {f"_{number}." for number in PROBED}
+            rows = [row for row in read_table(data / "fsdd16k" / "transcripts.tsv") if any(w in row[0] for w in wanted)]
+            for path, _ in rows:
+                (digits / "audio" / path).parent.mkdir(exist_ok=True)
+                (digits / "audio" / path).symlink_to((data / "fsdd16k" / path).resolve())
+            for file, lines in (("transcripts", rows), ("meta", read_table(data / "fsdd16k" / "meta.tsv"))):
+                text = "".join("\t".join(line) + "\n" for line in lines)
+                (digits / f"{file}.tsv").write_text(text, encoding="utf-8")
+        names, words, speakers = read_clips(digits)
+        targets, persons = np.unique(words, return_inverse=True)[1], np.array(speakers)
+        accuracies = {}
+        for layer in ("2", "3"):
+            features = run.folder / "features" / f"{name}-{layer}"
+            where = ("-i", digits / "audio", "-o", features, "--ext", "flac", "--layer", layer)
+            run.call("w2v-featurize", *where, "--model", checkpoint, "--cpu", "--quiet")
+            table = np.stack([mean_features(features, clip) for clip in names])
+            found = [unseen_accuracy(table, targets, persons, who) for who in sorted(set(speakers))]
+            accuracies[layer] = round(100 * float(np.mean(found)), 1)
+        (run.folder / f"probe-{name}.json").write_text(json.dumps(accuracies), encoding="utf-8")
+
+
+def report(run: Run, seeds: list[int]) -> None:
+    """Print and write error rates, probes and processor times of the seeds that are done."""
+    rows = []
+    for seed in seeds:
+        for name in ("wav2vec2", "hubert"):
+            if f"probe-{name}-{seed}" not in run.stages:
+                continue
+            folder = run.folder / f"ft-{name}-{seed}" / "results"
+            words = {
+                s: word_errors(
+                    *(read_results(folder / f"{k}.word-checkpoint_last.pt-{s}.txt") for k in ("hypo", "ref"))
+                )
+                for s in (SEEN, UNSEEN)
+            }
+            stages = [f"{name}-{seed}"]
+            if name == "hubert":
+                stages += [f"round1-{seed}", f"k-means of layer-{seed}", "k-means of MFCC"]
+            cpu = round(sum(run.stages[stage]["cpu"] for stage in stages), 1)
+            probes = json.loads((run.folder / f"probe-{name}-{seed}.json").read_text(encoding="utf-8"))
+            wers = {s: found["wer"] for s, found in words.items()}
+            rows.append({"model": name, "seed": seed, "cpu": cpu, "wer": wers, "probe": probes})
+            print(f"{name:9} seed {seed}  {cpu:6.1f} cpu s  WER {wers}  probe by layer {probes}", flush=True)
+    content = {"results": rows, "seconds": run.stages}
+    (run.folder / "results.json").write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
+
+
+def _errors(folder: Path, name: str) -> dict[str, float]:
+    return word_errors(read_results(folder / f"hypo.word-{name}"), read_results(folder / f"ref.word-{name}"))
+
+
+if __name__ == "__main__":
+    sys.exit(main())
