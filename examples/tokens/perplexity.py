@@ -56,11 +56,13 @@ def asked(line: Sequence[str]) -> range:
 def count_perplexities(train: Path, valid: Path) -> dict[str, float]:
     """Return the perplexities of counts of single codes, pairs, and codes between two neighbours."""
     singles: Counter[str] = Counter()
+    firsts: Counter[str] = Counter()
     pairs: Counter[tuple[str, str]] = Counter()
     triples: Counter[tuple[str, str, str]] = Counter()
     around: Counter[tuple[str, str]] = Counter()
     for line in read_pieces(train):
         singles.update(line)
+        firsts.update(line[:-1])  # the last code of a piece is followed by none
         pairs.update(itertools.pairwise(line))
         triples.update(zip(line, line[1:], line[2:]))
         around.update(zip(line, line[2:]))
@@ -71,7 +73,7 @@ def count_perplexities(train: Path, valid: Path) -> dict[str, float]:
         return (singles[code] + 1) / (total + size)
 
     def pair(before: str, code: str, weight: float) -> float:
-        return (pairs[before, code] + weight * single(code)) / (singles[before] + weight)
+        return (pairs[before, code] + weight * single(code)) / (firsts[before] + weight)
 
     def between(before: str, code: str, after: str, weight: float, inner: float) -> float:
         return (triples[before, code, after] + weight * pair(before, code, inner)) / (around[before, after] + weight)
