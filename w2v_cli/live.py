@@ -12,6 +12,7 @@ import sys
 from collections.abc import Sequence
 from dataclasses import replace
 
+from w2v.inference.growing_transcript import GrowingTranscript
 from w2v_cli.live_flags import Flags, parse_flags
 from w2v_cli.live_output import Figures, JsonLines, SessionFiles, TextLines, Writer
 from w2v_cli.live_sources import device_lines, open_source
@@ -38,7 +39,7 @@ def live(argv: Sequence[str]) -> int:
     if flags.serve.serve:
         return _serve(flags)
     source = open_source(flags.what)
-    files = SessionFiles(flags.what, flags.style, source.name) if flags.what.output_dir is not None else None
+    files = SessionFiles(flags.what, source.name) if flags.what.output_dir is not None else None
     # torch is imported from here on: what is wrong with the flags is said at once.
     from w2v_cli.live_run import hear, open_model
 
@@ -47,7 +48,8 @@ def live(argv: Sequence[str]) -> int:
     writers: list[Writer] = [JsonLines() if flags.what.json else TextLines(sys.stdout), Figures(quiet=flags.what.quiet)]
     with open_model(flags) as transcriber:
         if files is not None:
-            files.model, files.sample_rate = transcriber.info.model, transcriber.info.sample_rate
+            info = transcriber.info
+            files.transcript = GrowingTranscript(source.name, flags.style, info.model, info.sample_rate)
             writers.append(files)
         hear(flags, transcriber, source, writers)
     return FAILED if files is not None and files.num_failed else 0

@@ -13,9 +13,9 @@ from typing import TYPE_CHECKING, Protocol, TextIO
 import numpy as np
 
 from w2v.errors import ConfigError, DataError
-from w2v.inference.result import Segment, Transcript
-from w2v.inference.subtitles import SubtitleStyle
+from w2v.inference.growing_transcript import GrowingTranscript
 from w2v_cli.live_flags import PROGRAM, LiveFlags
+from w2v_cli.recordings import STANDARD_INPUT
 from w2v_cli.transcript_files import TranscriptFiles
 
 if TYPE_CHECKING:
@@ -76,34 +76,31 @@ class SessionFiles:
 
     Args:
         flags: where, and in which formats.
-        style: of subtitles.
         source: what is heard, which names the files.
 
     Raises:
         ConfigError: a file of that name is there.
     """
 
-    def __init__(self, flags: LiveFlags, style: SubtitleStyle, source: str) -> None:
+    def __init__(self, flags: LiveFlags, source: str) -> None:
         assert flags.output_dir is not None
         self.num_failed = 0
-        self._files = TranscriptFiles(Path(flags.output_dir), flags.output_format, style, overwrite=True)
-        is_file = flags.source not in (None, "-")
-        self._source = source
+        self.transcript: GrowingTranscript | None = None
+        self._files = TranscriptFiles(Path(flags.output_dir), flags.output_format)
+        is_file = flags.source not in (None, STANDARD_INPUT)
         self._stem = PurePath(source).stem if is_file else time.strftime("live-%Y-%m-%d-%H%M%S")
         there = [path for path in self._files.paths(self._stem) if path.exists()]
         if there and not flags.overwrite:
             raise ConfigError(f"{there[0]} is there already; give --overwrite to replace it, or another --output-dir")
-        self._segments: list[Segment] = []
-        self.model, self.sample_rate = "", 16000
 
     def take(self, event: LiveEvent) -> None:
         """Write the transcript up to a final; a full disk is a line, and the next final tries again."""
-        if event.kind not in ("final", "end"):
+        if event.kind not in ("final", "end") or self.transcript is None:
             return
-        self._segments += event.segments
-        found = Transcript(self._source, round(event.end, 3), tuple(self._segments), self.model, self.sample_rate)
+        self.transcript.add(event.segments)
         try:
-            self._files.write(self._stem, found)
+            for name in self._files.formats:
+                self._files.write_text(self._stem, name, self.transcript.render(name, round(event.end, 3)))
         except DataError as e:
             self.num_failed += 1
             print(f"{PROGRAM}: {e}", file=sys.stderr, flush=True)

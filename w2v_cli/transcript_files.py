@@ -47,18 +47,26 @@ class TranscriptFiles:
             DataError: one cannot be written.
         """
         for name in self.formats:
-            path = self._path(stem, name)
-            if path.is_file() and not self.overwrite:
+            if self._path(stem, name).is_file() and not self.overwrite:
                 continue
-            try:
-                path.parent.mkdir(parents=True, exist_ok=True)
-            except OSError as e:
-                raise DataError(f"cannot make the folder {path.parent}: {e.strerror or e}") from e
             if name == "textgrid":
                 text = transcript.textgrid(with_chars=self.with_chars)
             else:
                 text = render(transcript, name, self.style)
-            write_atomically(path, text.encode("utf-8", "surrogateescape"))
+            self.write_text(stem, name, text)
+
+    def write_text(self, stem: str, name: str, text: str) -> None:
+        """Write one file of a recording, whether it is there or not.
+
+        Raises:
+            DataError: it cannot be written.
+        """
+        path = self._path(stem, name)
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+        except OSError as e:
+            raise DataError(f"cannot make the folder {path.parent}: {e.strerror or e}") from e
+        write_atomically(path, text.encode("utf-8", "surrogateescape"))
 
     def _path(self, stem: str, name: str) -> Path:
         return self.folder / f"{stem}.{ENDINGS[name]}"

@@ -67,9 +67,9 @@ def main() -> int:
     option("--data", type=Path, default=Path(default), help="folder with the packs of speech (default: $W2V_DATA)")
     option("--folder", type=Path, default=Path("hubert-run"), help="where to write (default: hubert-run)")
     option("--threads", type=int, default=1, help="of each program (default: 1)")
-    option("--minutes", type=float, default=40, help="of unlabelled speech to make (default: 40)")
+    option("--minutes", type=float, default=20, help="of unlabelled speech to make (default: 20)")
     option("--seeds", type=int, nargs="+", default=[1, 2, 3], help="default: 1 2 3")
-    option("--updates", type=int, nargs=3, default=[450, 170, 330], help="wav2vec 2.0; HuBERT, first and second round")
+    option("--updates", type=int, nargs=3, default=[450, 120, 230], help="wav2vec 2.0; HuBERT, first and second round")
     option("--finetune-updates", type=int, default=300, metavar="N", help="default: 300")
     arguments = parser.parse_args()
     run, data = Run(arguments.folder, arguments.threads), arguments.data
@@ -78,8 +78,10 @@ def main() -> int:
         for seed in arguments.seeds:
             models = pretrain(run, seed, *arguments.updates)
             for name, checkpoint in models.items():
-                finetune(run, f"{name}-{seed}", checkpoint, seed, arguments.finetune_updates)
                 probe(run, data, f"{name}-{seed}", checkpoint)
+            report(run, arguments.seeds)
+            for name, checkpoint in models.items():
+                finetune(run, f"{name}-{seed}", checkpoint, seed, arguments.finetune_updates)
             report(run, arguments.seeds)
     except W2vError as e:
         print(f"hubert: {e}", file=sys.stderr)
@@ -191,13 +193,9 @@ def report(run: Run, seeds: list[int]) -> None:
         for name in ("wav2vec2", "hubert"):
             if f"probe-{name}-{seed}" not in run.stages:
                 continue
-            folder = run.folder / f"ft-{name}-{seed}" / "results"
-            words = {
-                s: word_errors(
-                    *(read_results(folder / f"{k}.word-checkpoint_last.pt-{s}.txt") for k in ("hypo", "ref"))
-                )
-                for s in (SEEN, UNSEEN)
-            }
+            folder, words = run.folder / f"ft-{name}-{seed}" / "results", {}
+            if f"ft-{name}-{seed}" in run.stages:
+                words = {s: _errors(folder, f"checkpoint_last.pt-{s}.txt") for s in (SEEN, UNSEEN)}
             stages = [f"{name}-{seed}"]
             if name == "hubert":
                 stages += [f"round1-{seed}", f"k-means of layer-{seed}", "k-means of MFCC"]

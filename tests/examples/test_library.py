@@ -38,6 +38,7 @@ def test_examples_run(data: Path, digits_model: Path, tmp_path: Path, monkeypatc
         exec(compile(example, "docs/library.md", "exec"), names)
     assert names["talk"].text == names["again"].text == "FOUR TWO NINE"
     assert [found.text for found in names["both"]] == ["FOUR TWO NINE"] * 2
+    assert names["heard"] == "FOUR TWO NINE"
     assert Path("talk.srt").read_text(encoding="utf-8") == names["talk"].srt()
     assert names["context"].shape[0] == names["block"].shape[0] == len(clip) // 320
     assert np.isfinite(names["context"]).all()

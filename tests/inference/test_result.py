@@ -7,10 +7,12 @@ import itertools
 import json
 from pathlib import Path
 
+import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from w2v.inference.growing_transcript import GrowingTranscript
 from w2v.inference.result import FORMATS, Char, Segment, Transcript, Word, read_formats, render, tidy
 from w2v.inference.spans import Span, milliseconds, tidy_times, with_pauses
 from w2v.inference.subtitles import SubtitleStyle, cues
@@ -226,3 +228,21 @@ def test_an_independent_reader_finds_the_same_grid(readable, tmp_path):
         grid = textgrid.openTextgrid(str(path), includeEmptyIntervals=False)
         entries = grid.getTier("words").entries
         assert [(e.label, e.start, e.end) for e in entries] == [(w.text, w.start, w.end) for w in transcript.words]
+
+
+@pytest.mark.parametrize("name", FORMATS)
+def test_a_growing_transcript_is_rendered_as_a_whole_one(name):
+    """P31: whatever was added when, and when nothing was said."""
+    rng = np.random.default_rng(5)
+    segments, time = [], 0.0
+    for _ in range(12):
+        words = []
+        for text in ["it's", "<seven>", '"eight"', "a", "--> b", "é"][: rng.integers(1, 7)]:
+            time += float(rng.choice([0.125, 1.5]))
+            words.append(Word(text, time, time + 0.1, float(rng.uniform()), (Char("x", time, time + 0.05, 0.5),)))
+        segments.append(Segment(tuple(words)))
+    growing = GrowingTranscript("talk.wav", SubtitleStyle(), "m", 16000)
+    for size in (0, 1, 4, 12):
+        growing.add(segments[len(growing._segments) : size])
+        whole = Transcript("talk.wav", 99.5, tuple(segments[:size]), "m", 16000)
+        assert growing.render(name, 99.5) == render(whole, name, SubtitleStyle())

@@ -19,7 +19,7 @@ pytest.importorskip("soundfile")
 
 NAMES = (
     *("base-1gpu", "base-8gpu", "base-64gpu", "large", "ctc-10min", "ctc-1h", "ctc-10h", "ctc-100h", "ctc-960h"),
-    *("continue-pretraining", "wav2vec", "vq-gumbel", "vq-kmeans", "tiny-cpu"),
+    *("continue-pretraining", "wav2vec", "vq-gumbel", "vq-kmeans", "tiny-cpu", "hubert-base", "hubert-large"),
 )
 OF_TOKENS = ("bert-kmeans",)  # tests/examples/test_tokens_page.py trains it
 COMMON = ["--cpu", "--no-bf16", "--num-workers", "0", "--max-update", "2", "--max-tokens", "64000"]
@@ -63,6 +63,8 @@ def further(name: str, pretrained: Path) -> list[Any]:
     if name.startswith(("vq", "wav2vec")):
         vq = ["--vq-vars", "8", "--batch-audio", "4s"] if name.startswith("vq") else []
         return [*CNN, "--max-sample-size", "16000", "--warmup-updates", "1", *vq]
+    if name.startswith("hubert"):
+        return [*TRANSFORMER[:-4], *SHORT, "--label-rate", "100"]
     return [*TRANSFORMER, *SHORT]
 
 
