@@ -8,6 +8,8 @@ from typing import Any
 
 from torch import Tensor
 
+from w2v.errors import ConfigError
+
 ENCODER = "wav2vec2_encoder"
 CTC = "wav2vec_ctc"
 PRETRAINING = "wav2vec2"
@@ -50,6 +52,30 @@ class ModelFile:
         return str(self.config["model"]["_name"])
 
     @property
+    def sample_rate(self) -> int:
+        """Samples per second of its input."""
+        return int(self.config["task"].get("sample_rate") or 16000)
+
+    @property
     def normalize(self) -> bool:
         """Whether its input has zero mean and unit variance per clip."""
         return bool(self.config["task"].get("normalize", False))
+
+
+def check_rate(flag: str, path: str, file: ModelFile, sample_rate: int | None) -> None:
+    """Check that a run gives a model audio of the rate that it was trained with.
+
+    Args:
+        flag: the flag that names the model.
+        path: the model, as it was named.
+        file: the model.
+        sample_rate: of the run; None: it has no audio.
+
+    Raises:
+        ConfigError: it is another one.
+    """
+    if sample_rate is not None and sample_rate != file.sample_rate:
+        raise ConfigError(
+            f"{flag} {path} was trained on {file.sample_rate} Hz, this run has --sample-rate {sample_rate}; give "
+            f"--sample-rate {file.sample_rate} (and --resample, if the recordings have another rate)"
+        )

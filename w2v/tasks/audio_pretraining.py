@@ -18,7 +18,7 @@ import torch
 from w2v.config import build_config
 from w2v.config.sections import DatasetConfig
 from w2v.convert import ModelFile, read_model_file
-from w2v.convert.model_file import CTC, MASKED_MODEL
+from w2v.convert.model_file import CTC, MASKED_MODEL, check_rate
 from w2v.criterions.base import Criterion
 from w2v.data.dataset import AudioDataset
 from w2v.data.dictionary import Dictionary
@@ -170,7 +170,7 @@ class AudioPretrainingTask(AudioTask):
         """Build the model; for fine-tuning with the pretrained encoder of `--w2v-path`.
 
         Raises:
-            ConfigError: `--normalize` differs from pretraining.
+            ConfigError: `--normalize` or `--sample-rate` differs from pretraining.
             CheckpointError: the pretrained file cannot be read or does not fit.
         """
         if self.dictionary is None:
@@ -196,6 +196,7 @@ class AudioPretrainingTask(AudioTask):
                 f"--w2v-path {path} was pretrained {'with' if file.normalize else 'without'} --normalize; fine-tune it "
                 f"{'with' if file.normalize else 'without'} --normalize, too"
             )
+        check_rate("--w2v-path", path, file, self.config.sample_rate)
         if file.name == CTC:
             logger.info("--w2v-path %s is fine-tuned already: its encoder is taken, its output layer is not", path)
         entry = MODELS.get(file.name)

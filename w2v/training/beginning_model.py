@@ -1,7 +1,7 @@
 """The model from which a run begins: `--finetune-from-model`, or `--restore-file` with a file of any kind.
 
-Architecture and `--normalize` follow from it, so that no command has to repeat them. Weights are read when training
-starts.
+Architecture, `--normalize` and `--sample-rate` follow from it, so that no command has to repeat them. Weights are read
+when training starts.
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ from w2v.checkpoint.start import LAST
 from w2v.checkpoint.torch_file import read_torch_file
 from w2v.config.yaml_file import ConfigFile
 from w2v.convert import ModelFile, read_model_file
+from w2v.convert.model_file import check_rate
 from w2v.errors import ConfigError
 from w2v.models import MODELS
 from w2v.registry import Entry
@@ -35,19 +36,26 @@ class BeginningModel:
     file: ModelFile
 
     def layer(self) -> ConfigFile:
-        """Return its architecture and `normalize` as a layer of options."""
+        """Return its architecture, and how it takes audio, as a layer of options."""
         model = {name: value for name, value in self.file.config["model"].items() if value is not None}
         model["_name"] = self.file.name
-        sections = {"model": model, "task": {"normalize": self.file.normalize}}
+        task = self.file.config["task"]
+        audio: dict[str, Any] = {name: task[name] for name in ("sample_rate", "normalize_epsilon") if name in task}
+        sections: dict[str, dict[str, Any]] = {"model": model, "task": {"normalize": self.file.normalize, **audio}}
         places = {(part, name): f"{self.flag} {self.path}" for part, values in sections.items() for name in values}
         return ConfigFile("", sections, places)
 
-    def check(self, entry: Entry[Any], normalize: Any) -> None:
+    def check(self, entry: Entry[Any], task: Any) -> None:
         """Check that the run trains a model of this kind.
+
+        Args:
+            entry: the model that it trains.
+            task: options of its task.
 
         Raises:
             ConfigError: it trains another, or treats audio in another way.
         """
+        normalize = getattr(task, "normalize", None)
         name = self.file.name
         if entry.name != name and not _same_class(entry, name):
             hint = "; --w2v-path takes its encoder" if entry.name == "wav2vec_ctc" else ""
@@ -57,6 +65,7 @@ class BeginningModel:
             raise ConfigError(
                 f"{self.flag} {self.path} was trained {with_or_without} --normalize; train it {with_or_without}, too"
             )
+        check_rate(self.flag, self.path, self.file, getattr(task, "sample_rate", None))
 
 
 def _same_class(entry: Entry[Any], name: str) -> bool:

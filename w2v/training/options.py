@@ -138,7 +138,7 @@ def parse_train_command(argv: Sequence[str]) -> ParsedCommand:
     config = _assembled(entries, sections, file, typed)
     beginning = layers.beginning
     if beginning is not None:
-        beginning.check(entries["model"], getattr(config.task.config, "normalize", None))
+        beginning.check(entries["model"], config.task.config)
         if beginning.flag == "--restore-file" and not is_run_of_ours(beginning.path):
             config = _from_a_model(config, beginning.path)
     return ParsedCommand(config, wants_print)
