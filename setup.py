@@ -37,7 +37,7 @@ EXTRAS = {
     # Only the ONNX file of silero-vad is used; see w2v/data/silero.py.
     "vad": ["silero-vad>=6.2.3", "onnxruntime>=1.17"],
     # `w2v-live`: a microphone (on Linux the system's PortAudio is needed, too), and the socket of the page.
-    "live": ["sounddevice>=0.4.6", "websockets>=14"],
+    "live": ["sounddevice>=0.4.6", "websockets>=15"],
     # `w2v-visualize`: pictures, PCA and t-SNE.
     "vis": ["matplotlib>=3.8", "scikit-learn>=1.3"],
     # `w2v-kmeans`: targets of HuBERT.
@@ -58,7 +58,7 @@ EXTRAS = {
     "wandb": ["wandb>=0.17"],
     "trackio": ["trackio>=0.4"],
     # espeak-ng is GPL-3: it is installed by who wants the demo, loaded as a library, and never part of this package.
-    "demo": ["espeakng-loader>=0.2.4"],
+    "demo": ["espeakng-loader>=0.2.4", "matplotlib>=3.8"],
     "test": [
         "pytest>=8",
         "pytest-timeout>=2.3",
@@ -98,7 +98,7 @@ EXTRAS = {
         "lightning>=2.4",
         # Drives the Chromium that is installed, if one is: reports and the live page are opened as a reader does.
         "playwright>=1.40",
-        "websockets>=14",
+        "websockets>=15",
         # A client of POST /v1/audio/transcriptions.
         "openai>=1.40",
     ],

@@ -188,15 +188,15 @@ class EmissionSource:
     def _written(self, emissions: Iterator[Emissions], target: Path) -> Iterator[Emissions]:
         size = distributed.world_size()
         parts = [target.with_name(f"{target.name}.rank{rank}") for rank in range(size)] if size > 1 else [target]
-        mine = [self.manifest.name(int(row)) for batch in self.of_this_rank() for row in batch]
+        mine = [self.manifest.title(int(row)) for batch in self.of_this_rank() for row in batch]
         with EmissionWriter(parts[distributed.rank()], self.info, mine) as writer:
             for batch in emissions:
                 for place, row in enumerate(batch.rows):
-                    writer.add(self.manifest.name(row), batch.num_samples[place], batch.clip(place))
+                    writer.add(self.manifest.title(row), batch.num_samples[place], batch.clip(place))
                 yield batch
         distributed.barrier()
         if size > 1 and distributed.is_master():
-            merge_emissions(parts, target, [self.manifest.name(int(row)) for batch in self.batches for row in batch])
+            merge_emissions(parts, target, [self.manifest.title(int(row)) for batch in self.batches for row in batch])
 
     def reference(self, row: int) -> tuple[str, str] | None:
         """Return what was said in a clip, as symbols and as words."""
@@ -329,6 +329,6 @@ def plan_batches(config: SourceConfig, manifest: Manifest) -> list[IntArray]:
     for row in map(int, plan.skipped):
         logger.warning(
             "%s: %d samples do not fit into --max-tokens %s; the clip is a batch of its own",
-            manifest.name(row), manifest.sizes[row], max_tokens,
+            manifest.title(row), manifest.sizes[row], max_tokens,
         )  # fmt: skip
     return [plan.skipped[i : i + 1] for i in range(plan.num_skipped)] + plan.batches

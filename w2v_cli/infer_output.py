@@ -109,7 +109,7 @@ class TranscriptWriter:
             raise ConfigError(f"--ctm: the model {source.info.model} does not tell when its frames are")
         if config.trn or config.ctm or config.per_speaker:
             manifest = source.manifest
-            names = [manifest.name(row) for row in range(len(manifest))]
+            names = [manifest.title(row) for row in range(len(manifest))]
             self.speakers = speakers_of(names, config.speaker_from)
             self.ids = unique_ids(map(utterance_id, self.speakers, names))
 
@@ -204,7 +204,7 @@ class Results:
             texts = (self.source.scored_text(text, self.config.scoring) for text in (reference[1], transcript.text))
             self.scorer.add(*texts)
         if not self._files and self._shows:
-            print(f"{self.source.manifest.name(transcript.row)}\t{transcript.text}")
+            print(f"{self.source.manifest.title(transcript.row)}\t{transcript.text}")
         try:
             for kind, file in self._files.items():
                 file.writelines(f"{line}\n" for line in transcript.lines[kind])
@@ -241,7 +241,7 @@ class Results:
     def _scores(self, scorer: Scorer, speakers: list[str], seed: int) -> Iterator[str]:
         if self.config.print_alignment:
             for row, reference, hypothesis in zip(self.rows, scorer.references, scorer.hypotheses, strict=True):
-                yield f"id: {self.source.manifest.name(row)}"
+                yield f"id: {self.source.manifest.title(row)}"
                 yield from alignment_lines(reference.split(), hypothesis.split())
                 yield ""
         if self.config.per_speaker:

@@ -165,8 +165,9 @@ def find_clips(config: LabelsConfig, manifest: Manifest) -> Clips:
     if config.textgrid:
         return _clips_of_textgrids(config.textgrid, manifest)
     names = [manifest.name(row) for row in range(len(manifest))]
+    titles = [manifest.title(row) for row in range(len(manifest))]
     if config.transcripts:
-        found = match(read_table(config.transcripts, by_id=config.by_id), names, manifest.root, by_id=config.by_id)
+        found = match(read_table(config.transcripts, by_id=config.by_id), titles, manifest.root, by_id=config.by_id)
     else:
         found = match(read_librispeech(manifest), [_librispeech_id(name) for name in names], manifest.root)
     notes = ["no path agreed with the manifest's: texts were found by file name alone"] if found.by_file_name else []
@@ -204,7 +205,7 @@ def _librispeech_id(name: str) -> str:
 
 def _clips_of_segments(config: LabelsConfig, manifest: Manifest) -> Clips:
     texts = {row.name: row for row in read_table(str(config.transcripts), by_id=True)}
-    recordings = {clip_id(manifest.name(row)): row for row in range(len(manifest))}
+    recordings = {clip_id(manifest.title(row)): row for row in range(len(manifest))}
     clips = Clips(is_new=True)
     segments = read_segments(str(config.segments))
     for segment in segments:

@@ -11,17 +11,19 @@ import zlib
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from w2v.data.audio_files import AUDIO_ENDINGS
 from w2v.errors import ConfigError, DataError
 from w2v.files.atomic import atomic_path
 from w2v.shards.member import ENDINGS, Loaded, Place, is_url, joined, shown
 from w2v.shards.parquet_file import Table
-from w2v.shards.remote import RemoteFile, list_below
 from w2v.shards.store import LocalFile, ShardStore
 from w2v.shards.tar_file import Sample, read_files, samples
 from w2v.shards.zip_file import read_members
+
+if TYPE_CHECKING:
+    from w2v.shards.remote import RemoteFile
 
 SPLITS = {
     "train": ("train", "training"),
@@ -78,12 +80,18 @@ def find_shards(root: str, endings: tuple[str, ...] | None) -> Shards | None:
         if is_url(root):
             raise ConfigError(f"{shown(root)}: --ext tar, zip or parquet says which shards are listed there")
         return None
-    found = list_below(root) if is_url(root) else [str(p.relative_to(root)) for p in Path(root).rglob("*")]
+    found = _below(root) if is_url(root) else [str(p.relative_to(root)) for p in Path(root).rglob("*")]
     ends = tuple(f".{ending}" for ending in wanted)
     names = sorted(name for name in found if name.lower().endswith(ends))
     if not names:
         raise DataError(f"no files {', '.join(f'*{end}' for end in ends)} under {shown(root)}")
     return Shards(root if is_url(root) else os.path.realpath(root), names)
+
+
+def _below(url: str) -> list[str]:
+    from w2v.shards.remote import list_below  # here, or every --help takes longer
+
+    return list_below(url)
 
 
 def unpack(shards: Shards, folder: Path) -> Shards:

@@ -49,14 +49,20 @@ class TranscriptFiles:
         for name in self.formats:
             if self._path(stem, name).is_file() and not self.overwrite:
                 continue
-            if name == "textgrid":
-                text = transcript.textgrid(with_chars=self.with_chars)
+            if name == "json":
+                self.write_text(stem, name, *transcript.json_parts())
+            elif name == "textgrid":
+                self.write_text(stem, name, transcript.textgrid(with_chars=self.with_chars))
             else:
-                text = render(transcript, name, self.style)
-            self.write_text(stem, name, text)
+                self.write_text(stem, name, render(transcript, name, self.style))
 
-    def write_text(self, stem: str, name: str, text: str) -> None:
+    def write_text(self, stem: str, name: str, *parts: str) -> None:
         """Write one file of a recording, whether it is there or not.
+
+        Args:
+            stem: what the files of the recording are called.
+            name: its format.
+            parts: its text, in pieces.
 
         Raises:
             DataError: it cannot be written.
@@ -66,7 +72,7 @@ class TranscriptFiles:
             path.parent.mkdir(parents=True, exist_ok=True)
         except OSError as e:
             raise DataError(f"cannot make the folder {path.parent}: {e.strerror or e}") from e
-        write_atomically(path, text.encode("utf-8", "surrogateescape"))
+        write_atomically(path, (part.encode("utf-8", "surrogateescape") for part in parts))
 
     def _path(self, stem: str, name: str) -> Path:
         return self.folder / f"{stem}.{ENDINGS[name]}"

@@ -12,10 +12,12 @@ from __future__ import annotations
 import argparse
 import importlib.util
 import os
+import shlex
 import shutil
 import sys
 from pathlib import Path
 
+from w2v.data.manifest import read_manifest
 from w2v.errors import ConfigError, DataError, W2vError
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
@@ -71,6 +73,9 @@ def main() -> int:
         finetuned = train_models(demo, manifests, labels, arguments.pretrain_updates, arguments.finetune_updates)
         results = transcribe(demo, finetuned, labels)
         show(demo, results, finetuned.name)
+        clip = read_manifest(labels / "valid.tsv" if test is None else demo.folder / "test" / "train.tsv").path(0)
+        draw(demo, finetuned, clip)
+        show_next(finetuned, clip)
     except W2vError as e:
         print(f"demo: {e}", file=sys.stderr)
         return e.exit_code
@@ -193,6 +198,32 @@ def show(demo: Run, results: dict[str, Path], checkpoint: str, num_lines: int = 
             f"{len(ids)} clips)"
         )
     demo.show_times()
+
+
+def draw(demo: Run, checkpoint: Path, clip: str) -> None:
+    """Draw a clip with the words and times that were heard in it, where matplotlib is installed."""
+    if importlib.util.find_spec("matplotlib") is None:
+        print("\nNo picture is drawn without matplotlib: pip install 'w2v[vis]'")
+        return
+    with demo.stage("picture", "picture: waveform, spectrogram, and what was heard when"):
+        drawing = ("--output-dir", demo.folder / "picture", "--output-format", "srt", "--picture", "0-10", "--quiet")
+        demo.call("w2v-transcribe", checkpoint, clip, "--overwrite", "--cpu", *drawing)
+        for picture in sorted((demo.folder / "picture").glob("*.png")):
+            print(f"the picture is {picture}")
+
+
+def show_next(checkpoint: Path, clip: str) -> None:
+    """Name the three commands that come next."""
+    print("\n== what comes next")
+    for purpose, command in (
+        ("subtitles of a recording (here a clip of the test; any file, any length)",
+         ["w2v-transcribe", str(checkpoint), clip, "--output-dir", "subtitles", "--output-format", "srt"]),
+        ("what the network has learned, in pictures and sounds (pip install 'w2v[vis]')",
+         ["w2v-visualize", "--checkpoint", str(checkpoint), "--data-dir", str(Path(clip).parent)]),
+        ("your own recordings: docs/your_own_speech.md leads on from here",
+         ["w2v-manifest", "my_recordings", "--dest", "lists", "--resample"]),
+    ):  # fmt: skip
+        print(f"# {purpose}\n{shlex.join(command)}")
 
 
 if __name__ == "__main__":

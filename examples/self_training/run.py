@@ -21,7 +21,7 @@ from pathlib import Path
 from statistics import mean
 from typing import Any
 
-from w2v.errors import ConfigError, DataError, W2vError
+from w2v.errors import ConfigError, DataError, TrainingError, W2vError
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 sys.path.insert(0, str(Path(__file__).resolve().parent))
@@ -292,7 +292,9 @@ def self_train(trainer: Trainer, num_rounds: int) -> None:
     rounds = [Round(_dev(run, models[0]))]
     for number in range(1, num_rounds + 1):
         labels = f"pseudo{number}-{seed}"
-        write_labels(run, models[-1], labels)
+        if not write_labels(run, models[-1], labels):
+            said.append(f"round {number} is not trained: no label is kept")
+            break
         record = json.loads((run.folder / "labels" / f"{labels}.labels.json").read_text(encoding="utf-8"))
         fault = fault_of_labels(record["characters_per_second"], _rate(run.folder / "labels", FEW))
         if fault:
@@ -312,10 +314,11 @@ def self_train(trainer: Trainer, num_rounds: int) -> None:
     (run.folder / f"rounds-{seed}.json").write_text(json.dumps(content, indent=1), encoding="utf-8")
 
 
-def write_labels(run: Run, teacher: str, name: str) -> None:
-    """Let a model label the rest, without clips that it is less sure of than of any in dev."""
+def write_labels(run: Run, teacher: str, name: str) -> bool:
+    """Let a model label the rest, without clips that it is less sure of than of any in dev; return if any are left."""
+    record = run.folder / "labels" / f"{name}.labels.json"
     if run.is_done(name):
-        return
+        return record.exists()
     beam = (*BEAM, "--lm-model", run.folder / "bigrams.arpa", "--quiet")
     with run.stage(name):
         log = run.folder / f"{name}.log"
@@ -324,14 +327,20 @@ def write_labels(run: Run, teacher: str, name: str) -> None:
         run.call("w2v-infer", *_of(run, teacher), "--calibrate", manifest, *beam, log=log)
         least = least_confidence(log.read_text(encoding="utf-8"))
         where = ("--gen-subset", REST, "--write-labels", run.folder / "labels" / name)
-        run.call("w2v-infer", *_of(run, teacher), *where, *beam, "--min-confidence", f"{least:g}", "--max-loops", "2")
+        filters = ("--min-confidence", f"{least:g}", "--max-loops", "2")
+        try:
+            run.call("w2v-infer", *_of(run, teacher), *where, *beam, *filters)
+        except TrainingError as e:
+            if not str(e).endswith("exit code 1"):  # which means that nothing is kept
+                raise
+    return record.exists()
 
 
 def least_confidence(table: str) -> float:
-    """Return the confidence in a calibration table that keeps all labelled clips."""
+    """Return the confidence in a calibration table that keeps all labelled clips; 1 where nothing was heard in them."""
     lines = [line.removeprefix("calibration: ").split() for line in table.splitlines() if "calibration: " in line]
-    first = next(number for number, line in enumerate(lines) if line[0] == "--min-confidence") + 1
-    return float(lines[first][0])
+    places = [number for number, line in enumerate(lines) if line[0] == "--min-confidence"]
+    return float(lines[places[0] + 1][0]) if places else 1.0
 
 
 def _dev(run: Run, model: str) -> float:
@@ -375,10 +384,11 @@ def report(run: Run, seeds: list[int]) -> None:
             for decoder in ("viterbi", "kenlm"):
                 row[decoder] = {name: found["wer"] for name, found in errors(run, model, decoder).items()}
                 base, top = (errors(run, f"{other}-{seed}", decoder) for other in ("supervised", "full"))
+                # Where real labels take no errors away, there is nothing to recover.
                 row[f"{decoder}_recovery"] = {
                     name: round((base[name]["wer"] - row[decoder][name]) / (base[name]["wer"] - top[name]["wer"]), 3)
                     for name in SETS
-                    if base[name]["wer"] != top[name]["wer"]
+                    if base[name]["wer"] > top[name]["wer"]
                 }
             if model.startswith("round"):
                 number = rounds["models"].index(model)

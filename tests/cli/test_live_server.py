@@ -10,6 +10,7 @@ import html.parser
 import http.client
 import json
 import re
+import signal
 import socket
 import sys
 import tempfile
@@ -333,8 +334,10 @@ def test_without_websockets_a_line_names_the_extra(
 
 def test_a_port_that_is_taken(server: Running, golden: Any, capsys: pytest.CaptureFixture[str]) -> None:
     model = golden / "people/hf_stitch/layer"
+    before = [signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)]
     assert live.main([str(model), "--serve", "--cpu", "--port", str(server.port)]) == 2
     assert re.search(rf"--host 127.0.0.1 --port {server.port}: .*; give another one", capsys.readouterr().err)
+    assert [signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)] == before
 
 
 def test_flags_within_the_rules() -> None:

@@ -332,3 +332,16 @@ def test_text_comes_soon_after_torch(model, folder):
     whole = cpu(f"from w2v_cli import transcribe; transcribe.main({arguments!r})")
     torch = cpu("import torch")
     assert whole - torch < 2.5, time.perf_counter() - start  # 0.7 s on a quiet machine
+
+
+def test_a_picture_for_each_recording(model, folder, tmp_path):
+    """P42: of the stretch that is named, beside the transcripts; drawn for files, and into a folder."""
+    pytest.importorskip("matplotlib")
+    out = tmp_path / "out"
+    done = run(model, folder / "a.wav", folder / "b.wav", "--output-dir", out, "--picture", "0.5-1.25")
+    assert done.code == 0, done.err
+    assert {path.name for path in out.glob("*.png")} == {"a.png", "b.png"}
+    assert all(path.read_bytes().startswith(b"\x89PNG") for path in out.glob("*.png"))
+    refused = run(model, folder / "a.wav", "--picture", "0-1")
+    assert refused.code == 2
+    assert "--picture needs --output-dir" in refused.err

@@ -86,6 +86,14 @@ def test_the_whole_line_on_a_folder_of_ones_own(noise: Path, tmp_path: Path) -> 
     assert "hypothesis: " in done.stdout
     assert "WER with viterbi: " in done.stdout
     assert "WER with kenlm: " in done.stdout  # no compiler and no further package is needed for it
+    (picture,) = (tmp_path / "run" / "picture").glob("*.png")
+    assert f"the picture is {picture}" in done.stdout
+    assert picture.read_bytes().startswith(b"\x89PNG")
+    following = done.stdout.partition("== what comes next")[2].splitlines()[1:]
+    commands = [shlex.split(line) for line in following if line.startswith("w2v-")]
+    assert [words[0] for words in commands] == ["w2v-transcribe", "w2v-visualize", "w2v-manifest"]
+    assert Path(commands[0][1]).is_file()
+    assert Path(commands[0][2]).is_file()
 
 
 def test_a_folder_without_transcripts_is_one_line(tmp_path: Path) -> None:

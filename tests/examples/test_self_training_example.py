@@ -32,7 +32,7 @@ def run() -> ModuleType:
 def few_clips(data: Path, tmp_path: Path) -> Path:
     """The packs of digits with links to a few clips each."""
     folder = tmp_path / "data"
-    for pack in ("digits_train", "digits_valid_seen"):
+    for pack in ("digits_train", "digits_valid_seen", "digits_valid_unseen"):
         lines = (data / pack / "transcripts.tsv").read_text(encoding="utf-8").splitlines()[:8]
         for line in lines:
             path = folder / pack / line.split("\t")[0]
@@ -44,10 +44,10 @@ def few_clips(data: Path, tmp_path: Path) -> Path:
     return folder
 
 
-def test_a_new_speaker_at_toy_size(
-    run: ModuleType, few_clips: Path, digits_model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    called = []
+@pytest.fixture
+def called(run: ModuleType, monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """The programs that were called; they run in this process, which has imported torch already."""
+    called: list[str] = []
 
     def in_process(self: object, program: str, *arguments: str | Path, log: Path | None = None) -> None:
         words = [str(argument) for argument in arguments]
@@ -55,7 +55,6 @@ def test_a_new_speaker_at_toy_size(
         if not program.startswith("w2v-"):
             subprocess.run([sys.executable, program, *words], check=True, capture_output=True)
             return
-        # One thread that decodes, as in the programs that a user starts on a core.
         done = call(importlib.import_module(f"w2v_cli.{program.removeprefix('w2v-')}").main, words)
         assert done.code == 0, done.err
         if log is not None:
@@ -63,16 +62,26 @@ def test_a_new_speaker_at_toy_size(
 
     monkeypatch.setattr(run.Run, "call", in_process)
     monkeypatch.setattr(run, "BEAM", (*run.BEAM, "--decode-workers", "0"))
+    return called
+
+
+TOY = ["--labelled-minutes", "0.2", "--dev-minutes", "0.1", "--updates", "1", "--rounds", "1"]
+
+
+def test_a_new_speaker_at_toy_size(
+    run: ModuleType, few_clips: Path, digits_model: Path, tmp_path: Path, called: list[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:  # fmt: skip
     folder = tmp_path / "run"
-    toy = ["--labelled-minutes", "0.2", "--dev-minutes", "0.1", "--minutes", "0.3", "--updates", "1", "--rounds", "1"]
-    argv = ["run.py", "--data", few_clips, "--folder", folder, "--model", digits_model, "--seeds", "3", *toy]
-    monkeypatch.setattr(sys, "argv", list(map(str, argv)))
+    argv = ["run.py", "--data", few_clips, "--folder", folder, "--model", digits_model, "--seeds", "3", *TOY]
+    monkeypatch.setattr(sys, "argv", list(map(str, [*argv, "--minutes", "0.3"])))
     assert run.main() == 0
     content = json.loads((folder / "results.json").read_text(encoding="utf-8"))
     rows = {row["model"]: row for row in content["results"]}
     assert list(rows) == ["supervised", "round1", "control", "full"]
+    # All of the gap is that of real labels, where they take errors away.
     assert rows["full"]["viterbi_recovery"] == {
-        name: 1.0 for name in run.SETS if rows["full"]["viterbi"][name] != rows["supervised"]["viterbi"][name]
+        name: 1.0 for name in run.SETS if rows["full"]["viterbi"][name] < rows["supervised"]["viterbi"][name]
     }
     assert 0 < rows["round1"]["kept"] <= 1
     assert rows["round1"]["labels"]["words"] > 0
@@ -88,6 +97,26 @@ def test_a_new_speaker_at_toy_size(
     assert run.main() == 0
     assert len(called) == before
     assert json.loads((folder / "results.json").read_text(encoding="utf-8"))["results"] == content["results"]
+
+
+def test_from_speech_alone_at_toy_size(
+    run: ModuleType, few_clips: Path, tmp_path: Path, called: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    argv = ["run.py", "--data", few_clips, "--folder", tmp_path / "run", "--seeds", "1", *TOY]
+    argv += ["--pretrain-updates", "2", "--continued-updates", "2"]
+    monkeypatch.setattr(sys, "argv", list(map(str, argv)))
+    assert run.main() == 0
+    content = json.loads((tmp_path / "run" / "results.json").read_text(encoding="utf-8"))
+    models = [row["model"] for row in content["results"]]
+    assert [model for model in models if model != "round1"] == ["supervised", "continued", "full"]
+    assert called.count("w2v-train") == 5 + ("round1" in models)
+    # The parts of the labelled pack are its clips, each once.
+    labels = tmp_path / "run" / "labels"
+    parts = [(labels / f"{name}.tsv").read_text().splitlines()[1:] for name in (run.FEW, run.DEV, run.REST)]
+    assert sorted(line for part in parts for line in part) == sorted(
+        (labels / "digits_train.tsv").read_text().splitlines()[1:]
+    )
+    assert all(parts)
 
 
 def test_the_guard(run: ModuleType) -> None:
@@ -109,10 +138,11 @@ def test_rounds_end_where_labels_decay_and_the_best_is_kept(
     (tmp_path / "labels/few.tsv").write_text("/root\na.flac\t16000\n")
     (tmp_path / "labels/few.wrd").write_text("0123456789\n")
 
-    def label(_: object, teacher: str, name: str) -> None:
+    def label(_: object, teacher: str, name: str) -> bool:
         number = int(name[6]) - 1
         record = {"characters_per_second": rates[number], "hours": kept[number], "of_hours": 1.0}
         (tmp_path / "labels" / f"{name}.labels.json").write_text(json.dumps(record))
+        return kept[number] > 0
 
     monkeypatch.setattr(run, "write_labels", label)
     monkeypatch.setattr(run, "_dev", lambda _, model: wers[0 if model.startswith("s") else int(model[5])])
@@ -127,6 +157,8 @@ def test_rounds_end_where_labels_decay_and_the_best_is_kept(
     assert str(stopped["said"][0]).startswith("round 2 is not used: the share of labels kept rose")  # type: ignore[index]
     kept[1] = 0.5
     assert rounds()["best"] == 3
+    kept[2] = 0.0
+    assert "round 3 is not trained: no label is kept" in str(rounds()["said"])
     rates[1] = 4.0
     silent = rounds()
     assert silent["models"] == ["supervised-1", "round1-1"]

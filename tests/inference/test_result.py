@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import itertools
 import json
+import tracemalloc
 from pathlib import Path
 
 import numpy as np
@@ -228,6 +229,29 @@ def test_an_independent_reader_finds_the_same_grid(readable, tmp_path):
         grid = textgrid.openTextgrid(str(path), includeEmptyIntervals=False)
         entries = grid.getTier("words").entries
         assert [(e.label, e.start, e.end) for e in entries] == [(w.text, w.start, w.end) for w in transcript.words]
+
+
+@pytest.mark.parametrize("num_segments", [0, 1, 3])
+def test_json_by_segments_is_the_whole_at_once(num_segments: int) -> None:
+    """Oracle: the encoder of the standard library, given everything."""
+    word = Word('a "quoted"\\n{}[]é', 0.1, 0.2, 0.5, (Char("a", 0.1, 0.15, 0.5),))
+    segments = tuple(Segment((word,) * (n + 1), 0.25 if n else None) for n in range(num_segments))
+    for padded in (False, True):
+        found = Transcript("f[].wav", 3.0, segments, "m", 16000, padded)
+        assert found.json() == json.dumps(found.as_dict(), ensure_ascii=False, allow_nan=False, indent=2) + "\n"
+
+
+def test_json_of_hours_takes_little_memory() -> None:
+    word = Word("WORD", 0.1, 0.2, 0.5, tuple(Char(c, 0.1, 0.15, 0.5) for c in "WORD"))
+    found = Transcript("f.wav", 9000.0, (Segment((word,) * 20),) * 500)
+    tracemalloc.start()
+    try:
+        size = sum(map(len, found.json_parts()))
+        peak = tracemalloc.get_traced_memory()[1]
+    finally:
+        tracemalloc.stop()
+    assert size > 4_000_000
+    assert peak < size / 10
 
 
 @pytest.mark.parametrize("name", FORMATS)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -13,6 +14,8 @@ from spoken_emissions import INFO, SYMBOLS, spoken
 
 from w2v.data.dictionary import SPECIALS
 from w2v.errors import ConfigError, DataError
+from w2v.functional.ctc_alignment import forced_align
+from w2v.inference import text_alignment
 from w2v.inference.align_options import AlignmentConfig
 from w2v.inference.emission_file import EmissionInfo
 from w2v.inference.result import Transcript, Word
@@ -246,3 +249,24 @@ def test_times_are_those_of_the_frames_centres() -> None:
     found = TextAligner(info).align(scores[:, [i for i, s in enumerate(SYMBOLS) if s != "|"]], 990, ["a b"]).transcript
     assert [(word.start, word.end) for word in found.words] == [(0.003, 0.023), (0.043, 0.062)]
     assert found.duration == 990 / 16000
+
+
+def test_stars_between_words_leave_foreign_speech_to_those_at_the_ends(monkeypatch: pytest.MonkeyPatch) -> None:
+    """P17: a star costs nothing at the ends and for `*`, and as much as the best letter between words."""
+    seen: list[tuple[np.ndarray, np.ndarray]] = []
+
+    def kept(scores: Any, labels: Any, *more: Any, **options: Any) -> Any:
+        seen.append((np.asarray(scores), np.asarray(labels)))
+        return forced_align(scores, labels, *more, **options)
+
+    monkeypatch.setattr(text_alignment, "forced_align", kept)
+    scores, _ = spoken(SAID, 1)
+    width = scores.shape[1]
+    aligned(scores, [" ".join([*TEXT[:3], "*", *TEXT[3:]])], star="words")
+    given, labels = seen[-1]
+    stars = labels >= width
+    best = np.asarray(scores)[:, 1:].max(axis=1)
+    cheap = [bool((given[:, label] == 0).all()) for label in labels[stars]]
+    assert all(is_free or np.array_equal(given[:, label], best) for is_free, label in zip(cheap, labels[stars]))
+    assert len(cheap) == len(TEXT) + 1
+    assert [number for number, is_free in enumerate(cheap) if is_free] == [0, 3, len(TEXT)]

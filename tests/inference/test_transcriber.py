@@ -156,9 +156,9 @@ def test_windows_say_what_the_whole_says(of_digits, digits):
     places = [place for place in places if place[2] < 60 * RATE]
     samples = samples[: places[-1][2]]
     spoken = " ".join(text for text, *_ in places).split()
-    transcriber = w2v.open_transcriber(of_digits, device="cpu", window=0)
+    transcriber = w2v.open_transcriber(of_digits, device="cpu", window=0, vad="none")
     whole = w2v.transcribe(samples, RATE, model=transcriber)
-    found = w2v.transcribe(samples, RATE, model=of_digits, device="cpu", window=25, context=3)
+    found = w2v.transcribe(samples, RATE, model=of_digits, device="cpu", window=25, context=3, vad="none")
     errors = [edit_distance(transcript.text.split(), spoken) for transcript in (whole, found)]
     assert errors[1] <= errors[0] + 0.02 * len(spoken)
     assert edit_distance(list(found.text), list(whole.text)) <= 0.05 * len(whole.text)
@@ -184,7 +184,7 @@ def test_segments_come_one_by_one(small, speech):
                     num_read += 1
                     yield block[first : first + RATE]
 
-    transcriber = w2v.open_transcriber(small, device="cpu", window=10, context=1, max_tokens=160_000)
+    transcriber = w2v.open_transcriber(small, device="cpu", window=10, context=1, vad="none", max_tokens=160_000)
     segments = transcriber.segments(Counting(samples, RATE))
     first = next(segments)
     assert isinstance(first, Segment)
@@ -255,6 +255,7 @@ def test_what_cannot_be_read_does_not_stop_the_others(small, speech, tmp_path):
         w2v.transcribe([good, tmp_path / "bad.wav"], model=small, device="cpu")
 
 
+VAD = "silero" if silero.is_installed() else "level"
 VADS = ["level", pytest.param("silero", marks=pytest.mark.skipif(not silero.is_installed(), reason="not installed"))]
 
 
@@ -278,6 +279,21 @@ def test_speech_detection_keeps_the_times_of_the_file(of_digits, digits, vad):
     assert np.mean([abs(a - b) < 0.0205 for a, b in pairs]) > 0.95
     inside = [any(s / RATE <= w.start and w.end <= e / RATE + 0.02 for _, s, e in places) for w in found.words]
     assert np.mean(inside) == 1.0
+
+
+@pytest.mark.parametrize("seconds", [0, 1.5])
+def test_auto_takes_short_recordings_whole(of_digits, digits, seconds):
+    """The default: as without detection up to the length of a window, as with it beyond."""
+    samples, places = digits
+    end = next(end for _, _, end in places if end > 20 * RATE)
+    samples = np.concatenate([np.zeros(int(seconds * RATE), np.float32), samples[:end]])
+    for window, other in ((40, "none"), (12, VAD)):
+        found, expected = (
+            w2v.transcribe(samples, RATE, model=of_digits, device="cpu", vad=vad, window=window)
+            for vad in ("auto", other)
+        )
+        assert found.words
+        assert_same(found, expected)
 
 
 @pytest.mark.parametrize("vad", ["level", "auto"])

@@ -7,6 +7,7 @@ import random
 from collections.abc import Iterator
 from pathlib import Path
 from types import ModuleType
+from typing import Any
 
 import pytest
 import torch
@@ -15,6 +16,7 @@ from toy_speech import call, prepare, pretraining
 from tests.helpers.clip_files import manifest_program
 from tests.helpers.fault_server import fault_server
 from w2v.checkpoint import load_checkpoint
+from w2v.shards import remote
 from w2v_cli import train
 
 SCRIPT = Path(__file__).resolve().parents[2] / "benchmarks/random_kills.py"
@@ -31,10 +33,10 @@ def script() -> ModuleType:
 
 
 @pytest.fixture(scope="module")
-def data(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, Path]]:
+def data(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, Any]]:
     """The same clips as files, as shards on the disk, and as the same shards on a server that often fails."""
     folder = tmp_path_factory.mktemp("shards")
-    found = {"files": prepare(folder, 40), "tars": folder / "tars", "server": folder / "server"}
+    found: dict[str, Any] = {"files": prepare(folder, 40), "tars": folder / "tars", "server": folder / "server"}
     for split in ("train", "valid"):
         code, _, err = manifest_program(
             found["files"] / f"{split}.tsv", "--shards", found["tars"], "--shard-size", "300K"
@@ -42,6 +44,7 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, Path]]:
         assert code == 0, err
     with fault_server(found["tars"]) as served:
         found["server"].mkdir()
+        found["served"] = served
         served.faults.extend([503, None, None, "reset", None, "short", None, None, None, 503] * 2)
         for path in found["tars"].iterdir():
             if path.suffix != ".tar":
@@ -52,7 +55,7 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, Path]]:
 
 
 def test_runs_on_shards_that_are_killed_end_like_the_run_on_files(
-    data: dict[str, Path], tmp_path: Path, script: ModuleType
+    data: dict[str, Any], tmp_path: Path, script: ModuleType
 ) -> None:
     counts = script.torment("wav2vec2", data["files"], tmp_path, 2, random.Random(4), data["server"])
     assert counts["kills"] == 2
@@ -63,12 +66,21 @@ def weights(folder: Path) -> dict[str, torch.Tensor]:
     return dict(load_checkpoint(folder / "checkpoint_last.pt")["model"])
 
 
-def test_resumed_with_another_number_of_ranks(data: dict[str, Path], tmp_path: Path) -> None:
+def test_resumed_after_an_outage_and_with_another_number_of_ranks(
+    data: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(remote, "sleep", lambda seconds: None)
     common = ["--max-tokens", 60000, "--disable-validation", "--save-interval-updates", 2]
     one = [*common, "--update-freq", 2]
     two = [*common, "--update-freq", 1, "--distributed-world-size", 2]
     runs = [("files", one, 4, "a"), ("server", two, 2, "b"), ("server", one, 4, "b")]
     for kind, options, updates, name in runs:
+        if updates == 4 and kind == "server":
+            data["served"].faults.extend([503] * 1000)
+            found = call(train.main, pretraining(data[kind], tmp_path / name, *options, "--max-update", updates))
+            assert found.code == 3
+            assert "gave up after 8 tries to read the shard http://127.0.0.1" in found.err
+            data["served"].faults.clear()
         found = call(train.main, pretraining(data[kind], tmp_path / name, *options, "--max-update", updates))
         assert found.code == 0, found.err
     ours, theirs = weights(tmp_path / "b"), weights(tmp_path / "a")

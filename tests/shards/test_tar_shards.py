@@ -14,6 +14,7 @@ import pytest
 
 from tests.helpers.clip_files import manifest_program, write_clips
 from w2v.data.dataset import AudioDataset
+from w2v.data.iterator import EpochIterator
 from w2v.data.manifest import read_manifest
 from w2v.errors import DataError, ShardError
 from w2v.shards.member import Place, parse_place, shown
@@ -252,6 +253,39 @@ def test_a_shard_that_has_changed_is_refused(packed, tmp_path):
     (tmp_path / "train-000001.tar").unlink()
     with pytest.raises(ShardError, match=r"train-000001.tar: the shard cannot be read: No such file"):
         AudioDataset(read_manifest(tmp_path / "train.tsv"), pad=True).batch(np.arange(len(clips)), 0)
+
+
+def test_bad_members_are_replaced_alike_and_counted(packed, tmp_path):
+    for path in (packed / "shards").iterdir():
+        (tmp_path / path.name).write_bytes(path.read_bytes().replace(bytes(packed / "shards"), bytes(tmp_path)))
+    manifest = read_manifest(tmp_path / "train.tsv")
+    for row in (4, 9):
+        place = manifest.source_of(row).place
+        shard = bytearray((tmp_path / place.shard).read_bytes())
+        shard[place.first + 200] ^= 1
+        (tmp_path / place.shard).write_bytes(shard)
+    batches = [np.arange(first, first + 4) for first in range(0, 24, 4)]
+
+    def run(size):
+        ranks = [EpochIterator(AudioDataset(manifest, pad=True), batches, seed=1, rank=rank, world_size=size,
+                               num_workers=size - 1) for rank in range(size)]  # fmt: skip
+        found = []
+        for groups in zip(*(rank.updates(1) for rank in ranks), strict=True):
+            found += [batch.source.numpy() for group in groups for batch, counts in group if counts]
+        bad = {index for rank in ranks for index in rank.dataset.bad}
+        for rank in ranks:
+            rank.close()
+        return found, bad
+
+    (one, bad), (two, bad_of_two) = run(1), run(2)
+    assert bad == bad_of_two == {4, 9}
+    assert all(np.array_equal(a, b) for a, b in zip(one, two, strict=True))
+    for row in (4, 9):
+        fit = AudioDataset(manifest, pad=True).batch([row], 0)
+        assert fit.indices.tolist()[0] not in (4, 9)
+    strict = AudioDataset(manifest, pad=True, max_bad=0)
+    with pytest.raises(DataError, match=r"more than 0% \(--max-bad\); .*CRC-32.*; all: .*train004.wav"):
+        strict.batch(np.arange(8), 1)
 
 
 def test_names_of_places():

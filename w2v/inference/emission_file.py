@@ -228,10 +228,10 @@ class EmissionFile:
             DataError: the file lacks a clip; all are looked for before the first batch comes.
         """
         for row in (int(row) for batch in batches for row in batch):
-            if manifest.name(row) not in self:
-                raise DataError(f"{self.path}: has no emissions of {manifest.name(row)} ({manifest.line(row)})")
+            if manifest.title(row) not in self:
+                raise DataError(f"{self.path}: has no emissions of {manifest.title(row)} ({manifest.line(row)})")
         for batch in batches:
-            names = [manifest.name(int(row)) for row in batch]
+            names = [manifest.title(int(row)) for row in batch]
             clips = [self.log_probs(name) for name in names]
             yield Emissions(
                 rows=batch.tolist(),

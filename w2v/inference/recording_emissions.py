@@ -21,7 +21,7 @@ from w2v.inference.recording import Recording
 from w2v.inference.recording_reader import End, RecordingReader
 from w2v.inference.windows import Window, window_grid
 
-WINDOW, CONTEXT = 40.0, 3.0  # seconds, as in `w2v-transcribe`
+WINDOW, CONTEXT = 60.0, 5.0  # seconds, as in `w2v-transcribe`
 
 
 @dataclass(frozen=True)

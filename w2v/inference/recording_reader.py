@@ -57,6 +57,7 @@ class RecordingReader:
         normalize_epsilon: added to the variance.
         grid: how stretches are cut.
         new_detector: makes what tells speech from silence; None: the whole recording is one stretch.
+        whole_below: recordings of no more samples are one stretch all the same, unless they hold no sound at all.
         rule: when speech begins and ends.
         max_tokens: largest batch: windows x longest window, in samples.
         num_threads: recordings read at once.
@@ -70,6 +71,7 @@ class RecordingReader:
     rule: SpeechRule
     max_tokens: int
     num_threads: int
+    whole_below: int = 0
 
     def batches(self, recordings: Iterable[Recording]) -> Iterator[list[Item]]:
         """Yield windows that are computed together, and among them the ends of recordings.
@@ -155,7 +157,18 @@ class RecordingReader:
         if self.new_detector is None:
             yield 0, blocks
             return
-        for stretch, samples in speech_stretches(blocks, self.new_detector(), self.rule):
+        head: list[Samples] = []
+        if self.whole_below:
+            for block in blocks:
+                head.append(block)
+                if sum(map(len, head)) > self.whole_below:
+                    break
+            else:
+                # What surrounds speech is as in training; parting it there costs words.
+                if any(np.ptp(block) for block in head if len(block)):
+                    yield 0, head
+                return
+        for stretch, samples in speech_stretches(chain(head, blocks), self.new_detector(), self.rule):
             yield stretch.start, [samples]
 
 

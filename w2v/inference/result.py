@@ -7,7 +7,7 @@ confidences lie in [0, 1] and have one definition, `CONFIDENCE`.
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -129,10 +129,25 @@ class Transcript:
 
     def json(self) -> str:
         """Return everything, as JSON."""
-        return json.dumps(self.as_dict(), ensure_ascii=False, allow_nan=False, indent=2) + "\n"
+        return "".join(self.json_parts())
+
+    def json_parts(self) -> Iterator[str]:
+        """Yield `json` segment by segment: as plain data, hours of words take ten times the memory of the text."""
+        head, _, _ = _as_json({**self._facts(), "segments": []}).rpartition("[]")
+        yield f"{head}["
+        between = "\n"
+        for segment in self.segments:
+            text = _as_json(segment_as_dict(segment)).replace("\n", "\n    ")
+            yield f"{between}    {text}"
+            between = ",\n"
+        yield "\n  ]\n}\n" if self.segments else "]\n}\n"
 
     def as_dict(self) -> dict[str, Any]:
         """Return everything, as plain data; seconds have three decimals, confidences four."""
+        return {**self._facts(), "segments": [segment_as_dict(segment) for segment in self.segments]}
+
+    def _facts(self) -> dict[str, Any]:
+        """Return what is known of the whole."""
         return {
             "file": self.file,
             "duration": round(self.duration, 3),
@@ -142,7 +157,6 @@ class Transcript:
             "confidence": round(self.confidence, 4),
             "confidence_is": CONFIDENCE,
             **({"padded_words": True} if self.has_padded_words else {}),
-            "segments": [segment_as_dict(segment) for segment in self.segments],
         }
 
     def srt(self, style: SubtitleStyle | None = None) -> str:
@@ -172,6 +186,10 @@ class Transcript:
         """Return the subtitles as spans of milliseconds."""
         words = ([_span(word) for word in segment.words] for segment in self.segments)
         return cues(words, style or SubtitleStyle())
+
+
+def _as_json(plain: dict[str, Any]) -> str:
+    return json.dumps(plain, ensure_ascii=False, allow_nan=False, indent=2)
 
 
 Writer = Callable[[Transcript, SubtitleStyle], str]

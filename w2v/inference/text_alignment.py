@@ -25,6 +25,8 @@ from w2v.inference.result import Char, Segment, Transcript, Word, tidy
 from w2v.inference.spelling import WILDCARD, SpelledText, SpelledWord, Speller
 
 STAR = -2  # stands for anything, also for silence; `WILDCARD` for something that was said
+BETWEEN = -3  # a star between two words: were it to take all for nothing, words would be found in foreign speech
+STARS = (STAR, BETWEEN)
 LONGEST_LETTER = 1.0  # seconds, in the mean over a word
 Scores = npt.NDArray[np.floating]
 
@@ -157,7 +159,7 @@ class _Targets:
     """The labels of a text.
 
     Attributes:
-        labels: columns, `WILDCARD` and `STAR`.
+        labels: columns, `WILDCARD`, `STAR` and `BETWEEN`.
         texts: letters that each label stands for.
         places: of each word, the labels that are said; marks between words are not.
     """
@@ -168,9 +170,11 @@ class _Targets:
 
     def add(self, label: int, text: str = "") -> None:
         # Two stars in a row say no more than one.
-        if label != STAR or self.labels[-1:] != [STAR]:
-            self.labels.append(label)
-            self.texts.append(text)
+        if label in STARS and self.labels and self.labels[-1] in STARS:
+            self.labels[-1] = STAR if STAR in (label, self.labels[-1]) else BETWEEN
+            return
+        self.labels.append(label)
+        self.texts.append(text)
 
     def add_word(self, word: SpelledWord, *, with_wildcards: bool) -> None:
         for symbol in word.symbols:
@@ -183,11 +187,11 @@ class _Targets:
 def _targets(spelling: SpelledText, star: str, *, with_wildcards: bool = True) -> _Targets:
     found = _Targets()
     for number, line in enumerate(spelling.lines):
-        if star in ("lines", "words") or (star == "ends" and not number):
+        if star == "lines" or (star in ("ends", "words") and not number):
             found.add(STAR)
         for word in line:
             if word.is_star or star == "words":
-                found.add(STAR)
+                found.add(STAR if word.is_star else BETWEEN)
             if word.is_star:
                 continue
             found.places.append([])
@@ -199,12 +203,13 @@ def _targets(spelling: SpelledText, star: str, *, with_wildcards: bool = True) -
 
 
 def _with_columns(log_probs: Tensor | Scores, labels: npt.NDArray[np.int64]) -> tuple[Tensor | Scores, Scores]:
-    """Return log-probabilities with a column for the wildcard and one for the star, where they are needed."""
+    """Return log-probabilities with a column for the wildcard and those of the stars, where they are needed."""
     scores: Tensor | Scores = log_probs
     columns = labels.copy()
-    for label, kind in ((WILDCARD, "max"), (STAR, "zero")):
-        if (labels == label).any():
-            columns[labels == label] = scores.shape[1]
+    for kinds, kind in (((WILDCARD, BETWEEN), "max"), ((STAR,), "zero")):
+        are_these = np.isin(labels, kinds)
+        if are_these.any():
+            columns[are_these] = scores.shape[1]
             scores = with_star(scores, kind)
     return scores, columns
 

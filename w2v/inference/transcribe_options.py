@@ -15,16 +15,16 @@ class TranscribeConfig:
     """How a recording is cut, and how much is computed at once."""
 
     vad: str = arg(
-        "none",
-        help="transcribe speech alone: silero (a network; needs the extra vad), level (louder than the noise), "
-        "auto (silero where it is installed, else level), or none: all of the recording",
+        "auto",
+        help="transcribe speech alone: silero (a network; needs the extra vad), level (louder than the noise), auto "
+        "(recordings longer than a window by silero, or by level where it is not installed), or none: all of it",
         choices=("auto", "silero", "level", "none"),
     )
     vad_threshold: float = arg(0.5, help="probability at which silero hears speech")
     vad_silence: float = arg(0.5, help="seconds without speech that end a stretch of it")
     vad_pad: float = arg(0.2, help="seconds by which stretches of speech are widened at both ends")
-    window: float = arg(40.0, help="longest piece that the model is given at once, in seconds; 0: all of a recording")
-    context: float = arg(3.0, help="seconds at both ends of a piece that only serve as context")
+    window: float = arg(60.0, help="longest piece that the model is given at once, in seconds; 0: all of a recording")
+    context: float = arg(5.0, help="seconds at both ends of a piece that only serve as context")
     max_tokens: int | None = arg(
         None, help="largest batch: pieces x longest piece, in samples (default: 640000 on a CPU, 8000000 on a GPU)"
     )

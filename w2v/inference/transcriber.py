@@ -35,6 +35,7 @@ from w2v.inference.word_times import WordTime, word_gaps, word_times
 from w2v.types import Emissions, Hypothesis
 
 GPU_TOKENS, CPU_TOKENS = 8_000_000, 640_000
+WHOLE = 960_000  # samples: where the window is endless, longer recordings are searched for speech
 # Parts that are decoded alone, in seconds: cut in a pause of half a second after 20 s, in any pause after a minute.
 SHORTEST_UNIT, LONGEST_UNIT, UNIT_PAUSE = 20.0, 60.0, 0.5
 
@@ -270,6 +271,9 @@ class Transcriber:
 
     def _reader(self, *, detects: bool = True) -> RecordingReader:
         info, config = self.info, self.config
+        # By default no model is refused: detectors hear 16 kHz alone.
+        is_deaf = config.vad == "auto" and info.sample_rate != LevelDetector.sample_rate
+        vad = "none" if is_deaf or not detects else config.vad
         grid = window_grid(conv_stack(self.loaded.model), info.sample_rate, config.window, config.context)
         on_gpu = self.device.type != "cpu"
         return RecordingReader(
@@ -277,10 +281,11 @@ class Transcriber:
             normalize=self.loaded.task.config.normalize,
             normalize_epsilon=self.loaded.task.config.normalize_epsilon,
             grid=grid,
-            new_detector=new_detector(config.vad, info.sample_rate) if detects else None,
+            new_detector=new_detector(vad, info.sample_rate),
             rule=config.speech_rule,
             max_tokens=config.max_tokens or (GPU_TOKENS if on_gpu else CPU_TOKENS),
             num_threads=self.num_threads,
+            whole_below=(grid.size or WHOLE) if config.vad == "auto" else 0,
         )
 
 
@@ -297,10 +302,10 @@ def new_detector(kind: str, sample_rate: int) -> Callable[[], SpeechModel] | Non
         raise ConfigError(
             f"--vad {kind} needs a model of {LevelDetector.sample_rate} Hz, this one has {sample_rate} Hz"
         )
-    if kind == "silero" or (kind == "auto" and silero.is_installed()):
-        silero.SileroModel()
-        return silero.SileroModel
-    return LevelDetector
+    if kind == "silero":
+        silero.SileroModel()  # says now what is not installed
+    is_silero = kind == "silero" or (kind == "auto" and silero.is_installed())
+    return silero.SileroModel if is_silero else LevelDetector
 
 
 def _taken(jobs: dict[int, _Job]) -> Iterator[tuple[int, _Job]]:

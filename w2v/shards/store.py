@@ -12,13 +12,15 @@ import zlib
 from collections import OrderedDict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from w2v.errors import DataError, ShardError
 from w2v.shards.member import Place, is_url, joined, shown
 from w2v.shards.parquet_file import RowGroups
 from w2v.shards.prefetch import Prefetcher
-from w2v.shards.remote import RemoteFile
+
+if TYPE_CHECKING:
+    from w2v.shards.remote import RemoteFile
 
 PREFETCH_BYTES = 256 << 20
 MOST_OPEN = 64  # shards; closing the one that was used least costs an `open` when it comes again
@@ -118,7 +120,7 @@ class ShardStore:
                 opened.files.move_to_end(shard)
                 return found
         path = joined(self.root, shard)
-        found = RemoteFile(path) if is_url(path) else LocalFile(path)
+        found = _remote(path) if is_url(path) else LocalFile(path)
         self._check(shard, found)
         with opened.lock:
             opened.files[shard] = found
@@ -195,3 +197,9 @@ class ShardStore:
             if opened.rows is None:
                 opened.rows = RowGroups(self.file, self.shown)
             return opened.rows
+
+
+def _remote(url: str) -> RemoteFile:
+    from w2v.shards.remote import RemoteFile  # here: what speaks to servers takes a sixth of a program's start
+
+    return RemoteFile(url)

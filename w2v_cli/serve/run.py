@@ -53,15 +53,18 @@ async def _serve(transcriber: Transcriber, options: LiveOptions, style: Subtitle
         for each in SIGNALS:  # the second one does not wait
             signal.signal(each, signal.SIG_DFL)
 
-    for number in SIGNALS:
-        signal.signal(number, stop)
+    before = [signal.signal(number, stop) for number in SIGNALS]
 
     def ready(port: int) -> None:
         query = "" if flags.token is None else f"?token={flags.token}"
         for host in printed_hosts(flags.host):
             print(f"http://{host}:{port}/{query}", flush=True)
 
-    await server.run(flags.host, flags.port, ready)
+    try:
+        await server.run(flags.host, flags.port, ready)
+    finally:
+        for number, handler in zip(SIGNALS, before, strict=True):
+            signal.signal(number, handler)
 
 
 def printed_hosts(host: str) -> list[str]:
