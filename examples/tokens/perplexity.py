@@ -2,7 +2,7 @@
 
     python examples/tokens/perplexity.py TOKENS/train.src TOKENS/valid.src [CHECKPOINT ...]
 
-Lines are cut into pieces of 250 codes. The same codes are asked of all: every twentieth of each piece. The masked model
+Lines are cut into pieces of 60 codes. The same codes are asked of all: every twentieth of each piece. The masked model
 sees all others, and so does `both neighbours`, which knows the code before and the code after; `pairs` knows the code
 before alone. Counts are interpolated with those of less context; the weight is the best one on the codes asked for,
 which favours the counts.
@@ -24,7 +24,7 @@ import torch
 from w2v.inference.load import load_model
 
 STEP = 20
-LONGEST = 250  # codes of a piece, as far as the positions of a model reach that was trained on blocks of 256
+LONGEST = 60  # codes of a piece, as far as the positions of a model reach that was trained on blocks of 64
 WEIGHTS = (0.3, 1.0, 3.0, 10.0, 30.0, 100.0)
 
 
@@ -56,11 +56,13 @@ def asked(line: Sequence[str]) -> range:
 def count_perplexities(train: Path, valid: Path) -> dict[str, float]:
     """Return the perplexities of counts of single codes, pairs, and codes between two neighbours."""
     singles: Counter[str] = Counter()
+    firsts: Counter[str] = Counter()
     pairs: Counter[tuple[str, str]] = Counter()
     triples: Counter[tuple[str, str, str]] = Counter()
     around: Counter[tuple[str, str]] = Counter()
     for line in read_pieces(train):
         singles.update(line)
+        firsts.update(line[:-1])  # the last code of a piece is followed by none
         pairs.update(itertools.pairwise(line))
         triples.update(zip(line, line[1:], line[2:]))
         around.update(zip(line, line[2:]))
@@ -71,7 +73,7 @@ def count_perplexities(train: Path, valid: Path) -> dict[str, float]:
         return (singles[code] + 1) / (total + size)
 
     def pair(before: str, code: str, weight: float) -> float:
-        return (pairs[before, code] + weight * single(code)) / (singles[before] + weight)
+        return (pairs[before, code] + weight * single(code)) / (firsts[before] + weight)
 
     def between(before: str, code: str, after: str, weight: float, inner: float) -> float:
         return (triples[before, code, after] + weight * pair(before, code, inner)) / (around[before, after] + weight)

@@ -28,7 +28,7 @@ from perplexity import count_perplexities, masked_perplexity
 from stages import Run, counts
 
 MODEL = {
-    "--encoder-layers": 3, "--encoder-embed-dim": 96, "--encoder-ffn-embed-dim": 384, "--encoder-attention-heads": 4,
+    "--encoder-layers": 2, "--encoder-embed-dim": 96, "--encoder-ffn-embed-dim": 384, "--encoder-attention-heads": 4,
 }  # fmt: skip
 QUANTIZER = (
     *("--task", "audio_pretraining", "--arch", "wav2vec", "--criterion", "wav2vec", "--infonce"),
@@ -41,13 +41,13 @@ QUANTIZER = (
     *("--warmup-updates", "50", "--warmup-init-lr", "1e-07"),
     *("--max-sample-size", "32000", "--max-tokens", "192000", "--skip-invalid-size-inputs-valid-test"),
 )
-# Blocks of 2.5 s and batches of 40 s, where the recipes have whole utterances and an hour; shorter spans, too.
+# Blocks of 0.64 s and batches of 20 s, where the recipes have whole utterances and an hour; shorter spans, too.
 MASKED = (
     *("--task", "masked_lm", "--arch", "roberta_base", "--criterion", "masked_lm", "--sample-break-mode", "none"),
-    *("--tokens-per-sample", "256", "--max-positions", "256", "--mask-prob", "0.5"),
-    *("--mask-multiple-length", "5", "--mask-stdev", "5", "--dropout", "0", "--attention-dropout", "0"),
+    *("--tokens-per-sample", "64", "--max-positions", "64", "--mask-prob", "0.3"),
+    *("--mask-multiple-length", "3", "--mask-stdev", "3", "--dropout", "0", "--attention-dropout", "0"),
     *("--optimizer", "adam", "--adam-betas", "(0.9, 0.98)", "--adam-eps", "1e-06", "--weight-decay", "0.01"),
-    *("--lr-scheduler", "polynomial_decay", "--lr", "0.002", "--clip-norm", "1", "--max-tokens", "4096"),
+    *("--lr-scheduler", "polynomial_decay", "--lr", "0.002", "--clip-norm", "1", "--max-tokens", "2048"),
     *("--required-batch-size-multiple", "1", "--skip-invalid-size-inputs-valid-test"),
 )
 COMMON = ("--cpu", "--num-workers", "0", "--no-epoch-checkpoints", "--log-format", "json")
@@ -63,7 +63,7 @@ def main() -> int:
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--ext", default="flac")
     parser.add_argument("--quantizer-updates", type=int, default=600)
-    parser.add_argument("--updates", type=int, default=400)
+    parser.add_argument("--updates", type=int, default=1000)
     parser.add_argument("--threads", type=int, default=1)
     arguments = parser.parse_args()
     run = Run(arguments.folder.resolve(), arguments.threads)
@@ -93,9 +93,9 @@ def example(run: Run, arguments: Any) -> dict[str, Any]:
     for seed in range(1, arguments.seeds + 1):
         bert = run.folder / f"bert{seed}/checkpoint_last.pt"
         stage(run, f"masked model, seed {seed}", "w2v-train", tokens, "--save-dir", bert.parent, *MASKED, *COMMON,
-              *schedule(seed, arguments.updates))  # fmt: skip
+              *schedule(seed, arguments.updates), "--disable-validation")  # fmt: skip
         results[f"perplexity, masked model, seed {seed}"] = masked_perplexity(bert, tokens / "valid.src")
-        for layer in (1, 2, 3):
+        for layer in (1, 2):
             features[f"masked model, layer {layer}, seed {seed}"] = featurize(run, arguments, vq, str(layer), bert)
     return {**results, **probes(arguments.digits, features)}
 

@@ -40,8 +40,8 @@ def test_pieces_and_places(tmp_path: Path) -> None:
     module = load("perplexity")
     (tmp_path / "x").write_text(" ".join(["1-1"] * 260) + "\n\n2-2\n")
     pieces = module.read_pieces(tmp_path / "x")
-    assert [len(piece) for piece in pieces] == [250, 10, 1]
-    assert [list(module.asked(piece))[:2] for piece in pieces] == [[10, 30], [], []]
+    assert [len(piece) for piece in pieces] == [60, 60, 60, 60, 20, 1]
+    assert [list(module.asked(piece)) for piece in pieces[3:]] == [[10, 30, 50], [10], []]
 
 
 def test_the_commands_are_commands(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -64,4 +64,4 @@ def test_the_commands_are_commands(tmp_path: Path, monkeypatch: pytest.MonkeyPat
     trainings = [parse_train_command(words[1:]).config for words in calls if words[0] == "w2v-train"]
     assert [config.optimization.max_update for config in trainings] == [3, 20, 20]
     assert [config.common.seed for config in trainings] == [1, 1, 2]
-    assert trainings[1].task.config.mask_multiple_length == 5
+    assert trainings[1].task.config.mask_multiple_length == 3

@@ -30,7 +30,8 @@ class W2vModel(nn.Module):
     Where it has a codebook it defines `codes_of`, too.
 
     Attributes:
-        reads: what its batches hold: `audio`, or `text` (then it is built for `num_words`, `pad`, `max_positions`).
+        reads: what its batches hold: `audio`, `text` or `masked text` (then it is built for `num_words`, `pad`,
+            `max_positions`).
         shortest_clip: samples of the shortest clip that training gets anything out of; shorter ones are left out.
         codebook_size: groups and codewords per group of its quantizer, (0, 0) without one.
         conv_layers: the convolutions that turn samples into frames; by default `config.conv_feature_layers`, and ()
