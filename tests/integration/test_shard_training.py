@@ -11,10 +11,10 @@ from typing import Any
 
 import pytest
 import torch
+from clip_files import manifest_program
+from fault_server import fault_server
 from toy_speech import call, prepare, pretraining
 
-from tests.helpers.clip_files import manifest_program
-from tests.helpers.fault_server import fault_server
 from w2v.checkpoint import load_checkpoint
 from w2v.shards import remote
 from w2v_cli import train

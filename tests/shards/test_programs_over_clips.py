@@ -5,9 +5,9 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
+from clip_files import manifest_program
 from toy_speech import call
 
-from tests.helpers.clip_files import manifest_program
 from w2v.data.manifest import write_manifest
 from w2v_cli import align, featurize, infer, labels, transcribe
 

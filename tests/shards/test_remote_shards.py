@@ -7,9 +7,9 @@ import threading
 
 import numpy as np
 import pytest
+from clip_files import manifest_program, write_clips
+from fault_server import fault_server
 
-from tests.helpers.clip_files import manifest_program, write_clips
-from tests.helpers.fault_server import fault_server
 from w2v.data.dataset import AudioDataset
 from w2v.data.iterator import EpochIterator
 from w2v.data.manifest import read_manifest

@@ -6,8 +6,8 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+from clip_files import manifest_program, write_clips
 
-from tests.helpers.clip_files import manifest_program, write_clips
 from w2v.data.dataset import BatchDataset
 from w2v.data.iterator import EpochIterator
 from w2v.data.manifest import make_manifest, read_manifest

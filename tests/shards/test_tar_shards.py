@@ -11,8 +11,8 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from clip_files import manifest_program, write_clips
 
-from tests.helpers.clip_files import manifest_program, write_clips
 from w2v.data.dataset import AudioDataset
 from w2v.data.iterator import EpochIterator
 from w2v.data.manifest import read_manifest

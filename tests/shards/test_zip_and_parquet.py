@@ -10,8 +10,8 @@ import zipfile
 
 import numpy as np
 import pytest
+from clip_files import manifest_program, write_clips
 
-from tests.helpers.clip_files import manifest_program, write_clips
 from w2v.data.dataset import AudioDataset
 from w2v.data.manifest import read_manifest
 from w2v.errors import DataError, MissingPackageError

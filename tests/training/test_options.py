@@ -94,7 +94,9 @@ def test_what_is_printed_is_read_back(arch: str, criterion: str, tmp_path: Path)
 @pytest.mark.parametrize("registry", [TASKS, OPTIMIZERS, LR_SCHEDULERS], ids=lambda registry: registry.kind)
 def test_so_are_the_other_components(registry: Any, tmp_path: Path) -> None:
     for name in registry.names():
-        first = printed(*BASE, registry.flag, name, *(["--labels", "ltr"] if name.startswith("audio") else []))
+        # The two have a --mask-prob each, of tokens and of frames: no command has both.
+        base = ["data", "--arch", "roberta", "--criterion", "masked_lm"] if name == "masked_lm" else BASE
+        first = printed(*base, registry.flag, name, *(["--labels", "ltr"] if name.startswith("audio") else []))
         (tmp_path / "again.yaml").write_text(first)
         assert printed("--config", tmp_path / "again.yaml") == first
 
