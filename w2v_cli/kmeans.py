@@ -53,7 +53,7 @@ class KmeansConfig(ClipOptions):
     layer: str = arg("6", help="with --model: a block, from 1, or c, the last frames")
     label_rate: float = arg(0.0, help="with feature files: frames per second, for the header of the labels")
     apply: str | None = arg(None, help="kmeans.npz of an earlier run: fit nothing, give classes alone")
-    num_classes: int = arg(100, help="classes", aliases=("-K", "--n-clusters"))
+    num_classes: int = arg(100, help="number of classes", aliases=("-K", "--n-clusters"))
     percent: float = arg(-1.0, help="fit on this share of the clips of the first split, such as 0.1; -1: on all")
     seed: int = arg(0, help="of the sample and of the first centroids")
     n_init: int = arg(20, help="starts, of which the best is taken")

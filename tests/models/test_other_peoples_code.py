@@ -17,6 +17,8 @@ from torch.nn.utils import parametrizations, prune
 
 from w2v.criterions.ctc import ctc_loss
 from w2v.models import W2vModel
+from w2v.models.hubert import HubertModel
+from w2v.types import MaskedPredictionOutput
 
 TORCH_S_LIMIT = ("wav2vec_gru", "plugin")  # torch's compilers and `vmap` do not take its GRU
 LAYERED = [name for name in NAMES if name not in TORCH_S_LIMIT]
@@ -38,11 +40,25 @@ def loss_of(model: W2vModel, *, seed: int = 3) -> Tensor:
     """Return the loss of a training step, or of features where there is no loss."""
     if type(model).__name__ == "Wav2Vec2EncoderModel":
         return model.extract_features(SOURCE, TRUE).features.square().mean()
-    output: Any = model(SOURCE, TRUE, seed)
+    output: Any = model(SOURCE, TRUE, seed, **labels_for(model))
+    if isinstance(output, MaskedPredictionOutput):
+        penalties = [penalty.square() for penalty in output.penalties.values()]
+        scores = [part.logits.clamp(min=-100).logsumexp(dim=1).sum() for part in (*output.masked, *output.unmasked)]
+        return sum([*scores, *penalties], torch.zeros(()))
     if hasattr(output, "penalties"):
         penalties = [penalty.square() for penalty in output.penalties.values()]
         return output.logits.clamp(min=-100).logsumexp(dim=1).sum() + sum(penalties, torch.zeros(()))
     return ctc_loss(output.logits, output.lengths, torch.ones(3, 4).long(), torch.full((3,), 4), zero_infinity=False)
+
+
+def labels_for(model: W2vModel) -> dict[str, Any]:
+    """Return what HuBERT is given beside samples: classes of each label set, one per frame."""
+    if not isinstance(model, HubertModel):
+        return {}
+    sizes = [max(int(frames), 1) for frames in model.extract_features(SOURCE, TRUE).lengths]
+    places = torch.arange(max(sizes)).repeat(len(sizes), 1)
+    labels = [places % classes for classes in model.num_classes]
+    return {"frame_labels": labels, "label_lengths": [torch.tensor(sizes)] * len(labels)}
 
 
 def gradients(model: W2vModel) -> dict[str, Tensor]:

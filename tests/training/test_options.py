@@ -201,8 +201,8 @@ def test_a_file_cannot_be_larger_than_it_is_long(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("argv", "words"),
     [
-        (["data"], "--arch is required; known: transformer_lm, "),
-        (["data", "--arch", "wav2vec2"], "--criterion is required; known: adaptive_loss, cross_entropy, ctc, wav2vec"),
+        (["data"], "--arch is required; known: hubert, "),
+        (["data", "--arch", "wav2vec2"], "--criterion is required; known: adaptive_loss, cross_entropy, ctc, "),
         ([*BASE, "--encoder-layer", "3"], "unknown flag --encoder-layer; did you mean --encoder-layers"),
         ([*BASE, "--max-updates", "3"], "unknown flag --max-updates; did you mean --max-update"),
         ([*BASE, "--wer-args", "x"], "unknown flag --wer-args"),

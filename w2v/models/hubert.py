@@ -158,12 +158,14 @@ class HubertModel(Wav2Vec2Encoder, W2vModel):
         if self.labels_per_frame * size > num_labels:
             # At least one: a batch without any label then predicts nothing.
             size = max(int(num_labels / self.labels_per_frame), 1)
-        if size == frames.size or frames.lengths is None:
-            return Frames(size, frames.lengths)
+        if size == frames.size:
+            return frames
+        if frames.lengths is None:
+            return Frames(size, None, is_cut=True)
         assert lengths is not None
         if self.config.original_padding:
-            return Frames(size, padded_frame_lengths(lengths, source.shape[1], size))
-        return Frames(size, frames.lengths.clamp(max=size))
+            return Frames(size, padded_frame_lengths(lengths, source.shape[1], size), is_cut=True)
+        return Frames(size, frames.lengths.clamp(max=size), is_cut=True)
 
     def _predictable(
         self, num_clips: int, frames: Frames, places: Tensor, label_lengths: Sequence[Tensor]

@@ -36,10 +36,12 @@ class Frames:
     Attributes:
         size: T, frames that the convolutions make of the padded batch, or fewer: those that are used.
         lengths: (B,) int64 valid frames per clip, CPU; None where all T are valid.
+        is_cut: whether the convolutions make more frames than T.
     """
 
     size: int
     lengths: Tensor | None
+    is_cut: bool = False
 
     def per_clip(self, num_clips: int) -> list[int]:
         """Return the valid frames of each clip."""
@@ -196,7 +198,7 @@ class Wav2Vec2Encoder(nn.Module):
         exact = not config.original_padding and frames.lengths is not None
         source_lengths = lengths if exact and is_padded(lengths, source.shape[1]) else None
         latent = chunked(self.feature_extractor, source, source_lengths)  # (B, S) -> (B, T, F)
-        if latent.shape[1] > frames.size:
+        if frames.is_cut:  # not by a comparison of sizes, which `torch.export` would take for a bound on the length
             latent = latent[:, : frames.size]
         # Differs from the original for a factor of 0, which freezes the convolutions when they are built: who sets
         # them free again gets their gradients.
