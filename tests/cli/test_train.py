@@ -141,7 +141,7 @@ def test_labels_wanted_and_not_given(data: Path) -> None:
         (["--loss-weights", "[1, 2, 3]"], ["--loss-weights must hold 1 or 2 numbers", "[1.0, 2.0, 3.0]"]),
         (["--arch", "wav2vec3"], ["--arch: unknown model 'wav2vec3'; did you mean ", "'wav2vec2'"]),
         (["--criterion", "ctc"], ["unknown flag --infonce; it belongs to --criterion wav2vec"]),
-        (["--sample-rate", 8000], ["sample rate 16000 Hz, need 8000 Hz", "--resample"]),
+        (["--sample-rate", 8000], ["are not 8000 Hz mono", "(16000 Hz, 1 channel)", "--resample"]),
         (["--restore-file", "none.pt"], ["none.pt: there is no such checkpoint"]),
         (["--finetune-from-model", "none.pt"], ["none.pt: there is no such checkpoint"]),
         (["--save-dir", "/proc/none"], ["--save-dir '/proc/none' cannot be written to"]),
@@ -191,7 +191,7 @@ def test_stereo_clips(data: Path) -> None:
     for number in range(6):
         soundfile.write(folder / f"{number}.wav", np.zeros((20000, 2)), RATE)
     (data / "train.tsv").write_text(f"{folder}\n" + "".join(f"{n}.wav\t20000\n" for n in range(6)))
-    refused(pretrain(data, "--num-workers", 1), "2 channels, need 1", "--resample")
+    refused(pretrain(data, "--num-workers", 1), "not 16000 Hz mono: 0.wav (16000 Hz, 2 channels)", "--resample")
 
 
 # ----------------------------------------------------------------------------------- counted, and carried on

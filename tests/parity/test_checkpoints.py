@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from pathlib import Path
 from typing import Any
 
@@ -121,6 +122,7 @@ def test_ctc(golden: Path, generation: str, name: str, monkeypatch: pytest.Monke
 def test_a_fine_tuned_file_says_where_its_labels_are_from(
     golden: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
+    caplog.set_level(logging.INFO)  # a quiet program that ran before leaves another level
     w2v.load_model(golden / "checkpoints/g3_cfg/ctc_base.pt")
     assert "symbols come from" not in caplog.text  # they are in the file
     # Alone in a folder: beside the recorded files lies a dictionary, which would be taken.
