@@ -44,8 +44,8 @@ KINDS: dict[str, list[Any]] = {
     "wav2vec2": [*TINY, *NO_DROPOUT],
     "wav2vec2_padded": [*TINY, *NO_DROPOUT, "--enable-padding", "--extractor-mode", "default"],
     "ctc": CTC,
-    "hubert": HUBERT,
-    "hubert_padded": [*HUBERT, "--pad-audio", "--extractor-mode", "layer_norm"],
+    "hubert": [*HUBERT, *NO_DROPOUT],
+    "hubert_padded": [*HUBERT, *NO_DROPOUT, "--pad-audio", "--extractor-mode", "layer_norm"],
 }
 
 
