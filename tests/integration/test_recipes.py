@@ -202,7 +202,9 @@ def test_base(place: Path, base: Outcome) -> None:
     check_run(base, place / "base")
     line = base.lines("train_inner")[-1]
     assert {"prob_perplexity", "code_perplexity", "temp", "loss_0", "loss_1", "loss_2", "accuracy"} <= line.keys()
-    assert {"loss_scale", "gnorm", "lr"} <= line.keys()
+    assert {"gnorm", "lr"} <= line.keys()
+    # Where a CPU is slow in float16, another format takes its place, without a loss scale.
+    assert ("loss_scale" in line) == ("--fp16: this CPU is slow in it" not in base.out)
     assert line["temp"] == 2.0  # lines show three decimals
     assert line["lr"] == pytest.approx(0.0005 * 3 / 32000, rel=1e-3)
 
