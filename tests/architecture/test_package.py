@@ -36,6 +36,7 @@ def test_every_program_is_installed_and_every_installed_program_exists(package: 
     programs = {
         path.stem for path in (REPOSITORY / "w2v_cli").glob("*.py") if "\ndef main(" in path.read_text(encoding="utf-8")
     }
+    assert scripts.pop("w2v") == "w2v.__main__:main"  # lists the programs
     assert {name.removeprefix("w2v-") for name in scripts} == programs
     for target in scripts.values():
         module, function = target.split(":")

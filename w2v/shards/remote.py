@@ -31,7 +31,7 @@ SILENCE = 30.0  # seconds without a byte
 BLOCK = 1 << 18
 PIECE = 8 << 20  # of a range that fsspec fetches at once
 BUSY = (408, 425, 429, 500, 502, 503, 504)
-PACKAGES = {"s3": "s3fs", "s3a": "s3fs", "gs": "gcsfs", "gcs": "gcsfs", "az": "adlfs", "abfs": "adlfs"}
+OTHERS = {"az": "adlfs", "abfs": "adlfs"}  # packages that no extra brings
 _jitter = random.Random()  # its own: nothing else depends on how often a server was asked
 
 
@@ -256,7 +256,12 @@ def _opened(scheme: str, pid: int) -> Any:
             scheme, skip_instance_cache=True, use_listings_cache=False, **options.get(scheme.replace("s3a", "s3"), {})
         )
     except ImportError:
-        raise MissingPackageError(PACKAGES.get(scheme, scheme), "shards", f"reading {scheme}://") from None
+        if scheme in ("s3", "s3a"):
+            raise MissingPackageError("s3fs", "shards", f"reading {scheme}://") from None
+        if scheme in ("gs", "gcs"):
+            raise MissingPackageError("gcsfs", "shards", f"reading {scheme}://") from None
+        package = OTHERS.get(scheme, f"of fsspec for {scheme}")
+        raise ShardError(f"reading {scheme}:// needs the package {package}, which no extra of w2v installs") from None
     except ValueError as e:
         raise ShardError(f"{scheme}://: {e}") from e
 

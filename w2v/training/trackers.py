@@ -86,7 +86,9 @@ class Experiment:
         try:
             self._module: Any = importlib.import_module(package)
         except ImportError as e:
-            raise MissingPackageError(package, package, "--wandb-project") from e
+            if package == "trackio":
+                raise MissingPackageError("trackio", "trackio", "--tracker trackio") from e
+            raise MissingPackageError("wandb", "wandb", "--wandb-project") from e
         self._package, self._project, self._name, self._config = package, project, name, config
         self._run: Any = None
 
