@@ -9,12 +9,12 @@ import pytest
 import torch
 
 from w2v.data.batch_sampler import batch_by_size, length_order
-from w2v.data.dataset import AudioDataset, crop_starts
+from w2v.data.dataset import AudioDataset, BatchDataset, crop_starts
 from w2v.data.iterator import EpochIterator
 from w2v.data.manifest import make_manifest
 
 
-class Silent:
+class Silent(BatchDataset):
     """A data set whose batches are the requests themselves."""
 
     def load(self, indices: Any, seed: int) -> tuple[Any, None]:
