@@ -5,14 +5,14 @@
 #             plain torch of PyPI would bring gigabytes of CUDA libraries:
 #             make test PIP_ARGS="--extra-index-url https://download.pytorch.org/whl/cpu"
 #   PYTEST    more arguments for pytest
-#   JOBS      test processes at once (default: 2)
+#   JOBS      test processes at once (default: 3)
 #   DEMO      more arguments for examples/demo/run.py, such as DEMO="--data my_folder"
 
 PYTHON ?= python3
 PIP_ARGS ?=
 PYTEST ?=
-# Two test processes: most tests start programs and wait for them. A file's tests stay in one process, with its fixtures.
-JOBS ?= 2
+# For two cores: most tests start programs and wait for them. A file's tests stay in one process, with its fixtures.
+JOBS ?= 3
 DEMO ?=
 
 VENV := .venv

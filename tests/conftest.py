@@ -12,6 +12,15 @@ REPOSITORY = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(REPOSITORY / "tests" / "helpers"))
 
 
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Leave out what is marked slow, unless it is asked for."""
+    if os.environ.get("W2V_SLOW"):
+        return
+    for item in items:
+        if item.get_closest_marker("slow") is not None:
+            item.add_marker(pytest.mark.skip(reason="takes long; W2V_SLOW=1 runs it"))
+
+
 def _folder(variable: str, default: str) -> Path:
     path = Path(os.environ.get(variable) or REPOSITORY / default)
     if not path.is_dir():

@@ -57,6 +57,7 @@ def _call(*arguments: str | Path) -> subprocess.CompletedProcess[str]:
     return subprocess.run(command, env=environment, capture_output=True, text=True, check=False, timeout=800)
 
 
+@pytest.mark.slow
 @pytest.mark.timeout(900)  # seventeen programs, of two to three seconds each where nothing else runs
 def test_all_stages_at_toy_size_and_none_twice(few_clips: Path, tmp_path: Path) -> None:
     folder = tmp_path / "run"

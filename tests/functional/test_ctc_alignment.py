@@ -265,6 +265,7 @@ print((found.starts == np.cumsum(expected["start"])).mean(), (found.ends - found
 """
 
 
+@pytest.mark.slow
 def test_an_hour(golden: Path) -> None:
     """P14: the only best path, by 50,000 labels and 180,730 frames, in time and memory on one core."""
     folder = golden / "people/make_inputs.py"

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import copy
 import io
-import os
 import pickle
 from collections.abc import Callable
 from typing import Any
@@ -365,11 +364,8 @@ def test_trace_and_save(name: str) -> None:
     same_at_other_sizes(torch.jit.load(file), model)
 
 
-# A compilation takes 10 s: one model here, and all of them when asked to. `test_export` draws the graph of each.
-COMPILED = LAYERED if os.environ.get("W2V_SLOW") else ["wav2vec2_quantized_input"]
-
-
-@pytest.mark.parametrize("name", COMPILED)
+@pytest.mark.slow  # half a minute each; `test_export` draws the graph of each model, `training/test_compile` compiles
+@pytest.mark.parametrize("name", LAYERED)
 def test_compile_as_one_graph(name: str) -> None:
     """`fullgraph` fails at the first graph break; gradients are those of the plain model."""
     torch._dynamo.reset()
