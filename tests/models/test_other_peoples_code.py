@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 import io
 import pickle
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import pytest
@@ -35,11 +35,11 @@ class Features(nn.Module):
         return self.model.extract_features(source).features
 
 
-def loss_of(model: W2vModel, *, seed: int = 3) -> Tensor:
+def loss_of(model: W2vModel, *, seed: int = 3, forward: Callable[..., Any] | None = None) -> Tensor:
     """Return the loss of a training step, or of features where there is no loss."""
     if type(model).__name__ == "Wav2Vec2EncoderModel":
         return model.extract_features(SOURCE, TRUE).features.square().mean()
-    output: Any = model(SOURCE, TRUE, seed, **labels_for(model))
+    output: Any = (forward or model)(SOURCE, TRUE, seed, **labels_for(model))
     if isinstance(output, MaskedPredictionOutput):
         penalties = [penalty.square() for penalty in output.penalties.values()]
         scores = [part.logits.clamp(min=-100).logsumexp(dim=1).sum() for part in (*output.masked, *output.unmasked)]
@@ -307,6 +307,30 @@ def test_every_parameter_takes_part_in_a_training_step(name: str) -> None:
     """What DistributedDataParallel needs: it waits for a gradient of every parameter that is trained."""
     model = make(name).train()
     assert set(gradients(model)) == {key for key, p in model.named_parameters() if p.requires_grad}
+
+
+@pytest.fixture(scope="module")
+def one_rank() -> Iterator[None]:
+    """A process group of this process alone."""
+    torch.distributed.init_process_group("gloo", store=torch.distributed.HashStore(), rank=0, world_size=1)
+    yield
+    torch.distributed.destroy_process_group()
+
+
+@pytest.mark.usefixtures("one_rank")
+@pytest.mark.parametrize("name", [name for name in NAMES if name not in ("wav2vec2_encoder", "plugin")])
+def test_distributed_data_parallel_by_hand(name: str) -> None:
+    """Two steps, since it is the second that fails where a parameter got no gradient in the first."""
+    model = make(name).train()
+    wanted = gradients(model)
+    parallel = nn.parallel.DistributedDataParallel(model)
+    for _ in range(2):
+        model.zero_grad()
+        loss_of(model, forward=parallel).backward()
+    for key, parameter in model.named_parameters():
+        if key in wanted:
+            assert parameter.grad is not None
+            close(parameter.grad, wanted[key], key)
 
 
 # ------------------------------------------------------------------------------------------ number formats
