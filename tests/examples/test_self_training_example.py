@@ -99,6 +99,7 @@ def test_a_new_speaker_at_toy_size(
     assert json.loads((folder / "results.json").read_text(encoding="utf-8"))["results"] == content["results"]
 
 
+@pytest.mark.slow
 def test_from_speech_alone_at_toy_size(
     run: ModuleType, few_clips: Path, tmp_path: Path, called: list[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:

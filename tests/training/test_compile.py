@@ -52,6 +52,7 @@ def test_the_numbers_are_those_of_the_model(options: dict[str, Any]) -> None:
         torch.testing.assert_close(gradient, wanted_gradient, rtol=1e-5, atol=1e-5)
 
 
+@pytest.mark.slow
 def test_more_blocks_take_no_more_programs() -> None:
     counts = []
     for layers in (2, 5):
