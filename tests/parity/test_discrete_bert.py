@@ -143,3 +143,16 @@ def test_freezing(recorded: Any) -> None:
     assert all(p.requires_grad for p in encoder.parameters())
     assert not any(p.requires_grad for p in model.reader.parameters())
     assert not model.train().reader.quantizer.training
+
+
+def test_what_a_user_froze_stays_frozen(recorded: Any) -> None:
+    model = build(recorded, freeze_finetune_updates=2)
+    encoder = model.w2v_encoder.sentence_encoder
+    assert not any(parameter.requires_grad for parameter in encoder.parameters())
+    model.set_num_updates(2)
+    assert all(parameter.requires_grad for parameter in encoder.parameters())
+    encoder.layers[0].requires_grad_(False)
+    for update in (1, 2, 3):  # also through a run that goes back
+        model.set_num_updates(update)
+    frozen = {name for name, parameter in encoder.named_parameters() if not parameter.requires_grad}
+    assert frozen == {name for name, _ in encoder.named_parameters() if name.startswith("layers.0.")}

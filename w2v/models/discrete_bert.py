@@ -20,6 +20,7 @@ from w2v.functional.conv_spec import receptive_field
 from w2v.functional.dropout import dropout
 from w2v.functional.masking import MaskSpec, sample_mask
 from w2v.models.base import CONTEXT, MODELS, W2vModel, draw_seed
+from w2v.models.freezing import Freezing
 from w2v.models.roberta import RobertaConfig
 from w2v.models.token_features import TokenReader, read_tokens, token_table
 from w2v.modules.sentence_encoder import SentenceEncoder
@@ -60,7 +61,7 @@ class DiscreteBertCtc(W2vModel):
         self.layers = (*map(str, range(len(encoder.layers) + 1)), CONTEXT)
         self.reader = reader
         self.w2v_encoder = _TokenCtcEncoder(encoder, num_classes)
-        self.is_frozen = False
+        self._freezing = Freezing()
         self.set_num_updates(0)
 
     @classmethod
@@ -98,10 +99,7 @@ class DiscreteBertCtc(W2vModel):
         """Begin or end the freezing of the masked model, and pass on how many updates are done."""
         encoder = self.w2v_encoder.sentence_encoder
         encoder.set_num_updates(num_updates)
-        is_frozen = num_updates < self.config.freeze_finetune_updates
-        if is_frozen != self.is_frozen:
-            self.is_frozen = is_frozen
-            encoder.requires_grad_(not is_frozen)
+        self._freezing.until(self.config.freeze_finetune_updates, num_updates, encoder)
 
     def forward(
         self,

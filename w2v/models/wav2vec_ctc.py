@@ -22,6 +22,7 @@ from w2v.functional.conv_spec import receptive_field
 from w2v.functional.dropout import dropout
 from w2v.models.base import MODELS, W2vModel, draw_seed, register_model
 from w2v.models.discrete_bert import DiscreteBertCtc, bert_options
+from w2v.models.freezing import Freezing
 from w2v.models.wav2vec2_config import MaskOptions, Wav2Vec2EncoderConfig
 from w2v.models.wav2vec2_encoder import Frames, Masks, Wav2Vec2Encoder, layer_frames, layer_names
 from w2v.types import CtcOutput
@@ -128,13 +129,11 @@ class Wav2VecCtc(W2vModel):
         super().__init__()
         self.config = config
         self.conv_layers = encoder_config.conv_feature_layers
-        self.shortest_clip = receptive_field(encoder_config.conv_feature_layers)
-        self.conv_layers = encoder_config.conv_feature_layers
+        self.shortest_clip = receptive_field(self.conv_layers)
         self.layers = layer_names(encoder_config)
         self.w2v_encoder = _CtcEncoder(encoder_config, num_classes, config.final_dropout)
-        self.is_frozen = False
-        self._frozen: frozenset[str] = frozenset()
-        self._freeze_until(config.freeze_finetune_updates, 0)
+        self._freezing = Freezing()
+        self._freezing.until(config.freeze_finetune_updates, 0, self.w2v_encoder.w2v_model)
 
     @classmethod
     def build(cls, config: Wav2VecCtcConfig, **context: Any) -> W2vModel:
@@ -178,18 +177,7 @@ class Wav2VecCtc(W2vModel):
     def set_num_updates(self, num_updates: int) -> None:
         """Begin or end the freezing of the encoder, and pass on how many updates are done."""
         self.w2v_encoder.w2v_model.set_num_updates(num_updates)
-        self._freeze_until(self.config.freeze_finetune_updates, num_updates)
-
-    def _freeze_until(self, end: int, num_updates: int) -> None:
-        """Freeze the encoder before update `end`; then set free what was frozen here, and nothing else."""
-        if self.is_frozen == (num_updates < end):
-            return
-        self.is_frozen = num_updates < end
-        parameters = dict(self.w2v_encoder.w2v_model.named_parameters())
-        if self.is_frozen:
-            self._frozen = frozenset(name for name, parameter in parameters.items() if parameter.requires_grad)
-        for name in self._frozen & parameters.keys():
-            parameters[name].requires_grad_(not self.is_frozen)
+        self._freezing.until(self.config.freeze_finetune_updates, num_updates, self.w2v_encoder.w2v_model)
 
     def forward(
         self,
