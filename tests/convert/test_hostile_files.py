@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.util
 import resource
 import sys
 import time
@@ -12,6 +11,7 @@ from typing import Any
 
 import pytest
 import torch
+from scripts import load_script
 
 from w2v.checkpoint.torch_file import read_torch_file
 from w2v.convert import read_model_file
@@ -22,16 +22,7 @@ SECONDS = 1.0
 MEGABYTES = 300
 
 
-def _tricks() -> Any:
-    spec = importlib.util.spec_from_file_location("hostile_files", Path(__file__).with_name("hostile_files.py"))
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
-
-
-TRICKS = _tricks()
+TRICKS: Any = load_script(Path(__file__).with_name("hostile_files.py"))
 NAMES = sorted(TRICKS.hostile(Path("marker")))
 EVENTS = ("os.system", "subprocess.Popen", "os.exec", "os.posix_spawn", "socket.connect", "ctypes.dlopen", "pty.spawn")
 FOREIGN = {"fairseq", "omegaconf", "antigravity", "this", "webbrowser", "runpy", "pty", "dill", "cloudpickle"}

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import csv
-import importlib.util
 import json
 import os
 import subprocess
@@ -12,6 +11,8 @@ from pathlib import Path
 from types import ModuleType
 
 import pytest
+from digit_packs import link_few_clips
+from scripts import load_script
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 SCRIPT = REPOSITORY / "examples" / "digits" / "run.py"
@@ -20,34 +21,18 @@ TOY = (
     *("--threads", "1", "--minutes", "0.4", "--few-minutes", "0.2"),
     *("--pretrain-updates", "2", "--finetune-updates", "2", "--few-updates", "0"),
 )
-PACKS = ("digits_train", "digits_valid_seen", "digits_valid_unseen")
 
 
 @pytest.fixture(scope="module")
 def run() -> ModuleType:
     """The script as a module."""
-    spec = importlib.util.spec_from_file_location("digits_run", SCRIPT)
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
+    return load_script(SCRIPT)
 
 
 @pytest.fixture
 def few_clips(data: Path, tmp_path: Path) -> Path:
     """The packs of digits with links to a few clips each."""
-    folder = tmp_path / "data"
-    for pack in PACKS:
-        lines = (data / pack / "transcripts.tsv").read_text(encoding="utf-8").splitlines()[:8]
-        for line in lines:
-            path = folder / pack / line.split("\t")[0]
-            path.parent.mkdir(parents=True, exist_ok=True)
-            path.symlink_to((data / pack / line.split("\t")[0]).resolve())
-        (folder / pack / "transcripts.tsv").write_text("\n".join([*lines, ""]), encoding="utf-8")
-    for whole in ("fsdd16k", "tools"):
-        (folder / whole).symlink_to((data / whole).resolve())
-    return folder
+    return link_few_clips(data, tmp_path / "data")
 
 
 def _call(*arguments: str | Path) -> subprocess.CompletedProcess[str]:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import importlib
-import importlib.util
 import json
 import subprocess
 import sys
@@ -11,6 +10,8 @@ from pathlib import Path
 from types import ModuleType
 
 import pytest
+from digit_packs import link_few_clips
+from scripts import load_script
 from toy_speech import call
 
 FOLDER = Path(__file__).resolve().parents[2] / "examples" / "self_training"
@@ -19,29 +20,13 @@ FOLDER = Path(__file__).resolve().parents[2] / "examples" / "self_training"
 @pytest.fixture(scope="module")
 def run() -> ModuleType:
     """The script as a module."""
-    spec = importlib.util.spec_from_file_location("self_training_run", FOLDER / "run.py")
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    sys.modules[spec.name] = module
-    spec.loader.exec_module(module)
-    return module
+    return load_script(FOLDER / "run.py")
 
 
 @pytest.fixture
 def few_clips(data: Path, tmp_path: Path) -> Path:
     """The packs of digits with links to a few clips each."""
-    folder = tmp_path / "data"
-    for pack in ("digits_train", "digits_valid_seen", "digits_valid_unseen"):
-        lines = (data / pack / "transcripts.tsv").read_text(encoding="utf-8").splitlines()[:8]
-        for line in lines:
-            path = folder / pack / line.split("\t")[0]
-            path.parent.mkdir(parents=True, exist_ok=True)
-            path.symlink_to((data / pack / line.split("\t")[0]).resolve())
-        (folder / pack / "transcripts.tsv").write_text("\n".join([*lines, ""]), encoding="utf-8")
-    for whole in ("fsdd16k", "tools"):
-        (folder / whole).symlink_to((data / whole).resolve())
-    return folder
+    return link_few_clips(data, tmp_path / "data")
 
 
 @pytest.fixture

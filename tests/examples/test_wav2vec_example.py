@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-import importlib.util
 import os
 import subprocess
-import sys
 from pathlib import Path
 from types import ModuleType
 
 import numpy as np
 import pytest
 import torch
+from scripts import load_script
 
 from w2v.models.wav2vec import Wav2VecConfig
 from w2v.training.curves import Point
@@ -22,13 +21,7 @@ FOLDER = Path(__file__).resolve().parents[2] / "examples" / "wav2vec"
 
 
 def load(name: str) -> ModuleType:
-    spec = importlib.util.spec_from_file_location(f"wav2vec_example_{name}", FOLDER / f"{name}.py")
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    sys.modules[spec.name] = module
-    spec.loader.exec_module(module)
-    return module
+    return load_script(FOLDER / f"{name}.py")
 
 
 @pytest.mark.skipif(os.name == "nt", reason="a shell script")

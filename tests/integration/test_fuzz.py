@@ -5,18 +5,17 @@
 
 from __future__ import annotations
 
-import importlib.util
 import signal
 import sys
 import warnings
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from types import ModuleType
 from typing import Any
 
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from scripts import load_script
 
 from w2v.config import parse_literal
 from w2v.config.yaml_file import read_config_file
@@ -30,18 +29,7 @@ INPUTS = {"yaml": 15}
 OTHERS = 300
 
 
-def _load() -> ModuleType:
-    path = Path(__file__).resolve().parents[2] / "benchmarks" / "fuzz.py"
-    spec = importlib.util.spec_from_file_location("w2v_fuzz", path)
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    sys.modules["w2v_fuzz"] = module  # dataclasses look their module up
-    spec.loader.exec_module(module)
-    return module
-
-
-FUZZ = _load()
+FUZZ = load_script(Path(__file__).resolve().parents[2] / "benchmarks" / "fuzz.py")
 
 
 @pytest.fixture(scope="module")

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.util
 import random
 from collections.abc import Iterator
 from pathlib import Path
@@ -13,6 +12,7 @@ import pytest
 import torch
 from clip_files import manifest_program
 from fault_server import fault_server
+from scripts import load_script
 from toy_speech import call, prepare, pretraining
 
 from w2v.checkpoint import load_checkpoint
@@ -24,12 +24,7 @@ SCRIPT = Path(__file__).resolve().parents[2] / "benchmarks/random_kills.py"
 
 @pytest.fixture(scope="module")
 def script() -> ModuleType:
-    spec = importlib.util.spec_from_file_location("random_kills", SCRIPT)
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
+    return load_script(SCRIPT)
 
 
 @pytest.fixture(scope="module")
