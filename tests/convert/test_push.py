@@ -179,3 +179,10 @@ def test_the_code_of_the_card_runs(checkpoint: Path, tmp_path: Path, monkeypatch
     assert len(blocks) == 3
     for block in blocks[:2]:
         exec(compile(block, "README.md", "exec"), {})
+
+
+def test_a_pretrained_hubert_goes_with_its_classes(golden: Path, tmp_path: Path, hub: Hub) -> None:
+    (source,) = sorted((golden / "beyond/checkpoints/hubert").glob("*.pt"))[:1]
+    folder = tmp_path / "hubert"
+    assert convert.main([str(source), str(folder), "--to", "huggingface", "--push", "team/hubert"]) == 0
+    assert hub.files["w2v_extra.safetensors"] == (folder / "w2v_extra.safetensors").read_bytes()

@@ -275,20 +275,45 @@ def write_huggingface(
             raise CheckpointError(f"{file.path}: has no dictionary; name one with --dict")
         symbol = str(file.config.get("criterion", {}).get("post_process", "letter") or "none")
         files |= tokenizer_files(file.symbols, fitting_post_process(symbol, file.symbols))
+    # The vectors of HuBERT's classes go into a file of their own: their classes have no place for them.
+    return write_parts(folder, state, {**files, CONFIG_FILE: config}, as_bin=as_bin, extra=extra)
+
+
+def write_parts(
+    folder: Path,
+    state: dict[str, Tensor],
+    files: Mapping[str, Any],
+    *,
+    as_bin: bool,
+    extra: dict[str, Tensor] | None = None,
+) -> list[str]:
+    """Write the weights and the JSON files of a folder, and return the names of all files.
+
+    Args:
+        folder: made if need be.
+        state: tensors under their names.
+        files: what each JSON file holds.
+        as_bin: write `pytorch_model.bin` instead of `model.safetensors`.
+        extra: tensors for `w2v_extra.safetensors`.
+
+    Raises:
+        CheckpointError: the folder cannot be written.
+    """
+    weights = WEIGHTS[1] if as_bin else WEIGHTS[0]
     try:
         folder.mkdir(parents=True, exist_ok=True)
         if as_bin:
-            torch.save(state, folder / WEIGHTS[1])
+            torch.save(state, folder / weights)
         else:
-            write_safetensors(folder / WEIGHTS[0], state, {"format": "pt"})
-        if extra:  # the vectors of the classes, for which their classes have no place
+            write_safetensors(folder / weights, state, {"format": "pt"})
+        if extra:
             write_safetensors(folder / EXTRA_FILE, extra, {"format": "pt"})
-        for name, content in {**files, CONFIG_FILE: config}.items():
+        for name, content in files.items():
             text = json.dumps(content, indent=2, ensure_ascii=False) + "\n"
             (folder / name).write_text(text, encoding="utf-8")
     except (OSError, RuntimeError) as e:
         raise CheckpointError(f"{folder}: cannot be written: {getattr(e, 'strerror', None) or e}") from e
-    return [*files, CONFIG_FILE, WEIGHTS[1] if as_bin else WEIGHTS[0]]
+    return [*files, weights, *([EXTRA_FILE] if extra else [])]
 
 
 def _with_projection(file: ModelFile, kind: str, config: Mapping[str, Any]) -> dict[str, Tensor]:

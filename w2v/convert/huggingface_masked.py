@@ -6,7 +6,6 @@ itself is not needed. What their configuration has no word for (masks, break mod
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -15,11 +14,10 @@ import torch
 from torch import Tensor
 
 from w2v.config import build_config, to_plain
-from w2v.convert.huggingface_folder import CONFIG_FILE, WEIGHTS, read_weights
+from w2v.convert.huggingface_folder import CONFIG_FILE, read_weights, write_parts
 from w2v.convert.huggingface_symbols import read_json
 from w2v.convert.masked_model_state import ENCODER, OUTPUT, POSITIONS, TOKENS, token_symbols
 from w2v.convert.model_file import MASKED_MODEL, ModelFile
-from w2v.convert.safetensors_file import write_safetensors
 from w2v.data.dictionary import MASK, SPECIALS
 from w2v.errors import CheckpointError
 from w2v.models import MODELS
@@ -224,18 +222,7 @@ def write_masked_folder(folder: Path, file: ModelFile, *, as_bin: bool = False) 
         "w2v": {**sections, "trainer": {"num_updates": file.num_updates, "score": file.score}},
     }
     files = {CONFIG_FILE: config, **_tokenizer_files(file.symbols, options["max_positions"])}
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        if as_bin:
-            torch.save(state, folder / WEIGHTS[1])
-        else:
-            write_safetensors(folder / WEIGHTS[0], state, {"format": "pt"})
-        for name, content in files.items():
-            text = json.dumps(content, indent=2, ensure_ascii=False) + "\n"
-            (folder / name).write_text(text, encoding="utf-8")
-    except (OSError, RuntimeError) as e:
-        raise CheckpointError(f"{folder}: cannot be written: {getattr(e, 'strerror', None) or e}") from e
-    return [*files, WEIGHTS[1] if as_bin else WEIGHTS[0]]
+    return write_parts(folder, state, files, as_bin=as_bin)
 
 
 def _their_state(ours: Mapping[str, Tensor]) -> dict[str, Tensor]:

@@ -22,7 +22,7 @@ from w2v.files import atomic_path
 
 CONFIG_FILE = "config.json"
 WEIGHTS = ("model*.safetensors", "pytorch_model*.bin")
-SMALL_FILES = ("*.json", "*.txt")
+SMALL_FILES = ("*.json", "*.txt", "w2v_extra.safetensors")  # the last: what HuBERT has beside its encoder
 TIMEOUT = 60.0  # seconds without a byte
 _ADDRESS = re.compile(r"^https?:/+(?=.)")
 _HUB_NAME = re.compile(r"^[\w-][\w.-]*/[\w-][\w.-]*(@[\w./-]+)?$")
