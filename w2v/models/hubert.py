@@ -123,10 +123,7 @@ class HubertModel(Wav2Vec2Encoder, W2vModel):
             raise ConfigError(f"the model has {len(self.num_classes)} label sets, got {len(frame_labels)}")
         frames = self._trimmed(self.frames(source, lengths), source, lengths, min(x.shape[1] for x in frame_labels))
         masks = self.draw_masks(len(source), frames, draw_seed(seed, training=self.training))
-        if mask_indices is not None:
-            masks = dataclasses.replace(masks, time=mask_indices.cpu().numpy())
-        if mask_channel_indices is not None:
-            masks = dataclasses.replace(masks, channel=mask_channel_indices.cpu().numpy())
+        masks = masks.replaced(mask_indices, mask_channel_indices)
         encoded = self.encode(source, lengths, frames, masks, scale_gradients=True)
         # (T,) label under each frame; float32, whose rounding decides at decimal rates, as in the original
         places = (torch.arange(frames.size).float() * self.labels_per_frame).long()

@@ -30,7 +30,7 @@ from w2v.functional.negatives import sample_negatives, sample_negatives_everywhe
 from w2v.functional.padding import mean_square
 from w2v.models.base import W2vModel, draw_seed, register_model, register_model_architecture
 from w2v.models.wav2vec2_config import Wav2Vec2EncoderConfig
-from w2v.models.wav2vec2_encoder import EncoderOutput, Frames, Masks, Wav2Vec2Encoder, layer_frames, layer_names
+from w2v.models.wav2vec2_encoder import EncoderOutput, Frames, Wav2Vec2Encoder, layer_frames, layer_names
 from w2v.modules.gumbel_vector_quantizer import GumbelVectorQuantizer, Quantized
 from w2v.rng import numpy_generator, torch_generator
 from w2v.types import BoolArray, ContrastiveOutput
@@ -146,9 +146,7 @@ class Wav2Vec2Model(Wav2Vec2Encoder, W2vModel):
         num_clips = source.shape[0]
         frames = self.frames(source, lengths)
         # Planned on the host before anything is computed: no index is read back from the device.
-        masks = self.draw_masks(num_clips, frames, seed)
-        if mask_indices is not None:
-            masks = Masks(mask_indices.cpu().numpy(), masks.channel)
+        masks = self.draw_masks(num_clips, frames, seed).replaced(mask_indices)
         # As recorded from the original, gradients of this loss are scaled in evaluation, too.
         encoded = self.encode(source, lengths, frames, masks, seed, scale_gradients=True)
         # M masked frames in each of the B' clips that have any; M is the same for all, so targets are one (B', M, F).

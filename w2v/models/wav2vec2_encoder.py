@@ -60,6 +60,13 @@ class Masks:
     time: BoolArray | None = None
     channel: BoolArray | None = None
 
+    def replaced(self, time: Tensor | None, channel: Tensor | None = None) -> Masks:
+        """Return these masks with those that are given, of the same shapes, in their place."""
+        return Masks(
+            self.time if time is None else time.cpu().numpy(),
+            self.channel if channel is None else channel.cpu().numpy(),
+        )
+
 
 @dataclass(frozen=True)
 class EncoderOutput:

@@ -208,10 +208,7 @@ class Wav2VecCtc(W2vModel):
         masks = Masks()
         if self.training and self.config.apply_mask:
             masks = encoder.draw_masks(len(source), frames, seed)
-        if mask_indices is not None:
-            masks = dataclasses.replace(masks, time=mask_indices.cpu().numpy())
-        if mask_channel_indices is not None:
-            masks = dataclasses.replace(masks, channel=mask_channel_indices.cpu().numpy())
+        masks = masks.replaced(mask_indices, mask_channel_indices)
         logits = self.w2v_encoder(source, lengths, frames, masks, seed)
         if source.shape[1] < self.shortest_clip:
             logits = logits[:, :0]  # the convolutions made one frame that no clip owns
