@@ -182,7 +182,7 @@ def describe(file: ModelFile) -> Iterator[str]:
     elif file.name.startswith(MASKED_MODEL):
         yield f"tokens: up to {file.config['model'].get('max_positions')} per item, <s> and </s> counted"
     else:
-        yield f"audio: {task.get('sample_rate', 16000)} Hz, {'normalised per clip' if file.normalize else 'as it is'}"
+        yield f"audio: {file.audio}"
     if file.symbols is not None:
         yield f"dictionary: {len(file.symbols)} symbols, from {file.symbols_from}: {' '.join(file.symbols[:40])}"
     for note in file.notes:

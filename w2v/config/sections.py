@@ -122,7 +122,7 @@ class DatasetConfig:
             self, 1, math.inf, "max_tokens", "batch_size", "required_batch_size_multiple", "data_buffer_size",
             "validate_interval", "max_tokens_valid", "batch_size_valid",
         )  # fmt: skip
-        names = [name.strip() for name in self.train_subset.split(",")]
+        names = self._train_names
         if "" in names or len(set(names)) < len(names):
             raise ConfigError(f"--train-subset must be different names between commas, got {self.train_subset!r}")
         weights = self.subset_weights
@@ -135,9 +135,14 @@ class DatasetConfig:
             raise ConfigError(f"--subset-weights must be at least 0, and one above 0, got {list(weights)}")
 
     @property
+    def _train_names(self) -> list[str]:
+        # With empty names, which are refused; so not `str_tuple`.
+        return [name.strip() for name in self.train_subset.split(",")]
+
+    @property
     def train_sources(self) -> dict[str, float]:
         """The names in `--train-subset` with their weights; those of weight 0 are left out."""
-        names = [name.strip() for name in self.train_subset.split(",")]
+        names = self._train_names
         weights = self.subset_weights or (1.0,) * len(names)
         return {name: weight for name, weight in zip(names, weights, strict=True) if weight}
 

@@ -27,6 +27,9 @@ CLASSIFIERS = (
     "Data2VecAudioForAudioFrameClassification", "Data2VecAudioForXVector",
 )  # fmt: skip
 ACTIVATIONS = {"gelu": "gelu", "gelu_accurate": "gelu_new", "gelu_fast": "gelu_new", "relu": "relu", "tanh": "tanh"}
+OUR_ACTIVATIONS = {
+    "gelu": "gelu", "gelu_new": "gelu_accurate", "gelu_fast": "gelu_accurate", "relu": "relu", "tanh": "tanh",
+}  # fmt: skip
 
 # (ours, theirs): options that mean the same.
 ENCODER_OPTIONS = (
@@ -188,29 +191,8 @@ def from_their_config(config: Mapping[str, Any], kind: str, where: str) -> dict[
     _refuse_variants(config, where)
     is_data2vec = config.get("model_type") == "data2vec-audio"
     get = {**THEIR_DEFAULTS, **(DATA2VEC_DEFAULTS if is_data2vec else {}), **config}
-    ours_of = {
-        "gelu": "gelu",
-        "gelu_new": "gelu_accurate",
-        "gelu_fast": "gelu_accurate",
-        "relu": "relu",
-        "tanh": "tanh",
-    }
-    convolutions = [get["conv_dim"], get["conv_kernel"], get["conv_stride"]]
-    if not all(isinstance(row, list) for row in convolutions) or len({len(row) for row in convolutions}) != 1:
-        raise CheckpointError(f"{where}: conv_dim, conv_kernel and conv_stride must be lists of the same length")
-    if get["hidden_act"] not in ours_of or get["feat_extract_norm"] not in ("group", "layer"):
-        raise CheckpointError(f"{where}: has an activation or a norm that is not known here")
     rates = {ours: get[theirs] for ours, theirs in RATES}
-    encoder = {ours: get[theirs] for ours, theirs in ENCODER_OPTIONS}
-    encoder |= {
-        "activation_fn": ours_of[get["hidden_act"]],
-        "extractor_mode": "layer_norm" if get["feat_extract_norm"] == "layer" else "default",
-        "conv_feature_layers": [list(layer) for layer in zip(*convolutions, strict=True)],
-    }
-    if is_data2vec:
-        encoder["pos_conv_depth"] = get["num_conv_pos_embeddings"]
-        encoder["conv_pos"] = get["num_conv_pos_embeddings"] * get["conv_pos_kernel_size"]
-        encoder["extractor_mode"] = "layer_norm"
+    encoder = _encoder_of(get, where, is_data2vec=is_data2vec)
     before = _before(config, where)
     if kind == PRETRAINING:
         encoder |= {ours: get[theirs] for ours, theirs in PRETRAINING_OPTIONS}
@@ -239,6 +221,30 @@ def from_their_config(config: Mapping[str, Any], kind: str, where: str) -> dict[
         "model": {**old, **own, "_name": CTC, "w2v_args": encoder},
         "criterion": {**before.get("criterion", {}), **criterion},
     }
+
+
+def _encoder_of(get: Mapping[str, Any], where: str, *, is_data2vec: bool) -> dict[str, Any]:
+    """Return what the encoder is made of.
+
+    Raises:
+        CheckpointError: it is a variant that is not known here.
+    """
+    convolutions = [get["conv_dim"], get["conv_kernel"], get["conv_stride"]]
+    if not all(isinstance(row, list) for row in convolutions) or len({len(row) for row in convolutions}) != 1:
+        raise CheckpointError(f"{where}: conv_dim, conv_kernel and conv_stride must be lists of the same length")
+    if get["hidden_act"] not in OUR_ACTIVATIONS or get["feat_extract_norm"] not in ("group", "layer"):
+        raise CheckpointError(f"{where}: has an activation or a norm that is not known here")
+    encoder = {ours: get[theirs] for ours, theirs in ENCODER_OPTIONS}
+    encoder |= {
+        "activation_fn": OUR_ACTIVATIONS[get["hidden_act"]],
+        "extractor_mode": "layer_norm" if get["feat_extract_norm"] == "layer" else "default",
+        "conv_feature_layers": [list(layer) for layer in zip(*convolutions, strict=True)],
+    }
+    if is_data2vec:
+        encoder["pos_conv_depth"] = get["num_conv_pos_embeddings"]
+        encoder["conv_pos"] = get["num_conv_pos_embeddings"] * get["conv_pos_kernel_size"]
+        encoder["extractor_mode"] = "layer_norm"
+    return encoder
 
 
 def _before(config: Mapping[str, Any], where: str) -> dict[str, dict[str, Any]]:

@@ -262,7 +262,7 @@ def write_huggingface(
         AUDIO_FILE: {
             "feature_extractor_type": "Wav2Vec2FeatureExtractor",
             "feature_size": 1,
-            "sampling_rate": file.config["task"].get("sample_rate", 16000),
+            "sampling_rate": file.sample_rate,
             "padding_value": 0.0,
             "padding_side": "right",
             "do_normalize": file.normalize,

@@ -165,7 +165,7 @@ def _data(file: ModelFile) -> Iterator[str]:
     yield f"- trained on: {f'`{subset}` of `{data}`' if data else NOT_RECORDED}"
     yield f"- language, hours, licence of the recordings: {NOT_RECORDED}"
     if not file.name.startswith(MASKED_MODEL):
-        yield f"- input: {task.get('sample_rate', 16000)} Hz, {'normalised per clip' if file.normalize else 'as it is'}"
+        yield f"- input: {file.audio}"
     if file.symbols:
         yield f"- output: {len(file.symbols)} symbols: `{' '.join(file.symbols[4:44]).replace('`', '')}`"
     pretrained = file.config["model"].get("w2v_path")

@@ -57,6 +57,11 @@ class ModelFile:
         return int(self.config["task"].get("sample_rate") or 16000)
 
     @property
+    def audio(self) -> str:
+        """What it hears, in words."""
+        return f"{self.sample_rate} Hz, {'normalised per clip' if self.normalize else 'as it is'}"
+
+    @property
     def normalize(self) -> bool:
         """Whether its input has zero mean and unit variance per clip."""
         return bool(self.config["task"].get("normalize", False))

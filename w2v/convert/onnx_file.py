@@ -76,8 +76,7 @@ def save(path: Path, graph: Any, file: ModelFile) -> None:
     Raises:
         CheckpointError: the file cannot be written.
     """
-    task = file.config["task"]
-    metadata = {"sample_rate": str(task.get("sample_rate", 16000)), "normalize": str(file.normalize).lower()}
+    metadata = {"sample_rate": str(file.sample_rate), "normalize": str(file.normalize).lower()}
     if file.symbols is not None:
         metadata["symbols"] = "\n".join(file.symbols)
     for name, value in metadata.items():

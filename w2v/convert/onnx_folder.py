@@ -56,7 +56,7 @@ def write_onnx_folder(folder: Path, model: W2vModel, file: ModelFile, formats: S
         raise CheckpointError(
             f"--to onnx: {file.path} writes no symbols, so onnx-asr cannot open it; name a file that ends in .onnx"
         )
-    rate = file.config["task"].get("sample_rate", SAMPLE_RATE)
+    rate = file.sample_rate
     if rate != SAMPLE_RATE:
         raise CheckpointError(
             f"--to onnx: onnx-asr gives models {SAMPLE_RATE} Hz, and {file.path} takes {rate}; "

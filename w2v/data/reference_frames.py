@@ -8,6 +8,7 @@ from pathlib import Path, PurePosixPath
 
 import numpy as np
 
+from w2v.data.labels import read_references
 from w2v.data.manifest import Manifest
 from w2v.data.text_file import read_lines
 from w2v.errors import DataError
@@ -32,13 +33,10 @@ class ReferenceFrames:
         self._clips, self._rate, self._path = clips, rate, path
         self._lines: list[str] = []
         self._words: dict[str, list[tuple[float, float, str]]] = defaultdict(list)
-        lines = read_lines(path, "reference")
         if path.suffix != ".ctm":
-            self._lines = list(lines)
-            if len(self._lines) != len(clips):
-                raise DataError(f"{path}: has {len(self._lines)} lines, but its manifest lists {len(clips)} clips")
+            self._lines = read_references(path, len(clips))
             return
-        for number, line in enumerate(lines, start=1):
+        for number, line in enumerate(read_lines(path, "reference"), start=1):
             fields = line.split()
             try:
                 self._words[fields[0]].append((float(fields[2]), float(fields[3]), fields[4]))

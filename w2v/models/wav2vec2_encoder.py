@@ -63,8 +63,8 @@ class Masks:
     def replaced(self, time: Tensor | None, channel: Tensor | None = None) -> Masks:
         """Return these masks with those that are given, of the same shapes, in their place."""
         return Masks(
-            self.time if time is None else time.cpu().numpy(),
-            self.channel if channel is None else channel.cpu().numpy(),
+            time=self.time if time is None else time.cpu().numpy(),
+            channel=self.channel if channel is None else channel.cpu().numpy(),
         )
 
 
