@@ -108,8 +108,8 @@ EXTRAS["all"] = sorted({package for name in EXTRAS if name not in ("test", "dev"
 
 SUMMARY = (
     "Self-supervised learning of speech from raw audio (wav2vec, vq-wav2vec, wav2vec 2.0, HuBERT, masked language "
-    "models of tokens), CTC fine-tuning, decoding with language models, transcripts with word times of any recording, and "
-    "live transcription."
+    "models of tokens), CTC fine-tuning, decoding with language models, transcripts with word times of any recording, "
+    "and live transcription."
 )
 
 # Each program is `main() -> int` of a module in w2v_cli; what it returns is the exit code.
