@@ -158,7 +158,11 @@ def _write(config: ManifestConfig) -> int:
 
 
 def _pack(config: ManifestConfig, manifest: Manifest, split: str) -> int:
-    """Write the clips of a manifest into shards."""
+    """Write the clips of a manifest into shards.
+
+    Raises:
+        DataError: labels and manifest differ in length, or something cannot be read or written.
+    """
     folder = str(config.shards)
     dest = Path(folder if config.dest == "." else config.dest)
     _make_folder("--shards", folder)
@@ -171,11 +175,14 @@ def _pack(config: ManifestConfig, manifest: Manifest, split: str) -> int:
         labels = labels_beside(manifest.source)
         for path in sorted(Path(manifest.source).parent.glob("dict.*.txt")):
             write_atomically(dest / path.name, path.read_bytes())
-    order = list(range(len(manifest)))
+    for kind, lines in labels.items():
+        if len(lines) != len(manifest):
+            raise DataError(f"{split}.{kind}: {len(lines)} lines, but the manifest lists {len(manifest)} clips")
     if config.shuffle:
+        order = list(range(len(manifest)))
         random.Random(config.seed).shuffle(order)
         manifest = manifest.take(order)
-        labels = {kind: [lines[row] for row in order] for kind, lines in labels.items() if len(lines) == len(order)}
+        labels = {kind: [lines[row] for row in order] for kind, lines in labels.items()}
     count = write_shards(manifest, labels, Path(folder), dest, split, config.shard_size)
     kinds = "".join(f", {split}.{kind}" for kind in labels)
     print(f"{split}.tsv{kinds}: {len(manifest)} clips in {count} shards in {folder}", flush=True)

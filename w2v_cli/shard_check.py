@@ -8,9 +8,8 @@ from collections import Counter
 
 from w2v.data.audio import audio_info
 from w2v.data.manifest import Manifest, read_manifest, shards_path
-from w2v.data.text_file import read_lines
 from w2v.errors import DataError, ShardError
-from w2v.shards.member import Member
+from w2v.shards.member import Member, Source, parse_place
 from w2v_cli.shard_writer import labels_beside
 
 MOST_SHOWN = 100
@@ -28,12 +27,12 @@ def check_manifest(path: str, sample_rate: int, *, resample: bool) -> int:
     wrong = [*_shards(manifest), *_labels(manifest)]
     gone: set[str] = set()
     for row in range(len(manifest)):
-        source = manifest.stretch(row)[0]
+        source, _, frames = manifest.stretch(row)
         shard = source.place.shard if isinstance(source, Member) else ""
         if shard and shard in gone:
             continue
         try:
-            reason = _clip(manifest, row, sample_rate, resample=resample)
+            reason = _clip(source, frames, int(manifest.sizes[row]), sample_rate, resample=resample)
         except ShardError as e:
             gone.add(shard)
             reason = str(e)
@@ -47,8 +46,7 @@ def check_manifest(path: str, sample_rate: int, *, resample: bool) -> int:
     return 1 if wrong else 0
 
 
-def _clip(manifest: Manifest, row: int, sample_rate: int, *, resample: bool) -> str:
-    source, _, frames = manifest.stretch(row)
+def _clip(source: Source, frames: int | None, size: int, sample_rate: int, *, resample: bool) -> str:
     try:
         info = audio_info(source)
     except DataError as e:
@@ -56,23 +54,20 @@ def _clip(manifest: Manifest, row: int, sample_rate: int, *, resample: bool) -> 
     if sample_rate and info.sample_rate != sample_rate and not resample:
         return f"{source}: sample rate {info.sample_rate} Hz, need {sample_rate} Hz"
     found = (frames if frames is not None else info.frames) * (sample_rate or info.sample_rate) / info.sample_rate
-    if abs(found - int(manifest.sizes[row])) > TOLERANCE:
-        return f"{source}: holds {round(found)} samples, its manifest says {manifest.sizes[row]}"
+    if abs(found - size) > TOLERANCE:
+        return f"{source}: holds {round(found)} samples, its manifest says {size}"
     return ""
 
 
 def _shards(manifest: Manifest) -> list[str]:
     """Return what is wrong with the numbers of clips."""
-    path, wrong = shards_path(manifest.source), []
-    if manifest.store is None or not path.is_file():
+    if manifest.store is None:
         return []
-    counts = Counter(
-        source.place.shard for source, *_ in map(manifest.stretch, range(len(manifest))) if isinstance(source, Member)
-    )
-    for number, line in enumerate(read_lines(path, "list of shards"), 1):
-        shard, _, told = line.split("\t")[:3]
-        if counts.get(shard, 0) != int(told):
-            wrong.append(f"{path}:{number}: {shard} has {told} clips there, and {counts.get(shard, 0)} in the manifest")
+    path, wrong = shards_path(manifest.source), []
+    counts = Counter(place.shard for row in range(len(manifest)) if (place := parse_place(manifest.name(row))))
+    for number, (shard, told) in enumerate(manifest.store.identities.items(), 1):
+        if counts[shard] != told.clips:
+            wrong.append(f"{path}:{number}: {shard} has {told.clips} clips there, and {counts[shard]} in the manifest")
     return wrong
 
 

@@ -6,9 +6,9 @@ from collections import Counter
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from w2v.data.manifest import shards_path, write_manifest
+from w2v.data.manifest import write_identities, write_manifest
 from w2v.files import write_atomically
-from w2v.shards.store import ShardStore
+from w2v.shards.store import Identity, ShardStore
 from w2v_cli.shard_listing import Found as FoundInShard
 
 
@@ -35,17 +35,16 @@ class Clips:
         names, sizes: as in a manifest.
         labels: lines of our own shards, by clip.
         texts: what others say is spoken.
-        shards: lines about the shards.
-        seconds: duration of all clips.
+        shards: what the shards are.
+        seconds: durations.
     """
 
     names: list[str] = field(default_factory=list)
     sizes: list[int] = field(default_factory=list)
     labels: list[dict[str, str]] = field(default_factory=list)
     texts: list[tuple[str, str | None]] = field(default_factory=list)
-    shards: list[str] = field(default_factory=list)
-    seconds: float = 0.0
-    _closed: int = 0
+    shards: dict[str, Identity] = field(default_factory=dict)
+    seconds: list[float] = field(default_factory=list)
 
     def add(self, clip: FoundInShard, found: Found) -> None:
         """Take a clip."""
@@ -53,16 +52,12 @@ class Clips:
         self.sizes.append(found.samples)
         self.labels.append(clip.labels)
         self.texts.append((clip.place.title, clip.text))
-        self.seconds += found.seconds
+        self.seconds.append(found.seconds)
 
     def close_shard(self, name: str, store: ShardStore) -> None:
-        """Note what the shard is from which clips have come."""
-        count = len(self.names) - self._closed
-        if count:
-            file = store.file(name)
-            tag = f"\t{file.tag}" if file.tag else ""
-            self.shards.append(f"{name}\t{file.size or 0}\t{count}{tag}")
-        self._closed = len(self.names)
+        """Note what a shard is from which clips may have come."""
+        file = store.file(name)
+        self.shards[name] = Identity(file.size or 0, file.tag)
 
     def write(self, folder: Path, split: str, root: str) -> str:
         """Write manifest, list of shards and labels; return what is to be said."""
@@ -76,12 +71,10 @@ class Clips:
         if spoken:
             table = "".join(f"{title}\t{text}\n" for title, text in spoken)
             write_atomically(folder / f"{split}.transcripts.tsv", table.encode("utf-8", "surrogateescape"))
-        write_atomically(shards_path(folder / f"{split}.tsv"), "".join(f"{line}\n" for line in self.shards).encode())
-        write_manifest(
-            folder / f"{split}.tsv", root, [self.names[row] for row in kept], [self.sizes[row] for row in kept]
-        )
+        names = [self.names[row] for row in kept]
+        num_shards = write_identities(folder / f"{split}.tsv", self.shards, names)
+        write_manifest(folder / f"{split}.tsv", root, names, [self.sizes[row] for row in kept])
         also = "".join(f", {split}.{kind}" for kind in kinds) + (f", {split}.transcripts.tsv" if spoken else "")
         note = f" (left out {left_out} without the labels that others have)" if left_out else ""
-        return (
-            f"{split}.tsv{also}: {len(kept)} clips in {len(self.shards)} shards, {self.seconds / 3600:.2f} hours{note}"
-        )
+        hours = sum(self.seconds[row] for row in kept) / 3600
+        return f"{split}.tsv{also}: {len(kept)} clips in {num_shards} shards, {hours:.2f} hours{note}"

@@ -13,11 +13,12 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from w2v.data.manifest import Manifest, shards_path, write_manifest
+from w2v.data.manifest import Manifest, write_identities, write_manifest
 from w2v.errors import DataError
 from w2v.files import write_atomically
 from w2v.files.atomic import atomic_path
 from w2v.shards.member import Member, Place, Source
+from w2v.shards.store import Identity
 from w2v.shards.tar_file import header, padding, read_files, trailer
 
 RECORD = ".w2v-manifest.shards"  # in the folder while it is being written: what its shards are made of
@@ -73,11 +74,8 @@ def write_shards(
         shard_bytes: a shard is closed before it would become larger; a clip that is larger has its own.
 
     Raises:
-        DataError: a clip cannot be read, labels and manifest differ in length, or a file cannot be written.
+        DataError: a clip cannot be read, or a file cannot be written.
     """
-    for kind, lines in labels.items():
-        if len(lines) != len(manifest):
-            raise DataError(f"{split}.{kind}: {len(lines)} lines, but the manifest lists {len(manifest)} clips")
     clips = list(_clips(manifest, labels))
     record = folder / f"{RECORD}-{split}"
     text = "\n".join([str(shard_bytes), *(f"{clip.key}.{clip.kind}\t{clip.samples}" for clip in clips)])
@@ -85,7 +83,7 @@ def write_shards(
     resumes = record.is_file() and record.read_bytes() == mark
     write_atomically(record, mark)
     names: list[str] = []
-    shards: list[str] = []
+    shards: dict[str, Identity] = {}
     while len(names) < len(clips):
         path = folder / f"{split}-{len(shards):0{MOST_DIGITS}d}.tar"
         left = clips[len(names) :]
@@ -94,8 +92,8 @@ def write_shards(
             resumes = False  # what comes behind is of another time
             places = _write_shard(path, left, shard_bytes)
         names += [place.name() for place in places]
-        shards.append(f"{path.name}\t{path.stat().st_size}\t{len(places)}")
-    write_atomically(shards_path(dest / f"{split}.tsv"), "".join(f"{line}\n" for line in shards).encode())
+        shards[path.name] = Identity(path.stat().st_size)
+    write_identities(dest / f"{split}.tsv", shards, names)
     for kind, lines in labels.items():
         write_atomically(dest / f"{split}.{kind}", "".join(f"{line}\n" for line in lines).encode())
     write_manifest(dest / f"{split}.tsv", os.path.realpath(folder), names, [clip.samples for clip in clips])

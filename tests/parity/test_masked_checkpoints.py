@@ -272,3 +272,13 @@ def test_the_published_size_has_the_names_and_shapes_of_the_original(golden: Any
     shapes = {name.replace("layernorm_embedding", "emb_layer_norm"): list(t.shape) for name, t in names.items()}
     shapes.pop("encoder.sentence_encoder.version")
     assert shapes == wanted["tensors"]
+
+
+@pytest.mark.parametrize("ending", ["pt", "safetensors"])
+def test_a_dictionary_that_is_named_replaces_that_of_our_files(golden: Any, tmp_path: Path, ending: str) -> None:
+    path = tmp_path / f"own.{ending}"
+    form = "w2v" if ending == "pt" else "safetensors"
+    assert call(convert.main, [place(golden, FILES[0]), path, "--to", form]).code == 0
+    given = place(golden, FILES[0]).parent / "dict.txt"
+    loaded = load_model(path, dictionary=str(given))
+    check_outputs(loaded, recorded(golden, FILES[0]))

@@ -236,8 +236,9 @@ def test_what_is_held_stays_within_the_budget():
         assert prefetcher._num_held <= budget + 16_000
 
 
-def test_clips_of_an_epoch_cross_the_line_once(packed, server, tmp_path):
-    clips = clips_of(at(packed, server.url, tmp_path))
+@pytest.mark.parametrize("options", [{}, {"sample_rate": 8000, "resample": True}], ids=["ordinary", "resampled"])
+def test_clips_of_an_epoch_cross_the_line_once(packed, server, tmp_path, options):
+    clips = clips_of(at(packed, server.url, tmp_path), **options)
     epochs = EpochIterator(clips, [np.arange(n, n + 2) for n in range(0, 24, 2)], seed=1, num_workers=0)
     for _ in epochs.updates(1):
         pass

@@ -217,6 +217,16 @@ def test_a_clip_without_the_label_of_the_others_is_counted(packed, tmp_path):
     assert code == 0
     assert "left out 1 without the labels that others have" in out
     assert (tmp_path / "train.ltr").read_text() == "A B |\n"
+    assert manifest_program(tmp_path / "train.tsv", "--check")[:2] == (0, "")
+
+
+@pytest.mark.parametrize("order", [[], ["--shuffle"]])
+def test_labels_of_another_length_are_refused(tmp_path, order):
+    manifest = write_clips(tmp_path / "files", 3)
+    lines = (tmp_path / "files/train.ltr").read_text().splitlines(keepends=True)
+    (tmp_path / "files/train.ltr").write_text("".join(lines[:-1]))
+    code, _, err = manifest_program(manifest, "--shards", tmp_path / "shards", *order)
+    assert (code, "train.ltr: 2 lines, but the manifest lists 3 clips" in err) == (2, True)
 
 
 # ------------------------------------------------------------------------------------------------------------ faults

@@ -10,6 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from w2v.convert.model_file import MASKED_MODEL
 from w2v.convert.symbols import find_symbols
 from w2v.data.dictionary import MASK
 from w2v.errors import CheckpointError
@@ -94,3 +95,29 @@ def token_symbols(
         return list(inside), "the checkpoint"
     symbols, source = find_symbols(path, rows - 1, given=given, inside=None, labels=None, data=data)
     return [*symbols, MASK], source
+
+
+def stored_symbols(
+    path: Path,
+    model: Mapping[str, Any],
+    state: Mapping[str, Tensor],
+    inside: list[str] | None,
+    given: str | None,
+) -> tuple[list[str] | None, str]:
+    """Return the symbols of a model whose own file holds them, or those of a dictionary that takes their place.
+
+    Args:
+        path: the file.
+        model: options of the model, with its name.
+        state: its tensors.
+        inside: symbols in the file; None: the model has none.
+        given: dictionary file that the user named.
+
+    Raises:
+        CheckpointError: the dictionary does not fit.
+    """
+    if given is None or inside is None:
+        return inside, "the checkpoint" if inside else ""
+    if str(model.get("_name")).startswith(MASKED_MODEL):
+        return token_symbols(path, state, given=given, inside=None)  # `<mask>` stands in no dictionary
+    return find_symbols(path, len(inside), given=given, inside=None)

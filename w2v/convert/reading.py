@@ -18,7 +18,7 @@ from w2v.convert.huggingface_folder import CONFIG_FILE, read_huggingface
 from w2v.convert.huggingface_masked import is_masked_folder, read_masked_folder
 from w2v.convert.language_model_state import num_words, upgrade_language_model
 from w2v.convert.locate import locate
-from w2v.convert.masked_model_state import token_symbols, upgrade_masked_model
+from w2v.convert.masked_model_state import stored_symbols, token_symbols, upgrade_masked_model
 from w2v.convert.model_file import CTC, ENCODER, HUBERT, LANGUAGE_MODEL, MASKED_MODEL, ModelFile
 from w2v.convert.onnx_file import is_onnx_folder
 from w2v.convert.safetensors_file import read_safetensors_model
@@ -90,15 +90,10 @@ def _own(path: Path, content: Mapping[str, Any], dictionary: str | None) -> Mode
     state = tensors(path, content.get("model"))
     task, trainer = content.get("task"), content.get("trainer")
     inside = task.get("dictionary") if isinstance(task, dict) else None
-    symbols, source = inside, "the checkpoint"
-    if dictionary is not None and inside is not None:
-        if str(config["model"].get("_name")).startswith(MASKED_MODEL):
-            symbols, source = token_symbols(path, state, given=dictionary, inside=None)
-        else:
-            symbols, source = find_symbols(path, len(inside), given=dictionary, inside=None)
+    symbols, source = stored_symbols(path, config["model"], state, inside, dictionary)
     updates = trainer.get("num_updates", 0) if isinstance(trainer, dict) else 0
     score = _score(config, trainer) if isinstance(trainer, dict) else ""
-    return ModelFile(str(path), "w2v", config, state, symbols, source if symbols else "", _count(updates), score=score)
+    return ModelFile(str(path), "w2v", config, state, symbols, source, _count(updates), score=score)
 
 
 def _score(config: Mapping[str, Any], trainer: Mapping[str, Any]) -> str:

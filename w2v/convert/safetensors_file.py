@@ -9,8 +9,8 @@ from typing import Any
 
 from torch import Tensor
 
+from w2v.convert.masked_model_state import stored_symbols
 from w2v.convert.model_file import ModelFile
-from w2v.convert.symbols import find_symbols
 from w2v.errors import CheckpointError
 from w2v.files import atomic_path
 from w2v.files.pointer import refuse_pointer
@@ -74,9 +74,7 @@ def read_safetensors_model(path: Path, dictionary: str | None) -> ModelFile:
         raise CheckpointError(f"{path}: its metadata do not describe a model of w2v") from e
     if not is_whole or not (symbols is None or isinstance(symbols, list)):
         raise CheckpointError(f"{path}: its metadata do not describe a model of w2v")
-    source = "the checkpoint" if symbols else ""
-    if dictionary is not None and symbols is not None:
-        symbols, source = find_symbols(path, len(symbols), given=dictionary, inside=None)
+    symbols, source = stored_symbols(path, config["model"], state, symbols, dictionary)
     return ModelFile(str(path), "w2v, safetensors", config, state, symbols, source, updates, score=score)
 
 

@@ -28,6 +28,7 @@ from w2v.data.labels import Labels
 from w2v.data.manifest import Manifest
 from w2v.errors import DataError, listed
 from w2v.rng import numpy_generator, seed_from
+from w2v.shards.member import Member, Source
 from w2v.types import AudioBatch, AudioExample, Batch, IntArray
 
 logger = logging.getLogger(__name__)
@@ -186,6 +187,7 @@ class AudioDataset(BatchDataset):
         self.bad: dict[int, str] = {}
         self.num_read = 0
         self._length_warned = False
+        self._loaded: tuple[int, Source] = -1, ""
         self._clip: Samples = np.empty(0, dtype=np.float32)  # kept: fresh memory takes as long as reading a file
 
     def _rows_kept(self, longest: int | None, impossible: npt.NDArray[np.bool_] | None) -> IntArray:
@@ -249,7 +251,7 @@ class AudioDataset(BatchDataset):
         Raises:
             DataError: the file cannot be read, or is shorter than `min_sample_size` once decoded.
         """
-        path, offset, frames = self.manifest.stretch(int(self.rows[index]))
+        path, offset, frames = self._stretch(index)
         samples = read_audio(
             path, self.sample_rate, resample=self.resample, channel=self.channel, start=offset or 0, frames=frames
         )
@@ -328,8 +330,26 @@ class AudioDataset(BatchDataset):
         rng = numpy_generator(seed, "crop")
         return width, crop_starts(lengths, width, lambda high: int(rng.integers(high)))
 
+    def _stretch(self, index: int) -> tuple[Source, int | None, int | None]:
+        """Return where a clip is, its bytes if it lies in a shard.
+
+        The clip that was asked for last is kept: one that is not ordinary is read twice, and crosses the line once.
+
+        Raises:
+            DataError: its bytes are damaged.
+        """
+        source, offset, frames = self.manifest.stretch(int(self.rows[index]))
+        if isinstance(source, Member):
+            if self._loaded[0] != index:
+                self._loaded = index, source.load()
+            source = self._loaded[1]
+        return source, offset, frames
+
     def _read_row(self, index: int, size: int, start: int, row: Samples) -> bool:
-        path, offset, frames = self.manifest.stretch(int(self.rows[index]))
+        try:
+            path, offset, frames = self._stretch(index)
+        except DataError:
+            return False
         if frames is not None and frames != size:
             return False
         if not self.normalize:

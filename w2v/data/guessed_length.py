@@ -10,7 +10,7 @@ import itertools
 import mmap
 import struct
 
-from w2v.shards.member import Member, Source
+from w2v.shards.member import Loaded
 
 Content = mmap.mmap | bytes
 
@@ -21,7 +21,7 @@ MP3_BITRATES = {  # kbit/s by (MPEG 1 or not), layer III
 MP3_RATES = {3: (44100, 48000, 32000), 2: (22050, 24000, 16000), 0: (11025, 12000, 8000)}
 
 
-def is_guessed(path: Source, container: str) -> bool:
+def is_guessed(path: str | Loaded, container: str) -> bool:
     """Whether a file may hold more than libsndfile will read of it.
 
     Args:
@@ -31,7 +31,7 @@ def is_guessed(path: Source, container: str) -> bool:
     if container not in ("OGG", "MP3", "MPEG", "FLAC"):
         return False
     if not isinstance(path, str):
-        return _is_guess(path.load().content if isinstance(path, Member) else path.content, container)
+        return _is_guess(path.content, container)
     # A map, not the content: of most files a few bytes are looked at.
     with open(path, "rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as content:
         return _is_guess(content, container)

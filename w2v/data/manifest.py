@@ -15,7 +15,8 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Iterable, Sequence
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import NoReturn
@@ -174,8 +175,29 @@ def read_identities(manifest: str | Path) -> dict[str, Identity]:
         shard, *values = line.split("\t")
         if len(values) not in (2, 3) or not all(value.isascii() and value.isdigit() for value in values[:2]):
             raise DataError(f"{path}:{number}: must be shard TAB bytes TAB clips, got {line[:200]!r}")
-        found[shard] = Identity(int(values[0]), values[2] if len(values) == 3 else "")
+        found[shard] = Identity(int(values[0]), values[2] if len(values) == 3 else "", int(values[1]))
     return found
+
+
+def write_identities(manifest: str | Path, shards: Mapping[str, Identity], names: Iterable[str]) -> int:
+    """Write what the shards are that clips of these names lie in, as `read_identities` reads it; return how many.
+
+    Args:
+        manifest: path of the manifest.
+        shards: what is known of each shard; those without a clip are left out, and clips are counted here.
+        names: of the clips that the manifest lists.
+
+    Raises:
+        DataError: the file cannot be written.
+    """
+    counts = Counter(place.shard for name in names if (place := parse_place(name)) is not None)
+    lines = [
+        "\t".join([shard, str(found.size), str(counts[shard]), *filter(None, [found.tag])])
+        for shard, found in shards.items()
+        if counts[shard]
+    ]
+    write_atomically(shards_path(manifest), "".join(f"{line}\n" for line in lines).encode())
+    return len(lines)
 
 
 def make_manifest(root: str, names: Iterable[str], sizes: Iterable[int], source: str = "") -> Manifest:

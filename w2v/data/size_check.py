@@ -11,7 +11,7 @@ import struct
 from typing import BinaryIO
 
 from w2v.errors import DataError
-from w2v.shards.member import Member, Source
+from w2v.shards.member import Loaded
 
 BYTES_PER_VALUE = {"PCM_S8": 1, "PCM_U8": 1, "ULAW": 1, "ALAW": 1, "PCM_16": 2, "PCM_24": 3, "PCM_32": 4, "FLOAT": 4}
 BYTES_PER_VALUE["DOUBLE"] = 8
@@ -20,7 +20,7 @@ TOLERATED_BYTES = 1 << 20  # of pictures, titles and the like behind the samples
 TOLERATED_SHARE = 0.1
 
 
-def check_sizes(path: Source, container: str, subtype: str, channels: int, frames: int, sample_rate: int) -> None:
+def check_sizes(path: str | Loaded, container: str, subtype: str, channels: int, frames: int, sample_rate: int) -> None:
     """Check that no more samples lie in a file than its header tells of.
 
     Args:
@@ -33,8 +33,6 @@ def check_sizes(path: Source, container: str, subtype: str, channels: int, frame
     width = BYTES_PER_VALUE.get(subtype, 0) * channels
     if not width or container in COMPRESSED:
         return
-    if isinstance(path, Member):
-        path = path.load()
     told, held = frames * width, os.path.getsize(path) if isinstance(path, str) else len(path.content)
     if held <= told + 4096:
         return  # nearly all files: nothing further is read

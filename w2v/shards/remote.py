@@ -88,16 +88,6 @@ class RemoteFile:
         self._fetch_whole()
         return os.pread(self._whole.fileno(), max(end - start, 0), start)
 
-    def stream(self) -> Iterator[bytes]:
-        """Yield the shard from its first byte to its last one."""
-        self._look()
-        position = 0
-        while block := self.read(position, position + PIECE):
-            yield bytes(block)
-            position += len(block)
-            if len(block) < PIECE:
-                return
-
     def ask(self, question: Callable[[], Any]) -> None:
         """Ask the server something else, as often as it takes."""
 

@@ -34,10 +34,12 @@ class Identity:
     Attributes:
         size: in bytes.
         tag: a server's word for its content (ETag); empty: none.
+        clips: how many of its clips the manifest lists.
     """
 
     size: int
     tag: str = ""
+    clips: int = 0
 
 
 class LocalFile:
