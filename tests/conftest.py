@@ -31,9 +31,6 @@ def _logging_as_it_was() -> Iterator[None]:
     yield
     root.handlers[:] = handlers
     root.setLevel(level)
-    for name, logger in root.manager.loggerDict.items():
-        if name.startswith("w2v") and isinstance(logger, logging.Logger):
-            logger.setLevel(logging.NOTSET)
 
 
 def _folder(variable: str, default: str) -> Path:

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from typing import Any
 
-from w2v.config import ArgumentParser, arg, build_config, check_range
+from w2v.config import ArgumentParser, arg, check_range
 from w2v.errors import ConfigError
 from w2v.inference.align_options import AlignmentConfig
 from w2v.inference.clip_cutting import CutConfig
@@ -101,12 +101,4 @@ def parse_flags(argv: Sequence[str]) -> AlignFlags:
     kinds: dict[str, type[Any]] = {
         "what": ProgramConfig, "alignment": AlignmentConfig, "clips": CutConfig, "subtitles": SubtitleStyle,
     }  # fmt: skip
-    for title, kind in kinds.items():
-        parser.add_config(kind, title)
-    values = parser.parse(argv)
-    configs = []
-    for kind in kinds.values():
-        names = {item.name for item in fields(kind)}
-        own = {name: value for name, value in values.items() if name in names}
-        configs.append(build_config(kind, own, "w2v-align"))
-    return AlignFlags(*configs)
+    return AlignFlags(*parser.parse_configs(argv, kinds))

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import fields
+from collections.abc import Sequence
 from typing import Any
 
-from w2v.config import ArgumentParser, build_config
+from w2v.config import ArgumentParser
 from w2v.config.unsupported_flags import refuse_unsupported
 from w2v.decoders import DECODERS
 from w2v.plugins import import_installed, import_user_dir
@@ -33,13 +32,4 @@ def parse_flags(argv: Sequence[str], program: str, purpose: str, **kinds: type[A
     if known.user_dir:
         import_user_dir(known.user_dir)
     kinds[f"decoder {known.w2l_decoder}"] = DECODERS.get(known.w2l_decoder).config
-    parser = ArgumentParser(prog=program, description=purpose)
-    for title, kind in kinds.items():
-        parser.add_config(kind, title)
-    values = parser.parse(argv)
-    return tuple(_pick(kind, values, program) for kind in kinds.values())
-
-
-def _pick(kind: type[Any], values: Mapping[str, Any], program: str) -> Any:
-    names = {item.name for item in fields(kind)}
-    return build_config(kind, {name: value for name, value in values.items() if name in names}, program)
+    return ArgumentParser(prog=program, description=purpose).parse_configs(argv, kinds)

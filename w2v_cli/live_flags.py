@@ -13,7 +13,7 @@ from w2v.errors import ConfigError
 from w2v.inference.live_options import LiveOptions
 from w2v.inference.result import FORMATS, read_formats
 from w2v.inference.subtitles import SubtitleStyle
-from w2v_cli.model_flags import ModelOptions, decoder_kind, pick
+from w2v_cli.model_flags import ModelOptions, decoder_kind
 from w2v_cli.recordings import STANDARD_INPUT
 from w2v_cli.serve.flags import ServeOptions
 
@@ -95,7 +95,4 @@ def parse_flags(argv: Sequence[str]) -> Flags:
         "what, and where to": LiveFlags, "how speech is cut": LiveOptions, "subtitles": SubtitleStyle,
         "a page in the browser": ServeOptions, f"decoder {name}": decoder,
     }  # fmt: skip
-    for title, kind in kinds.items():
-        parser.add_config(kind, title)
-    values = parser.parse(argv)
-    return Flags(*(pick(kind, values, PROGRAM) for kind in kinds.values()))
+    return Flags(*parser.parse_configs(argv, kinds))

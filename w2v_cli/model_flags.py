@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, fields
-from typing import Any
+from collections.abc import Sequence
+from dataclasses import dataclass
 
-from w2v.config import ArgumentParser, arg, build_config
+from w2v.config import ArgumentParser, arg
 from w2v.config.decoding import DecoderConfig
 from w2v.errors import ConfigError
 
@@ -48,9 +47,3 @@ def decoder_kind(argv: Sequence[str]) -> tuple[str, type[DecoderConfig]]:
         import_user_dir(known.user_dir)
     found: type[DecoderConfig] = DECODERS.get(known.w2l_decoder).config
     return known.w2l_decoder, found
-
-
-def pick(kind: type[Any], values: Mapping[str, Any], program: str) -> Any:
-    """Return a config dataclass made of those of the parsed values that are its own."""
-    names = {item.name for item in fields(kind)}
-    return build_config(kind, {name: value for name, value in values.items() if name in names}, program)

@@ -2,19 +2,19 @@
 
 from __future__ import annotations
 
-import logging
-
 import torch
 
 from w2v.config.decoding import DecoderConfig
+from w2v.convert import read_model_file
 from w2v.data.dictionary import Dictionary
 from w2v.decoders import build_decoder
 from w2v.errors import ConfigError
 from w2v.inference.emissions import ctc_info
-from w2v.inference.load import load_language_model, load_model
+from w2v.inference.load import build_model, load_language_model
 from w2v.inference.prepare import cast_weights, number_format, to_int8
 from w2v.inference.transcribe_options import TranscribeConfig
 from w2v.inference.transcriber import Transcriber
+from w2v.plugins import import_user_dir
 from w2v_cli.model_flags import ModelOptions
 
 
@@ -39,9 +39,10 @@ def open_transcriber(
     Raises:
         W2vError: the model, the language model or a flag cannot be used.
     """
-    # Where symbols come from is of no interest here.
-    logging.getLogger("w2v.inference.load").setLevel(logging.ERROR)
-    loaded = load_model(path, user_dir=options.user_dir, dictionary=options.dict)
+    if options.user_dir:
+        import_user_dir(options.user_dir)
+    # As `load_model`, but says nothing of where symbols come from, which is of no interest here.
+    loaded = build_model(read_model_file(path, dictionary=options.dict))
     info = ctc_info(loaded, options.post_process)
     half = number_format(options, device)
     if options.int8:

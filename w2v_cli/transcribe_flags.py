@@ -16,7 +16,7 @@ from w2v.inference.result import FORMATS, read_formats
 from w2v.inference.subtitles import SubtitleStyle
 from w2v.inference.transcribe_options import TranscribeConfig
 from w2v_cli.label_flags import LabelFlags
-from w2v_cli.model_flags import ModelOptions, decoder_kind, pick
+from w2v_cli.model_flags import ModelOptions, decoder_kind
 from w2v_cli.recordings import STANDARD_INPUT
 from w2v_cli.shard_flags import ShardOptions
 from w2v_cli.visualization.stretch import Stretch, parse_stretch
@@ -98,7 +98,4 @@ def parse_flags(argv: Sequence[str]) -> Flags:
         "what, and where to": TranscribeFlags, "how recordings are cut": TranscribeConfig,
         "subtitles": SubtitleStyle, "labels": LabelFlags, f"decoder {name}": decoder,
     }  # fmt: skip
-    for title, kind in kinds.items():
-        parser.add_config(kind, title)
-    values = parser.parse(argv)
-    return Flags(*(pick(kind, values, PROGRAM) for kind in kinds.values()))
+    return Flags(*parser.parse_configs(argv, kinds))

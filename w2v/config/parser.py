@@ -9,7 +9,7 @@ import typing
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from w2v.config.fields import REQUIRED, Option, _plain, options_of
+from w2v.config.fields import REQUIRED, Option, _plain, build_config, options_of
 from w2v.errors import ConfigError
 from w2v.version import __version__
 
@@ -97,6 +97,26 @@ class ArgumentParser(argparse.ArgumentParser):
         if unknown:
             raise ConfigError(f"{self.prog}: {self._describe_unknown(unknown[0])}")
         return {name: self.options[name].convert(v) if name in self.options else v for name, v in values.items()}
+
+    def parse_configs(self, argv: Sequence[str], kinds: Mapping[str, type[Any]]) -> tuple[Any, ...]:
+        """Parse `argv` into one config of each kind.
+
+        Args:
+            argv: the arguments.
+            kinds: title -> config dataclass, as in `add_config`.
+
+        Raises:
+            ConfigError: as `add_config`, `parse` and `build_config` do.
+        """
+        for title, kind in kinds.items():
+            self.add_config(kind, title)
+        values = self.parse(argv)
+        configs = []
+        for kind in kinds.values():
+            names = {option.name for option in options_of(kind)}
+            own = {name: value for name, value in values.items() if name in names}
+            configs.append(build_config(kind, own, self.prog))
+        return tuple(configs)
 
     def _describe_unknown(self, argument: str) -> str:
         if not argument.startswith("-"):
