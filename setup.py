@@ -107,8 +107,9 @@ EXTRAS["dev"] = EXTRAS["test"]
 EXTRAS["all"] = sorted({package for name in EXTRAS if name not in ("test", "dev") for package in EXTRAS[name]})
 
 SUMMARY = (
-    "Self-supervised learning of speech from raw audio (wav2vec, vq-wav2vec, wav2vec 2.0), CTC fine-tuning, decoding "
-    "with language models, and transcripts with word times of any recording."
+    "Self-supervised learning of speech from raw audio (wav2vec, vq-wav2vec, wav2vec 2.0, HuBERT, masked language "
+    "models of tokens), CTC fine-tuning, decoding with language models, transcripts with word times of any recording, "
+    "and live transcription."
 )
 
 # Each program is `main() -> int` of a module in w2v_cli; what it returns is the exit code.
@@ -123,7 +124,8 @@ setup(
     description=SUMMARY,
     long_description=(HERE / "README.md").read_text(encoding="utf-8"),
     long_description_content_type="text/markdown",
-    keywords="speech recognition, self-supervised learning, wav2vec, vq-wav2vec, wav2vec 2.0, CTC, forced alignment",
+    keywords="speech recognition, self-supervised learning, wav2vec, vq-wav2vec, wav2vec 2.0, HuBERT, "
+    "masked language model, CTC, forced alignment, live transcription",
     project_urls={
         "wav2vec 2.0 (paper)": "https://arxiv.org/abs/2006.11477",
         "vq-wav2vec (paper)": "https://arxiv.org/abs/1910.05453",

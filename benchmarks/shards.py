@@ -1,11 +1,11 @@
 """Compares reading clips from shards with reading them from files, and with other readers of the same shards.
 
-    python benchmarks/shards.py [--audio FOLDER] [--copies 4] [--repeats 3]
+    python benchmarks/shards.py [--clips 400] [--seconds 12] [--shard-size 8M] [--repeats 3] [--workers 1,4]
 
 Seconds of audio per second, and MB/s, of a training's data path (workers, batches, crops): files and tar shards on the
 disk, WAV and FLAC; tar shards from a server in another process with 20 ms of latency and 50 MB/s; the package
 `webdataset` on the same shards with the same decoder, where it is installed. Runs take turns; the best of the repeats
-counts. Memory: the largest resident size of a process that reads one shard, and of one that reads all.
+counts. Memory: the largest resident size of a process that reads half of the shards, and of one that reads all.
 """
 
 from __future__ import annotations
