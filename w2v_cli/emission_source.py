@@ -27,7 +27,7 @@ from w2v.errors import ConfigError, listed
 from w2v.inference.emission_file import EmissionFile, EmissionInfo, EmissionWriter, merge_emissions
 from w2v.inference.emissions import ModelEmissions, ctc_info
 from w2v.inference.load import LoadedModel, load_model
-from w2v.inference.prepare import cast_weights, number_format, to_int8
+from w2v.inference.prepare import prepare
 from w2v.types import Emissions, IntArray
 from w2v_cli.progress import Work
 from w2v_cli.shard_flags import ShardOptions
@@ -237,13 +237,8 @@ def open_reader(config: SourceConfig, device: torch.device, flag: str = "--path"
         info = file.info
         reader = file
     else:
-        half = number_format(config, device)
         loaded, info = load(config, flag)
-        if config.int8:
-            if device.type != "cpu":
-                raise ConfigError("--int8 is for a CPU; give --cpu, or --bf16 on this GPU")
-            to_int8(loaded.model)
-        cast_weights(loaded.model, half)
+        half = prepare(loaded.model, config, device)
         longest = max(config.max_tokens or 0, MAX_TOKENS)
         reader = ModelEmissions(loaded, info, device, half, config.num_workers, longest)
     # As the user says; else as in training, which a dictionary without its word mark cannot mean.

@@ -147,7 +147,7 @@ def transcribe_clips(
 
         where = config if labels.calibrate is None else calibration_set(config, labels.calibrate)
         source = open_main() if labels.calibrate is None else open_clips(where, reader, info)
-        scored = open_labels(labels, config, source, decoder_config, num_workers(config, decoder), device)
+        scored = open_labels(labels, config, decoder_config, num_workers(config, decoder), device)
         if scored is not None and labels.calibrate is not None:
             show_calibration(Job(where, OutputConfig(), source, decoder, no_lines(source), time.monotonic(), scored))
             if labels.write_labels is None:

@@ -20,7 +20,7 @@ from w2v.inference.label_writing import Filters, calibration_lines, score_labels
 from w2v.inference.load import load_language_model
 from w2v.types import Emissions, Hypothesis
 from w2v_cli.decode_workers import decode
-from w2v_cli.emission_source import EmissionSource, SourceConfig, open_reader
+from w2v_cli.emission_source import EmissionSource, Reader, SourceConfig, open_reader
 from w2v_cli.label_flags import LabelFlags
 
 LABELS = "labels"  # kind of line of a transcript: a PseudoLabel as JSON
@@ -31,19 +31,19 @@ class SecondModel:
     """The model that has to agree, with a decoder of its own.
 
     Attributes:
-        source: its emissions, of any clips.
+        reader: gives its emissions of any clips.
         decoder: makes words of them.
         workers: processes that decode.
     """
 
-    source: EmissionSource
+    reader: Reader
     decoder: Decoder
     workers: int
 
     def texts(self, first: EmissionSource) -> Iterator[list[str]]:
         """Yield what it hears in each clip of the batches of another source."""
-        source = dataclasses.replace(self.source, manifest=first.manifest, plan=first.plan, batches=first.batches)
-        for _, by_clip in decode(source.read(), self.decoder, self.workers):
+        emissions = self.reader.read(first.manifest, first.of_this_rank())
+        for _, by_clip in decode(emissions, self.decoder, self.workers):
             yield [" ".join(hypotheses[0].words) for hypotheses in by_clip]
 
 
@@ -112,7 +112,6 @@ def teacher_of(source: EmissionSource, decoder: str) -> Teacher:
 def open_labels(
     flags: LabelFlags,
     config: SourceConfig,
-    source: EmissionSource,
     decoding: DecoderConfig,
     workers: int,
     device: torch.device,
@@ -121,17 +120,15 @@ def open_labels(
 
     Raises:
         W2vError: it cannot be read.
-    """  # fmt: skip
+    """
     if not flags.is_on:
         return None
     if flags.second_model is None:
         return LabelJob(flags)
     other = dataclasses.replace(config, path=flags.second_model, load_emissions=None, dump_emissions=None)
     reader, info = open_reader(other, device, flag="--min-agreement")
-    dictionary = Dictionary(info.symbols)
-    decoder = build_decoder(decoding, dictionary, info.post_process, load_language_model)
-    second = dataclasses.replace(source, reader=reader, info=info, dictionary=dictionary, references=None)
-    return LabelJob(flags, SecondModel(second, decoder, workers))
+    decoder = build_decoder(decoding, Dictionary(info.symbols), info.post_process, load_language_model)
+    return LabelJob(flags, SecondModel(reader, decoder, workers))
 
 
 def check_flags(flags: LabelFlags, config: SourceConfig, decoding: DecoderConfig) -> None:

@@ -8,10 +8,9 @@ from w2v.config.decoding import DecoderConfig
 from w2v.convert import read_model_file
 from w2v.data.dictionary import Dictionary
 from w2v.decoders import build_decoder
-from w2v.errors import ConfigError
 from w2v.inference.emissions import ctc_info
 from w2v.inference.load import build_model, load_language_model
-from w2v.inference.prepare import cast_weights, number_format, to_int8
+from w2v.inference.prepare import prepare
 from w2v.inference.transcribe_options import TranscribeConfig
 from w2v.inference.transcriber import Transcriber
 from w2v.plugins import import_user_dir
@@ -44,11 +43,6 @@ def open_transcriber(
     # As `load_model`, but says nothing of where symbols come from, which is of no interest here.
     loaded = build_model(read_model_file(path, dictionary=options.dict))
     info = ctc_info(loaded, options.post_process)
-    half = number_format(options, device)
-    if options.int8:
-        if device.type != "cpu":
-            raise ConfigError("--int8 is for a CPU; give --cpu, or --bf16 on this GPU")
-        to_int8(loaded.model)
-    cast_weights(loaded.model, half)
+    half = prepare(loaded.model, options, device)
     decoder = build_decoder(decoding, Dictionary(info.symbols), info.post_process, load_language_model)
     return Transcriber(loaded, info, decoder, how or TranscribeConfig(), device, half, num_threads)

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 from w2v.data import text_blocks
 from w2v.data.dictionary import SPECIALS, Dictionary, write_dictionary
-from w2v.data.labels import read_labels
+from w2v.data.labels import Labels, read_labels
 from w2v.data.post_process import post_process
 from w2v.errors import DataError
 
@@ -165,5 +165,14 @@ def test_frames_needed_by_enumeration(tmp_path_factory, rows):
     path = tmp_path_factory.mktemp("labels") / "x.ltr"
     path.write_text("".join(f"{' '.join(row)}\n" for row in rows))
     labels = read_labels(path, len(rows), Dictionary.from_symbols(["|", "A", "B"]))
+    expected = [len(row) + sum(a == b for a, b in itertools.pairwise(row)) for row in rows]
+    assert labels.frames_needed().tolist() == expected
+
+
+@given(st.lists(st.lists(st.sampled_from([4, 5, 6]), max_size=4), max_size=6))
+def test_frames_needed_where_clips_are_empty(rows):
+    """A model may hear nothing in a clip."""
+    offsets = np.cumsum([0, *map(len, rows)], dtype=np.int64)
+    labels = Labels(np.array([symbol for row in rows for symbol in row], dtype=np.int32), offsets)
     expected = [len(row) + sum(a == b for a, b in itertools.pairwise(row)) for row in rows]
     assert labels.frames_needed().tolist() == expected

@@ -8,6 +8,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from itertools import chain
 
 import numpy as np
 
@@ -53,7 +54,8 @@ def score_labels(
     best = [hypotheses[0] for hypotheses in by_clip]
     units = [label_units(hypothesis.tokens, dictionary) for hypothesis in best]
     encoded = [dictionary.encode(text) for text in units]
-    needed = _frames_needed(encoded)
+    offsets = np.cumsum([0, *map(len, encoded)], dtype=np.int64)
+    needed = Labels(np.fromiter(chain.from_iterable(encoded), dtype=np.int32), offsets).frames_needed()
     likelihoods = ctc_log_likelihoods(batch.log_probs, batch.lengths, encoded)
     found = []
     for place, (row, hypothesis) in enumerate(zip(batch.rows, best, strict=True)):
@@ -82,17 +84,6 @@ def score_labels(
         )  # fmt: skip
         found.append(label)
     return found
-
-
-def _frames_needed(encoded: Sequence[Sequence[int]]) -> list[int]:
-    ids = np.fromiter((symbol for label in encoded for symbol in label), dtype=np.int32)
-    offsets = np.cumsum([0, *map(len, encoded)], dtype=np.int64)
-    if not len(ids):
-        return [0] * len(encoded)
-    # `Labels` counts pairs of equal neighbours over all clips at once, and wants no empty ones.
-    filled = [place for place, label in enumerate(encoded) if label]
-    needed = dict(zip(filled, Labels(ids, offsets[[0, *(place + 1 for place in filled)]]).frames_needed(), strict=True))
-    return [int(needed.get(place, 0)) for place in range(len(encoded))]
 
 
 def _entropy(times: Sequence[WordTime], log_probs: FloatArray) -> float:

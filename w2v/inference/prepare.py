@@ -7,6 +7,7 @@ from typing import Protocol
 import torch
 from torch import Tensor, nn
 
+from w2v.errors import ConfigError
 from w2v.functional.products import LARGEST_INT8, check_int8, quickest_safe
 from w2v.modules.positional_conv import PositionalConv
 
@@ -16,6 +17,34 @@ class _Formats(Protocol):
     def fp16(self) -> bool: ...
     @property
     def bf16(self) -> bool: ...
+
+
+class _Flags(_Formats, Protocol):
+    @property
+    def int8(self) -> bool: ...
+
+
+def prepare(model: nn.Module, config: _Flags, device: torch.device) -> torch.dtype | None:
+    """Prepare a model for inference alone, in place, in the numbers that flags ask for.
+
+    Args:
+        model: on the CPU still.
+        config: the flags of a program.
+        device: where it will compute.
+
+    Returns:
+        number format of autocast; None: float32.
+
+    Raises:
+        ConfigError: `--int8` cannot be used on this device.
+    """
+    half = number_format(config, device)
+    if config.int8:
+        if device.type != "cpu":
+            raise ConfigError("--int8 is for a CPU; give --cpu, or --bf16 on this GPU")
+        to_int8(model)
+    cast_weights(model, half)
+    return half
 
 
 def cast_weights(model: nn.Module, half: torch.dtype | None) -> None:
