@@ -193,7 +193,7 @@ def from_their_config(config: Mapping[str, Any], kind: str, where: str) -> dict[
     get = {**THEIR_DEFAULTS, **(DATA2VEC_DEFAULTS if is_data2vec else {}), **config}
     rates = {ours: get[theirs] for ours, theirs in RATES}
     encoder = _encoder_of(get, where, is_data2vec=is_data2vec)
-    before = _before(config, where)
+    before = sections_before(config, where)
     if kind == PRETRAINING:
         encoder |= {ours: get[theirs] for ours, theirs in PRETRAINING_OPTIONS}
         encoder["quantize_targets"] = True
@@ -247,9 +247,16 @@ def _encoder_of(get: Mapping[str, Any], where: str, *, is_data2vec: bool) -> dic
     return encoder
 
 
-def _before(config: Mapping[str, Any], where: str) -> dict[str, dict[str, Any]]:
+def sections_before(config: Mapping[str, Any], where: str) -> dict[str, dict[str, Any]]:
     """Return the sections that `to_their_config` hid in the file."""
     sections = config.get("w2v") or {}
     if not isinstance(sections, dict) or not all(isinstance(values, dict) for values in sections.values()):
         raise CheckpointError(f"{where}: its key w2v must hold sections of options")
     return sections
+
+
+def progress_before(sections: Mapping[str, dict[str, Any]]) -> tuple[int, str]:
+    """Return how many updates a model has seen, and its score in words, from what `sections_before` returns."""
+    trainer = sections.get("trainer", {})
+    updates = trainer.get("num_updates", 0)
+    return updates if type(updates) is int and updates >= 0 else 0, str(trainer.get("score", ""))

@@ -17,7 +17,15 @@ from torch import Tensor
 
 from w2v.checkpoint.torch_file import read_torch_file
 from w2v.convert.hubert_model import EXTRA_FILE, HEADS
-from w2v.convert.huggingface_config import CLASSES, CLASSIFIERS, from_their_config, kind_of, to_their_config
+from w2v.convert.huggingface_config import (
+    CLASSES,
+    CLASSIFIERS,
+    from_their_config,
+    kind_of,
+    progress_before,
+    sections_before,
+    to_their_config,
+)
 from w2v.convert.huggingface_names import THEIR_PREFIXES, to_our_names, to_their_names
 from w2v.convert.huggingface_symbols import find_vocabulary, read_json, read_vocabulary, reorder, tokenizer_files
 from w2v.convert.model_file import CTC, ENCODER, HUBERT, ModelFile
@@ -65,7 +73,8 @@ def read_huggingface(folder: Path, dictionary: str | None) -> ModelFile:
         notes.append(f"the encoder of a {name}, without its head")
     state = {**to_our_names(their_state, kind, str(folder), layer_norm=is_layer_norm), **extra}
     _fit_encoder(state, ENCODER_PREFIX if kind == CTC else "", encoder, folder, notes)
-    task = {"_name": "audio_pretraining", "data": ".", **_task_before(config)}
+    before = sections_before(config, str(folder))
+    task = {"_name": "audio_pretraining", "data": ".", **before.get("task", {})}
     task |= _audio(folder, is_layer_norm, notes)
     symbols, source = None, ""
     if kind == CTC:
@@ -75,27 +84,8 @@ def read_huggingface(folder: Path, dictionary: str | None) -> ModelFile:
         if found.post_process is not None:
             sections["criterion"].setdefault("post_process", found.post_process)
     kind_text = f"Hugging Face, {name}"
-    return ModelFile(
-        str(folder), kind_text, {"task": task, **sections}, state, symbols, source, _updates(config), notes,
-        _trainer(config).get("score", ""),
-    )  # fmt: skip
-
-
-def _task_before(config: Mapping[str, Any]) -> dict[str, Any]:
-    sections = config.get("w2v")
-    task = sections.get("task") if isinstance(sections, dict) else None
-    return dict(task) if isinstance(task, dict) else {}
-
-
-def _updates(config: Mapping[str, Any]) -> int:
-    updates = _trainer(config).get("num_updates", 0)
-    return updates if type(updates) is int and updates >= 0 else 0
-
-
-def _trainer(config: Mapping[str, Any]) -> dict[str, Any]:
-    sections = config.get("w2v")
-    trainer = sections.get("trainer") if isinstance(sections, dict) else None
-    return trainer if isinstance(trainer, dict) else {}
+    updates, score = progress_before(before)
+    return ModelFile(str(folder), kind_text, {"task": task, **sections}, state, symbols, source, updates, notes, score)
 
 
 def _kind(config: Mapping[str, Any], state: Mapping[str, Tensor], folder: Path) -> tuple[str, str]:

@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from w2v.config import build_config, to_plain
+from w2v.convert.huggingface_config import progress_before, sections_before
 from w2v.convert.huggingface_folder import CONFIG_FILE, read_weights, write_parts
 from w2v.convert.huggingface_symbols import read_json
 from w2v.convert.masked_model_state import ENCODER, OUTPUT, POSITIONS, TOKENS, token_symbols
@@ -98,17 +99,14 @@ def read_masked_folder(folder: Path, dictionary: str | None) -> ModelFile:
     notes: list[str] = []
     state = _our_state(read_weights(folder), sections["model"], folder, notes)
     symbols, source = _symbols(folder, state, dictionary)
-    trainer = sections.pop("trainer", {})
-    updates = trainer.get("num_updates", 0)
-    updates = updates if type(updates) is int and updates >= 0 else 0
-    kind, score = f"Hugging Face, {CLASS}", str(trainer.get("score", ""))
+    updates, score = progress_before(sections)
+    sections.pop("trainer", None)
+    kind = f"Hugging Face, {CLASS}"
     return ModelFile(str(folder), kind, sections, state, symbols, source, updates, notes, score)
 
 
 def _sections(config: Mapping[str, Any], folder: Path) -> dict[str, dict[str, Any]]:
-    before = config.get("w2v") or {}
-    if not isinstance(before, dict) or not all(isinstance(values, dict) for values in before.values()):
-        raise CheckpointError(f"{folder}: its key w2v must hold sections of options")
+    before = sections_before(config, str(folder))
     get = {**THEIR_SIZES, **config}
     model = {**before.get("model", {}), **{ours: get[theirs] for ours, theirs in OPTIONS}}
     model |= {"_name": MASKED_MODEL, "untie_weights_roberta": not config.get("tie_word_embeddings", True)}

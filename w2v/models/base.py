@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
 
-from w2v.errors import ArgumentError, ConfigError
+from w2v.errors import ArgumentError, CheckpointError, ConfigError, listed
 from w2v.functional.clips import check_clips
 from w2v.functional.conv_spec import ConvLayer, receptive_field
 from w2v.registry import Registry
@@ -178,6 +178,32 @@ def layer_choice(model: W2vModel) -> str:
     blocks = [name for name in model.layers if name.isdecimal()]
     choices = [*names, *([f"a number from {blocks[0]} to {blocks[-1]}"] if blocks else [])]
     return " or ".join(filter(None, (", ".join(choices[:-1]), choices[-1])))
+
+
+def load_pretrained(module: nn.Module, state: Mapping[str, Tensor], flag: str) -> None:
+    """Load tensors that must be those of `module`, all of them and no others.
+
+    Args:
+        module: the part of a model that was trained before.
+        state: its tensors.
+        flag: what named them, for the message.
+
+    Raises:
+        CheckpointError: tensors are missing, unknown, or of another shape; their names are listed.
+    """
+    wanted = module.state_dict()
+    problems = [
+        ("it lacks", sorted(wanted.keys() - state.keys())),
+        ("it holds unknown", sorted(state.keys() - wanted.keys())),
+        (
+            "of another shape:",
+            sorted(name for name in wanted.keys() & state.keys() if wanted[name].shape != state[name].shape),
+        ),
+    ]
+    found = [f"{what} {listed(names)}" for what, names in problems if names]
+    if found:
+        raise CheckpointError(f"{flag}: the pretrained tensors do not fit their options: {'; '.join(found)}")
+    module.load_state_dict(state)
 
 
 def draw_seed(seed: int | None, *, training: bool) -> int:

@@ -15,11 +15,11 @@ from torch import Tensor, nn
 
 from w2v.config import build_config, to_plain
 from w2v.data.dictionary import Dictionary
-from w2v.errors import CheckpointError, ConfigError, listed
+from w2v.errors import ConfigError
 from w2v.functional.conv_spec import receptive_field
 from w2v.functional.dropout import dropout
 from w2v.functional.masking import MaskSpec, sample_mask
-from w2v.models.base import CONTEXT, MODELS, W2vModel, draw_seed
+from w2v.models.base import CONTEXT, MODELS, W2vModel, draw_seed, load_pretrained
 from w2v.models.freezing import Freezing
 from w2v.models.roberta import RobertaConfig
 from w2v.models.token_features import TokenReader, read_tokens, token_table
@@ -92,7 +92,8 @@ class DiscreteBertCtc(W2vModel):
         )
         state = context.get("bert_state")
         if state is not None:
-            _load(encoder, {n.removeprefix(BERT_PREFIX): t for n, t in state.items() if n.startswith(BERT_PREFIX)})
+            own = {n.removeprefix(BERT_PREFIX): t for n, t in state.items() if n.startswith(BERT_PREFIX)}
+            load_pretrained(encoder, own, "--bert-path")
         return cls(config, TokenReader(quantizer, table), encoder, context["num_classes"])
 
     def set_num_updates(self, num_updates: int) -> None:
@@ -177,14 +178,5 @@ def _quantizer(values: Mapping[str, Any], state: Mapping[str, Tensor] | None) ->
     if quantizer.codebook_size == (0, 0):
         raise ConfigError("--w2v-path: the model there has no quantizer, and --bert-path reads tokens")
     if state is not None:
-        _load(quantizer, state)
+        load_pretrained(quantizer, state, "--w2v-path")
     return quantizer
-
-
-def _load(module: nn.Module, state: Mapping[str, Tensor]) -> None:
-    wanted = module.state_dict()
-    wrong = [name for name in wanted if name not in state or state[name].shape != wanted[name].shape]
-    wrong += [name for name in state if name not in wanted]
-    if wrong:
-        raise CheckpointError(f"the pretrained tensors do not fit their options: {listed(sorted(wrong))}")
-    module.load_state_dict(state)

@@ -17,10 +17,10 @@ import torch
 from torch import Tensor, nn
 
 from w2v.config import arg, build_config, check_range, to_plain
-from w2v.errors import CheckpointError, ConfigError, listed
+from w2v.errors import ConfigError
 from w2v.functional.conv_spec import receptive_field
 from w2v.functional.dropout import dropout
-from w2v.models.base import MODELS, W2vModel, draw_seed, register_model
+from w2v.models.base import MODELS, W2vModel, draw_seed, load_pretrained, register_model
 from w2v.models.discrete_bert import DiscreteBertCtc, bert_options
 from w2v.models.freezing import Freezing
 from w2v.models.wav2vec2_config import MaskOptions, Wav2Vec2EncoderConfig
@@ -272,17 +272,5 @@ def load_encoder(encoder: Wav2Vec2Encoder, state: Mapping[str, Tensor]) -> None:
     Raises:
         CheckpointError: tensors are missing, unknown, or of another shape; their names are listed.
     """
-    wanted = encoder.state_dict()
     given = {name: tensor for name, tensor in state.items() if not name.startswith(PRETRAINING_HEADS)}
-    problems = [
-        ("it lacks", sorted(wanted.keys() - given.keys())),
-        ("it holds unknown", sorted(given.keys() - wanted.keys())),
-        (
-            "of another shape:",
-            sorted(name for name in wanted.keys() & given.keys() if wanted[name].shape != given[name].shape),
-        ),
-    ]
-    found = [f"{what} {listed(names)}" for what, names in problems if names]
-    if found:
-        raise CheckpointError(f"--w2v-path: the pretrained tensors do not fit their options: {'; '.join(found)}")
-    encoder.load_state_dict(given)
+    load_pretrained(encoder, given, "--w2v-path")
