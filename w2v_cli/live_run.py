@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import signal
 import sys
 import threading
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from types import FrameType
 
 import numpy as np
 import torch
@@ -22,6 +20,7 @@ from w2v_cli.live_output import Writer
 from w2v_cli.live_sources import Source
 from w2v_cli.open_model import open_transcriber
 from w2v_cli.progress import set_up_logging
+from w2v_cli.stop import Stop
 
 READ_AHEAD = 1.0  # seconds of a source that waits for who hears it
 
@@ -59,25 +58,3 @@ def hear(flags: Flags, transcriber: Transcriber, source: Source, writers: Sequen
         for event in listen(session, queue, lambda: stop.is_set):
             for writer in writers:
                 writer.take(event)
-
-
-class Stop:
-    """Notes SIGINT and SIGTERM in a `with` statement, so that the last utterance is heard out; a second one kills."""
-
-    signals = (signal.SIGINT, signal.SIGTERM)
-
-    def __init__(self) -> None:
-        self.is_set = False
-
-    def _note(self, number: int, frame: FrameType | None) -> None:
-        self.is_set = True
-        for which in self.signals:
-            signal.signal(which, signal.SIG_DFL)
-
-    def __enter__(self) -> Stop:
-        self._before = [signal.signal(number, self._note) for number in self.signals]
-        return self
-
-    def __exit__(self, *error: object) -> None:
-        for number, before in zip(self.signals, self._before, strict=True):
-            signal.signal(number, before)

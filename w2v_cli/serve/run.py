@@ -3,20 +3,17 @@
 from __future__ import annotations
 
 import asyncio
-import signal
 import socket
-from types import FrameType
 from typing import TYPE_CHECKING
 
 from w2v.errors import MissingPackageError
 from w2v_cli.serve.flags import ServeOptions
+from w2v_cli.stop import Stop
 
 if TYPE_CHECKING:
     from w2v.inference.live_options import LiveOptions
     from w2v.inference.subtitles import SubtitleStyle
     from w2v.inference.transcriber import Transcriber
-
-SIGNALS = (signal.SIGINT, signal.SIGTERM)
 
 
 def check_packages() -> None:
@@ -48,23 +45,13 @@ async def _serve(transcriber: Transcriber, options: LiveOptions, style: Subtitle
     server = Server(transcriber, options, flags.access, style)
     loop = asyncio.get_running_loop()
 
-    def stop(number: int, frame: FrameType | None) -> None:
-        loop.call_soon_threadsafe(server.stop)
-        for each in SIGNALS:  # the second one does not wait
-            signal.signal(each, signal.SIG_DFL)
-
-    before = [signal.signal(number, stop) for number in SIGNALS]
-
     def ready(port: int) -> None:
         query = "" if flags.token is None else f"?token={flags.token}"
         for host in printed_hosts(flags.host):
             print(f"http://{host}:{port}/{query}", flush=True)
 
-    try:
+    with Stop(lambda: loop.call_soon_threadsafe(server.stop)):
         await server.run(flags.host, flags.port, ready)
-    finally:
-        for number, handler in zip(SIGNALS, before, strict=True):
-            signal.signal(number, handler)
 
 
 def printed_hosts(host: str) -> list[str]:
