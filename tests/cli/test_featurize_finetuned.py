@@ -5,12 +5,10 @@ Oracles: the model called on one clip after another; a run that was never killed
 
 from __future__ import annotations
 
-import logging
 import os
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -32,14 +30,6 @@ soundfile = pytest.importorskip("soundfile")
 RATE = 16000
 SYMBOLS = ["<s>", "<pad>", "</s>", "<unk>", "|", "A", "B", "C"]
 REPOSITORY = Path(__file__).resolve().parents[2]
-
-
-@pytest.fixture(autouse=True)
-def _keep_logging() -> Iterator[None]:
-    root = logging.getLogger()
-    handlers, level = root.handlers[:], root.level
-    yield
-    root.handlers, root.level = handlers, level
 
 
 def write_clips(folder: Path, lengths: list[int]) -> list[np.ndarray]:

@@ -5,8 +5,7 @@ Every 100 samples of a clip hold one value, which is the label that the model re
 
 from __future__ import annotations
 
-import logging
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -98,15 +97,6 @@ def model(monkeypatch: pytest.MonkeyPatch) -> WrittenInAudio:
     monkeypatch.setattr(emission_source, "load_model", load)
     model.loaded = loaded  # type: ignore[assignment]
     return model
-
-
-@pytest.fixture(autouse=True)
-def _keep_logging() -> Iterator[None]:
-    root = logging.getLogger()
-    before = root.handlers, root.level
-    yield
-    root.handlers, level = before
-    root.setLevel(level)
 
 
 Program = Callable[..., tuple[int, dict[str, list[str]]]]

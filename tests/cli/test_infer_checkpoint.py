@@ -3,12 +3,10 @@
 from __future__ import annotations
 
 import itertools
-import logging
 import os
 import socket
 import subprocess
 import sys
-from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -33,15 +31,6 @@ ASSETS = REPOSITORY / "tests" / "assets"
 RATE = 16000
 LENGTHS = [9000, 16000, 200, 12345, 5]
 SYMBOLS = ["|", "A", "B", "C"]
-
-
-@pytest.fixture(autouse=True)
-def _keep_logging() -> Iterator[None]:
-    root = logging.getLogger()
-    before = root.handlers, root.level
-    yield
-    root.handlers, level = before
-    root.setLevel(level)
 
 
 @pytest.fixture

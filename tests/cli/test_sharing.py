@@ -5,7 +5,6 @@ Ranks of torchrun and Slurm are processes with their variables; runs by hand hav
 
 from __future__ import annotations
 
-import logging
 import shutil
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -62,15 +61,12 @@ def into(module: str, folder: Path) -> list[str]:
 
 
 @pytest.fixture(autouse=True)
-def _as_in_a_rank(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    """One thread, as the ranks have, and the logger as it was."""
-    threads, root = torch.get_num_threads(), logging.getLogger()
-    before = root.handlers, root.level
+def _as_in_a_rank() -> Iterator[None]:
+    """One thread, as the ranks have."""
+    threads = torch.get_num_threads()
     torch.set_num_threads(1)
     yield
     torch.set_num_threads(threads)
-    root.handlers, level = before
-    root.setLevel(level)
 
 
 @pytest.fixture

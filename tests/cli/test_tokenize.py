@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import logging
 from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
@@ -268,12 +267,3 @@ def test_a_model_without_quantizer_and_an_unreadable_clip(
     assert not second
     assert third
     assert not end
-
-
-@pytest.fixture(autouse=True)
-def _restore_logging() -> Any:
-    """The programs set up the root logger; leave it as it was."""
-    root = logging.getLogger()
-    handlers, level = root.handlers[:], root.level
-    yield
-    root.handlers, root.level = handlers, level

@@ -6,9 +6,7 @@ Oracle: what the options must come to, by the flags' documented meaning; the fil
 from __future__ import annotations
 
 import json
-import logging
 import shlex
-from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -57,14 +55,6 @@ SMALL = """
 --conv-aggregator-layers '[(16, 2, 1), (16, 3, 1)]' --max-update 4 --warmup-updates 2 --num-workers 0
 --max-sample-size 6000 --max-tokens 24000 --vq-vars 8 --log-format json --log-interval 1 --cpu
 """
-
-
-@pytest.fixture(autouse=True)
-def _restore_logging() -> Iterator[None]:
-    root = logging.getLogger()
-    handlers, level = root.handlers[:], root.level
-    yield
-    root.handlers, root.level = handlers, level
 
 
 @pytest.fixture(scope="module")

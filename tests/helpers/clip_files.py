@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import contextlib
-import io
 from pathlib import Path
 
 import numpy as np
 import soundfile
+from toy_speech import call
 
 from w2v.data.manifest import write_manifest
 from w2v_cli.manifest import main as manifest_main
@@ -36,7 +35,5 @@ def write_clips(folder: Path, count: int, *, split: str = "train", seed: int = 0
 
 def manifest_program(*arguments: object) -> tuple[int, str, str]:
     """Run `w2v-manifest`; return exit code, what it printed, and its errors."""
-    out, err = io.StringIO(), io.StringIO()
-    with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
-        code = manifest_main([str(argument) for argument in arguments])
-    return code, out.getvalue(), err.getvalue()
+    done = call(manifest_main, arguments)
+    return done.code, done.out, done.err

@@ -1,14 +1,10 @@
-"""The page of `w2v-live --serve` in a real browser, whose microphone plays a file. P32, P34 and P35 are requirements.
-
-Needs Chromium (Debian's `chromium`) and Playwright, which drives it; installs neither.
-"""
+"""The page of `w2v-live --serve` in a real browser, whose microphone plays a file; P32, P34, P35 are requirements."""
 
 from __future__ import annotations
 
 import json
 import os
 import re
-import shutil
 import signal
 import subprocess
 import sys
@@ -23,16 +19,13 @@ import numpy as np
 import pytest
 import soundfile
 import webvtt
+from chromium import launch, sync_playwright, watch
 from PIL import Image
 from rapidfuzz.distance import Levenshtein
 
 from w2v.inference.transcribe import transcribe
 
-playwright = pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
 connect = pytest.importorskip("websockets.sync.client", reason="websockets is not installed").connect
-CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
-if CHROMIUM is None:
-    pytest.skip("no chromium on the path", allow_module_level=True)
 
 RATE = 16000
 # Keeps what appears on the page, however short: each line as it is added, with its colour, and the levels; and how the
@@ -104,7 +97,7 @@ def served(digits_model: Path) -> Iterator[str]:
 
 @pytest.fixture(scope="module")
 def driver() -> Iterator[Any]:
-    with playwright.sync_playwright() as found:
+    with sync_playwright() as found:
         yield found
 
 
@@ -116,10 +109,6 @@ def browser(driver: Any, speech: Path) -> Iterator[Any]:
     running.close()
 
 
-def launch(driver: Any, *flags: str) -> Any:
-    return driver.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox", *flags])
-
-
 @contextmanager
 def opened(browser: Any, address: str, *, may_hear: bool = True, before: str = "", **more: Any) -> Iterator[Any]:
     """Open the page in a context of its own; nothing may be said on the console, or asked of another server."""
@@ -127,11 +116,7 @@ def opened(browser: Any, address: str, *, may_hear: bool = True, before: str = "
     context = browser.new_context(viewport={"width": 1000, "height": 680}, permissions=permissions, **more)
     context.set_default_timeout(SLOW)
     page = context.new_page()
-    said: list[str] = []
-    asked: list[str] = []
-    page.on("console", lambda message: said.append(message.text))
-    page.on("pageerror", lambda error: said.append(str(error)))
-    page.on("request", lambda request: asked.append(request.url))
+    said, asked = watch(page)
     if before:
         page.add_init_script(before)
     page.goto(address)

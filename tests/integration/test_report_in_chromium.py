@@ -1,29 +1,22 @@
-"""A report of `w2v-visualize` in a real browser: nothing is said on the console, nothing is asked for, sounds play.
-
-Needs Chromium (Debian's `chromium`) and Playwright, which drives it; installs neither.
-"""
+"""A report of `w2v-visualize` in a real browser: nothing is said on the console, nothing is asked for, sounds play."""
 
 from __future__ import annotations
 
 import io
-import shutil
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+from chromium import launch, sync_playwright, watch
 
 from w2v.pictures.canvas import drawing_style, new_figure, to_png
 from w2v.pictures.report import Image, Section, Table, render_report
 from w2v_cli.visualization.gallery import sound
 
-playwright = pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
 pytest.importorskip("matplotlib")
 pytest.importorskip("soundfile")
-CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
-if CHROMIUM is None:
-    pytest.skip("no chromium on the path", allow_module_level=True)
 
 
 @pytest.fixture(scope="module")
@@ -43,8 +36,8 @@ def report(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def browser() -> Iterator[Any]:
-    with playwright.sync_playwright() as driver:
-        running = driver.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"])
+    with sync_playwright() as driver:
+        running = launch(driver)
         yield running
         running.close()
 
@@ -53,11 +46,7 @@ def browser() -> Iterator[Any]:
 def test_the_report_is_silent_complete_and_alone(browser: Any, report: Path, scheme: str) -> None:
     context = browser.new_context(color_scheme=scheme, viewport={"width": 1100, "height": 800})
     page = context.new_page()
-    said: list[str] = []
-    asked: list[str] = []
-    page.on("console", lambda message: said.append(message.text))
-    page.on("pageerror", lambda error: said.append(str(error)))
-    page.on("request", lambda request: asked.append(request.url))
+    said, asked = watch(page)
     page.goto(report.as_uri())
     page.wait_for_load_state("networkidle")
     assert said == []
