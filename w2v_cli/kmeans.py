@@ -30,10 +30,10 @@ from w2v.inference.clustering import Clustering, fit_kmeans, inertia, load_clust
 from w2v.inference.encode import Encoded
 from w2v.inference.part_files import PartFiles, settings_key
 from w2v.scoring.cluster_quality import ClusterQuality
-from w2v_cli.clips import ClipOptions, describe, make_folder, parse_flags, size_of, work_of
+from w2v_cli.clips import ClipOptions, describe, line_with, make_folder, parse_flags, texts_of, write_missing
 from w2v_cli.kmeans_frames import EncodedFrames, FeatureFiles, mfcc_frames, model_frames
 from w2v_cli.main import run
-from w2v_cli.progress import set_up_logging, show_progress
+from w2v_cli.progress import set_up_logging
 from w2v_cli.sharding import first_of_ranks, joined_ranks, own_rank
 
 logger = logging.getLogger("w2v-kmeans")
@@ -184,43 +184,21 @@ def write_split(
     clips = frames.clips(split)
     key = settings_key({**clustering.about, "kmeans": clustering.digest, "resample": config.resample}, [], clips)
     parts = PartFiles(path, first_of_ranks(lambda: key), len(clips))
-    label_missing(config, frames, clustering, clips, parts, split)
+    all_rows = range(len(clips))
+    write_missing(config, frames.encoder, clips, all_rows, parts, split, partial(line_of, clustering, clips))
     if distributed.is_master():
-        finish(config, clustering, split, path, classes_of(parts.read(range(len(clips))), failed), clips)
+        texts = texts_of(parts.read(all_rows), failed)
+        finish(config, clustering, split, path, (np.array(text.split(), dtype=np.int64) for text in texts), clips)
         parts.remove()
     distributed.barrier()
     return failed
 
 
-def label_missing(
-    config: KmeansConfig, frames: EncodedFrames, clustering: Clustering, clips: Manifest, parts: PartFiles, split: str
-) -> None:
-    """Write this rank's part of the lines that no earlier run has written; return when all ranks have."""
-    encoder = frames.encoder
-    done = first_of_ranks(parts.done)
-    missing = [batch for batch in encoder.plan(clips) if not done[batch].all()]
-    batches = missing[distributed.rank() :: distributed.world_size()]
-    work = work_of(split, clips, batches, encoder.sample_rate)
-    style = "none" if config.quiet or not distributed.is_master() else None
-    sized = partial(size_of, sample_rate=encoder.sample_rate)
-
-    def line(clip: Encoded) -> str:
-        if clip.frames is None:
-            return json.dumps(["", describe(clips, clip)])
-        return json.dumps([" ".join(map(str, clustering.classes(clip.frames).tolist())), ""])
-
-    with parts.writer(str(distributed.rank())) as write:
-        for batch in show_progress(encoder.run(clips, batches), sized, work, style):
-            write({clip.row: line(clip) for clip in batch})
-    distributed.barrier()
-
-
-def classes_of(lines: Iterator[str], failed: list[str]) -> Iterator[IntArray]:
-    """Yield the classes of clips; `failed` takes the reason where there are none."""
-    for text, reason in map(json.loads, lines):
-        if reason:
-            failed.append(reason)
-        yield np.array(text.split(), dtype=np.int64)
+def line_of(clustering: Clustering, clips: Manifest, encoded: Encoded) -> str:
+    """Return a clip's classes, or why there are none, as a line of `texts_of`."""
+    if encoded.frames is None:
+        return line_with("", describe(clips, encoded))
+    return line_with(" ".join(map(str, clustering.classes(encoded.frames).tolist())))
 
 
 def finish(
