@@ -31,7 +31,7 @@ from w2v.inference.encode import Encoded
 from w2v.inference.part_files import PartFiles, settings_key
 from w2v.scoring.cluster_quality import ClusterQuality
 from w2v_cli.clips import ClipOptions, describe, line_with, make_folder, parse_flags, texts_of, write_missing
-from w2v_cli.kmeans_frames import EncodedFrames, FeatureFiles, mfcc_frames, model_frames
+from w2v_cli.kmeans_frames import FeatureFiles, Frames, mfcc_frames, model_frames
 from w2v_cli.main import run
 from w2v_cli.progress import set_up_logging
 from w2v_cli.sharding import first_of_ranks, joined_ranks, own_rank
@@ -125,7 +125,7 @@ def has_clips(manifest: Path) -> bool:
     return manifest.is_file() and any(line.strip() for line in read_lines(manifest, "manifest")[1:])
 
 
-def find_frames(config: KmeansConfig, data: Path, split: str, device: torch.device) -> EncodedFrames | FeatureFiles:
+def find_frames(config: KmeansConfig, data: Path, split: str, device: torch.device) -> Frames:
     """Return where frames come from.
 
     Raises:
@@ -140,7 +140,7 @@ def find_frames(config: KmeansConfig, data: Path, split: str, device: torch.devi
     return model_frames(config, data, device, config.model, config.layer)
 
 
-def fitted(config: KmeansConfig, frames: EncodedFrames | FeatureFiles, split: str) -> Clustering:
+def fitted(config: KmeansConfig, frames: Frames, split: str) -> Clustering:
     """Return centroids: those of `--apply`, or new ones.
 
     Raises:
@@ -171,23 +171,23 @@ def fitted(config: KmeansConfig, frames: EncodedFrames | FeatureFiles, split: st
     return clustering
 
 
-def write_split(
-    config: KmeansConfig, frames: EncodedFrames | FeatureFiles, clustering: Clustering, split: str, output: Path
-) -> list[str]:
+def write_split(config: KmeansConfig, frames: Frames, clustering: Clustering, split: str, output: Path) -> list[str]:
     """Write the classes of a split, their header and the dictionary; return what went wrong, a line per clip."""
     path = output / f"{split}.{config.labels}"
     failed: list[str] = []
     if isinstance(frames, FeatureFiles):
-        rows = (clustering.classes(clip) for clip in frames.all_clips(split))
-        finish(config, clustering, split, path, rows, None)
+        # One rank does it: no model is run, and a clip costs a product of two small matrices.
+        if distributed.is_master():
+            finish(config, clustering, split, path, map(clustering.classes, frames.all_clips(split)), None)
+        distributed.barrier()
         return failed
     clips = frames.clips(split)
     key = settings_key({**clustering.about, "kmeans": clustering.digest, "resample": config.resample}, [], clips)
     parts = PartFiles(path, first_of_ranks(lambda: key), len(clips))
-    all_rows = range(len(clips))
-    write_missing(config, frames.encoder, clips, all_rows, parts, split, partial(line_of, clustering, clips))
+    rows = range(len(clips))
+    write_missing(config, frames.encoder, clips, rows, parts, split, partial(line_of, clustering, clips))
     if distributed.is_master():
-        texts = texts_of(parts.read(all_rows), failed)
+        texts = texts_of(parts.read(rows), failed)
         finish(config, clustering, split, path, (np.array(text.split(), dtype=np.int64) for text in texts), clips)
         parts.remove()
     distributed.barrier()
