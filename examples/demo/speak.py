@@ -39,11 +39,13 @@ TRAIN_VARIANTS = (
     *("Alex", "Alicia", "Andy", "Denis", "Diogo", "Gene", "Henrique", "Jacky", "Lee", "Mario", "Michael", "Mike"),
     *("adam", "announcer", "aunty", "benjamin", "boris", "david", "edward", "grandma", "linda", "max", "michel"),
     *("norbert", "paul", "quincy", "rob", "sandro", "shelby", "steph", "travis", "victor"),
+    *("Nguyen", "anika", "ed", "edward2", "iven", "iven2", "iven3", "iven4", "kaukovalta", "miguel", "mike2", "pedro"),
+    *("steph3", "Gene2", "RicishayMax", "RicishayMax2"),
 )
 TEST_VARIANTS = ("m5", "f5", "m8", "belinda", "Reed", "Annie", "robert", "grandpa", "marcelo", "zac")
 
 # Numbers of clips; one in four of `train` has no transcript and serves pretraining alone.
-CLIPS = {"train": 2000, "test": 100}
+CLIPS = {"train": 4000, "test": 200}
 UNTRANSCRIBED_EVERY = 4
 
 # speak_lib.h of espeak-ng 1.52
@@ -195,7 +197,7 @@ def record(samples: Samples, sample_rate: int, utterance: Utterance, rng: np.ran
 def speak(folder: Path, clips: Mapping[str, int] = CLIPS, seed: int = 1) -> Iterator[Path]:
     """Speak the corpus and yield each file once it is written; call this once per process.
 
-    Writes `SET/VOICE/NUMBER.flac` and `SET/transcripts.tsv` (path TAB UPPER-CASE WORDS) for each set.
+    Writes `SET/VOICE/NUMBER.wav` and `SET/transcripts.tsv` (path TAB UPPER-CASE WORDS) for each set.
 
     Args:
         folder: where to write.
@@ -216,7 +218,7 @@ def speak(folder: Path, clips: Mapping[str, int] = CLIPS, seed: int = 1) -> Iter
         lines = []
         for i, utterance in enumerate(utterances):
             audio = record(synthesizer.say(utterance), synthesizer.sample_rate, utterance, rng)
-            path = folder / name / f"{utterance.accent}_{utterance.variant}" / f"{i:04d}.flac"
+            path = folder / name / f"{utterance.accent}_{utterance.variant}" / f"{i:04d}.wav"
             path.parent.mkdir(parents=True, exist_ok=True)
             soundfile.write(path, audio, SAMPLE_RATE, subtype="PCM_16")
             if name == "test" or i % UNTRANSCRIBED_EVERY:

@@ -66,7 +66,7 @@ def noise(tmp_path: Path) -> Path:
 
 
 def _demo(*arguments: str | Path) -> subprocess.CompletedProcess[str]:
-    command = [sys.executable, FOLDER / "run.py", "--threads", "1", *arguments]
+    command = [sys.executable, FOLDER / "run.py", "--cores", "1", *arguments]
     return subprocess.run(command, capture_output=True, text=True, env=ENVIRONMENT, timeout=800)
 
 
