@@ -1,4 +1,4 @@
-"""The state of a run of the original, as one of ours resumes from it: updates, Adam's moments, the epoch, the loss scale.
+"""The state of a run of the original, in the form of ours: updates, Adam's moments, the epoch, the loss scale.
 
 The original numbers the parameters of its optimizer as the model yields them; its files list the tensors in that order,
 buffers and shared tensors among them.
@@ -26,8 +26,8 @@ OPTIMIZER = "adam"
 def training_state(file: ModelFile, shapes: Mapping[str, torch.Size]) -> dict[str, dict[str, Any]]:
     """Return what `w2v-train` resumes from: the sections of a checkpoint of ours that a model alone does not have.
 
-    The position within an epoch is not carried: batches are drawn in another way here, so the epoch begins anew. Neither
-    is the best score.
+    The position within an epoch is left behind: batches are drawn in another way here, so the epoch starts again. So is
+    the best score.
 
     Args:
         file: the model; its tensors are in the order of the file.
