@@ -23,7 +23,7 @@ MOMENTS = ("exp_avg", "exp_avg_sq")
 OPTIMIZER = "adam"
 
 
-def training_state(file: ModelFile, shapes: Mapping[str, torch.Size]) -> dict[str, dict[str, Any]]:
+def training_state(file: ModelFile, shapes: Mapping[str, torch.Size]) -> dict[str, Any]:
     """Return what `w2v-train` resumes from: the sections of a checkpoint of ours that a model alone does not have.
 
     The position within an epoch is left behind: batches are drawn in another way here, so the epoch starts again. So is

@@ -11,7 +11,7 @@ from w2v.convert.model_file import ModelFile
 from w2v.version import __version__
 
 
-def write_own(path: Path, file: ModelFile, training: Mapping[str, dict[str, Any]] | None = None) -> None:
+def write_own(path: Path, file: ModelFile, training: Mapping[str, Any] | None = None) -> None:
     """Write a checkpoint that `load_model`, `--path` and `--w2v-path` take.
 
     Args:
