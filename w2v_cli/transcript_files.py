@@ -24,6 +24,9 @@ class TranscriptFiles:
         style: of subtitles.
         overwrite: write files anew that are there.
         with_chars: whether TextGrids have a tier of characters.
+
+    Raises:
+        DataError: the folder cannot be made.
     """
 
     folder: Path
@@ -31,6 +34,10 @@ class TranscriptFiles:
     style: SubtitleStyle = field(default_factory=SubtitleStyle)
     overwrite: bool = False
     with_chars: bool = False
+
+    def __post_init__(self) -> None:
+        # Before hours of audio are transcribed for it.
+        make_folder(self.folder, "--output-dir")
 
     def is_done(self, stem: str) -> bool:
         """Whether all files of a recording are there, and are to be kept."""
