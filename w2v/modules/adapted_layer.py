@@ -42,4 +42,5 @@ class AdaptedLayer(TransformerLayer):
     ) -> Tensor:
         """Return (B, T, C); arguments as in `MultiheadAttention.forward`."""
         x = super().forward(x, attend_to, is_causal=is_causal, memory=memory)
-        return x + self.adapter_layer(x)
+        added: Tensor = self.adapter_layer(x)
+        return x + added
