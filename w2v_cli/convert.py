@@ -12,6 +12,7 @@ from w2v.config import ArgumentParser, arg, build_config
 from w2v.config.literals import str_tuple
 from w2v.convert import ModelFile, read_model_file
 from w2v.convert.fairseq_file import write_fairseq
+from w2v.convert.fairseq_training import training_state
 from w2v.convert.huggingface_folder import write_huggingface
 from w2v.convert.huggingface_masked import write_masked_folder
 from w2v.convert.locate import is_hub_name
@@ -57,6 +58,10 @@ class ConvertConfig:
     w2v_path: str | None = arg(
         None, help="pretrained model of a fine-tuned one that does not hold its encoder's options", metavar="FILE"
     )
+    training_state: bool = arg(
+        False,
+        help="w2v: take the optimizer and the number of updates of a fairseq file, too, for --restore-file to resume",
+    )
     pytorch_bin: bool = arg(False, help="huggingface: write pytorch_model.bin instead of model.safetensors")
     new_weight_norm: bool = arg(
         False, help="huggingface: call the weight norm parametrizations.weight.original0/1, not weight_g and weight_v"
@@ -79,6 +84,8 @@ class ConvertConfig:
                 raise ConfigError("--inspect takes the file by itself: w2v-convert --inspect FILE")
         elif self.source is None or self.destination is None or self.to is None:
             raise ConfigError("w2v-convert needs SOURCE, DESTINATION and --to, or --inspect FILE")
+        if self.training_state and self.to != "w2v":
+            raise ConfigError("--training-state is for --to w2v: it is what w2v-train resumes from")
         for name in set(self.formats) - set(ONNX_FORMATS):
             raise ConfigError(f"--formats must be of {', '.join(ONNX_FORMATS)}, got {name!r}")
         if self.formats and not (self.to == "onnx" and self.writes_folder):
@@ -150,7 +157,8 @@ def _write(config: ConvertConfig, file: ModelFile) -> list[str]:
         raise ConfigError(f"{path}: is a file; --to {config.to} writes a folder")
     names: list[str] = []
     if config.to == "w2v":
-        write_own(path, file)
+        shapes = {name: parameter.shape for name, parameter in loaded.model.named_parameters()}
+        write_own(path, file, training_state(file, shapes) if config.training_state else None)
     elif config.to == "fairseq":
         write_fairseq(path, file)
     elif config.to == "safetensors":
