@@ -163,7 +163,7 @@ def open_source(config: ProgramConfig, device: torch.device) -> FrameSource:
         else:
             file.info = replace(file.info, post_process=config.post_process or file.info.post_process)
             return FileSource(file)
-    loaded = load_model(config.model, user_dir=config.user_dir, dictionary=config.dict)
+    loaded = load_model(config.model, user_dir=config.user_dir, dictionary=config.dict, language=config.language)
     half = number_format(config, device)
     info = ctc_info(loaded, config.post_process)
     return ModelSource(RecordingEmissions(loaded, info, device, half, config.max_tokens, config.num_threads))

@@ -54,6 +54,7 @@ class ConvertConfig:
     to: str | None = arg(None, help="format to write; hf: huggingface", choices=FORMATS, parse=_format)
     inspect: str | None = arg(None, help="print what FILE is, and write nothing", metavar="FILE")
     dict: str | None = arg(None, help="dictionary file of a model that comes without one", metavar="FILE")
+    language: str | None = arg(None, help="of a model of many languages (MMS): which one, such as eng", metavar="CODE")
     w2v_path: str | None = arg(
         None, help="pretrained model of a fine-tuned one that does not hold its encoder's options", metavar="FILE"
     )
@@ -115,7 +116,10 @@ def convert(argv: Sequence[str]) -> int:
     if config.inspect is not None and (graphs := _onnx_files(Path(config.inspect))):
         print("\n".join(line for path in graphs for line in describe_onnx(path)))
         return 0
-    file = read_model_file(config.inspect or str(config.source), dictionary=config.dict, pretrained=config.w2v_path)
+    file = read_model_file(
+        config.inspect or str(config.source), dictionary=config.dict, pretrained=config.w2v_path,
+        language=config.language,
+    )  # fmt: skip
     if config.inspect is not None:
         print("\n".join(describe(file)))
         return 0
