@@ -19,7 +19,8 @@ from w2v.shards.store import Identity
 
 NAMES = [
     "a.flac", "with space.wav", " leading", "quote's.wav", 'double"quote.wav', "日本語/音声.wav", "emoji_🎤.wav",
-    "a..b.wav", "..hidden", "dots../x", "x/...", "-dash.wav", "percent%20.wav", "back\\slash.wav", "\u2028line.wav", "://", "a b://c.wav",
+    "a..b.wav", "..hidden", "dots../x", "x/...", "-dash.wav", "percent%20.wav", "back\\slash.wav", "\u2028line.wav",
+    "://", "a b://c.wav",
 ]  # fmt: skip
 
 
