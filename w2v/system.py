@@ -48,6 +48,16 @@ def usable_cores() -> int:
     return os.cpu_count() or 1
 
 
+def forked_workers() -> int:
+    """Return how many copies of this process fill the cores that it has; 0 where it cannot be copied.
+
+    Ranks of one machine (`LOCAL_WORLD_SIZE`, as torchrun sets it) share its cores.
+    """
+    if not can_fork():
+        return 0
+    return max(usable_cores() // int(os.environ.get("LOCAL_WORLD_SIZE", "1")), 1)
+
+
 def peak_memory() -> int | None:
     """Return the largest number of bytes that this process has held in memory; None where the system does not tell."""
     if resource is None:

@@ -11,11 +11,8 @@ from __future__ import annotations
 import math
 import os
 import random
-import signal
 import sys
 from collections.abc import Iterator, Sequence
-from concurrent.futures import ProcessPoolExecutor
-from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -28,6 +25,7 @@ from w2v.errors import DataError
 from w2v.files import write_atomically
 from w2v.shards.member import Source, shown
 from w2v.shards.store import ShardStore
+from w2v_cli.file_pool import file_pool
 from w2v_cli.main import run
 from w2v_cli.scan_record import ScanRecord
 from w2v_cli.shard_check import check_manifest
@@ -341,15 +339,10 @@ def _examine(config: ManifestConfig, files: list[str]) -> Iterator[Found]:
                 bar.update()
             return
         # Processes, not threads: a header takes 50 microseconds, most of them under the interpreter's lock.
-        with ProcessPoolExecutor(jobs, initializer=signal.signal, initargs=(signal.SIGINT, signal.SIG_IGN)) as pool:
-            try:
-                for answers in pool.map(_examine_chunk, *zip(*_chunks(config, files))):
-                    yield from answers
-                    bar.update(len(answers))
-            except BrokenProcessPool as e:
-                raise DataError("a process that reads audio files died; --jobs 1 shows at which file") from e
-            finally:
-                pool.shutdown(cancel_futures=True)
+        with file_pool(jobs, "audio files") as pool:
+            for answers in pool.map(_examine_chunk, *zip(*_chunks(config, files))):
+                yield from answers
+                bar.update(len(answers))
 
 
 def _examine_chunk(config: ManifestConfig, paths: list[str]) -> list[Found]:

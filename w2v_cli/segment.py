@@ -10,12 +10,10 @@ import json
 import math
 import os
 import random
-import signal
 import sys
 from collections import Counter
 from collections.abc import Iterator, Sequence
-from concurrent.futures import Future, ProcessPoolExecutor, as_completed
-from concurrent.futures.process import BrokenProcessPool
+from concurrent.futures import as_completed
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -34,6 +32,7 @@ from w2v.data.silero import SileroModel
 from w2v.data.speech_segments import SpeechModel, SpeechRule, SpeechSegmenter
 from w2v.errors import ConfigError, DataError
 from w2v.files import write_atomically
+from w2v_cli.file_pool import file_pool
 from w2v_cli.main import run
 
 PROGRAM = "w2v-segment"
@@ -323,15 +322,10 @@ def _cuts(config: SegmentConfig, root: str, files: list[str]) -> Iterator[Cut]:
         yield from (cut_recording(config, root, path) for path in files)
         return
     by_size = sorted(files, key=lambda path: -_size(os.path.join(root, path)))
-    with ProcessPoolExecutor(jobs, initializer=signal.signal, initargs=(signal.SIGINT, signal.SIG_IGN)) as pool:
-        try:
-            futures: list[Future[Cut]] = [pool.submit(cut_recording, config, root, path) for path in by_size]
-            for future in as_completed(futures):
-                yield future.result()
-        except BrokenProcessPool as e:
-            raise DataError("a process that reads recordings died; --jobs 1 shows at which file") from e
-        finally:
-            pool.shutdown(cancel_futures=True)
+    with file_pool(jobs, "recordings") as pool:
+        futures = [pool.submit(cut_recording, config, root, path) for path in by_size]
+        for future in as_completed(futures):
+            yield future.result()
 
 
 def _size(path: str) -> int:

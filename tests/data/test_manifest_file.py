@@ -61,6 +61,11 @@ def test_line_endings(tmp_path, ending):
     assert manifest.sizes.tolist() == [12, 7]
 
 
+def test_a_byte_order_mark_is_no_part_of_the_root(tmp_path):
+    (tmp_path / "x.tsv").write_bytes("\ufeff/r\na.wav\t12\n".encode())
+    assert read_manifest(tmp_path / "x.tsv").root == "/r"
+
+
 @pytest.mark.parametrize(
     ("content", "message"),
     [

@@ -181,6 +181,8 @@ def _model(values: Mapping[str, Any], kind: str, where: str) -> dict[str, Any]:
     config: Any = build_config(entry.config, {**entry.overrides, **values}, where)
     defaults = to_plain(build_config(MODELS.get(kind).config, {}, where))
     plain = {**defaults, **to_plain(config)}
+    if plain.get("adapter_attn_dim"):
+        raise CheckpointError(f"--to fairseq: {where} has adapters (MMS), whose tensors have another layout there")
     dropped = NEW_HERE | DROPPED_THERE | (QUANTIZER_OPTIONS if kind == HUBERT else set())
     plain = {name: value for name, value in plain.items() if name not in dropped}
     for option in SPELLED_OUT:

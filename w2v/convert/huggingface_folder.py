@@ -15,7 +15,6 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from w2v.checkpoint.torch_file import read_torch_file
 from w2v.convert.hubert_model import EXTRA_FILE, HEADS
 from w2v.convert.huggingface_config import (
     CLASSES,
@@ -28,9 +27,11 @@ from w2v.convert.huggingface_config import (
 )
 from w2v.convert.huggingface_names import THEIR_PREFIXES, to_our_names, to_their_names
 from w2v.convert.huggingface_symbols import find_vocabulary, read_json, read_vocabulary, reorder, tokenizer_files
+from w2v.convert.language_adapters import choose_language
 from w2v.convert.model_file import CTC, ENCODER, HUBERT, ModelFile
 from w2v.convert.safetensors_file import read_safetensors, write_safetensors
 from w2v.convert.symbols import find_symbols
+from w2v.convert.weight_files import WEIGHTS, read_weights
 from w2v.data.post_process import fitting_post_process
 from w2v.errors import CheckpointError
 from w2v.models.wav2vec_ctc import ENCODER_PREFIX
@@ -43,21 +44,26 @@ ADAPTER_FILE = "adapter_config.json"
 EXTRACTOR = "Wav2Vec2FeatureExtractor"
 THEIR_EPSILON = 1e-7
 """What Wav2Vec2FeatureExtractor adds to the variance of a clip."""
-WEIGHTS = ("model.safetensors", "pytorch_model.bin")
 
 
 # ------------------------------------------------------------------------------------------ reading
 
 
-def read_huggingface(folder: Path, dictionary: str | None) -> ModelFile:
+def read_huggingface(folder: Path, dictionary: str | None, language: str | None = None) -> ModelFile:
     """Read a folder of `Wav2Vec2ForPreTraining`, `Wav2Vec2ForCTC` or `Wav2Vec2Model`; of a classifier, its encoder.
+
+    Args:
+        folder: the folder.
+        dictionary: dictionary file of a CTC model (`--dict`).
+        language: of a model with adapters per language (`--language`); None: the one that its tokenizer names.
 
     Raises:
         CheckpointError: it holds another model, or is incomplete.
     """
     _refuse_adapter(folder)
     config = read_json(folder / CONFIG_FILE)
-    their_state = read_weights(folder)
+    spoken = choose_language(folder, config, read_weights(folder), language)
+    their_state = spoken.state
     kind, name = _kind(config, their_state, folder)
     extra: dict[str, Tensor] = {}
     if name == "HubertModel" and (folder / EXTRA_FILE).is_file():
@@ -65,7 +71,7 @@ def read_huggingface(folder: Path, dictionary: str | None) -> ModelFile:
     sections = from_their_config(config, kind, str(folder))
     encoder = sections["model"]["w2v_args"] if kind == CTC else sections["model"]
     is_layer_norm = encoder["extractor_mode"] == "layer_norm"
-    notes: list[str] = []
+    notes = [spoken.note] if spoken.note else []
     if name in CLASSIFIERS:
         their_state = {
             key: tensor for key, tensor in their_state.items() if key.startswith(tuple(THEIR_PREFIXES.values()))
@@ -79,13 +85,16 @@ def read_huggingface(folder: Path, dictionary: str | None) -> ModelFile:
     symbols, source = None, ""
     if kind == CTC:
         task.setdefault("labels", "ltr")
-        found = _symbols(folder, config, state, dictionary, notes)
+        found = _symbols(folder, config, state, dictionary, spoken.language, notes)
         state, symbols, source = found.state, found.symbols, found.source
         if found.post_process is not None:
             sections["criterion"].setdefault("post_process", found.post_process)
     kind_text = f"Hugging Face, {name}"
     updates, score = progress_before(before)
-    return ModelFile(str(folder), kind_text, {"task": task, **sections}, state, symbols, source, updates, notes, score)
+    return ModelFile(
+        str(folder), kind_text, {"task": task, **sections}, state, symbols, source, updates, notes, score,
+        language=spoken.note,
+    )  # fmt: skip
 
 
 def _kind(config: Mapping[str, Any], state: Mapping[str, Tensor], folder: Path) -> tuple[str, str]:
@@ -102,36 +111,6 @@ def _kind(config: Mapping[str, Any], state: Mapping[str, Tensor], folder: Path) 
         known = ", ".join((*CLASSES, *CLASSIFIERS))
         raise CheckpointError(f"{folder}: holds a {str(name)[:60]}; known here: {known}")
     return CLASSES[name], name
-
-
-def read_weights(folder: Path) -> dict[str, Tensor]:
-    """Return the tensors of a folder under their names.
-
-    Raises:
-        CheckpointError: there are none, or a file of them is damaged.
-    """
-    for name in WEIGHTS:
-        if (folder / name).is_file():
-            return _read_part(folder / name)
-        if (folder / f"{name}.index.json").is_file():
-            index = read_json(folder / f"{name}.index.json").get("weight_map")
-            parts = set(index.values()) if isinstance(index, dict) else set()
-            if not parts or any(not isinstance(part, str) or Path(part).name != part for part in parts):
-                raise CheckpointError(f"{folder}/{name}.index.json: must name files of this folder")
-            state: dict[str, Tensor] = {}
-            for part in sorted(parts):
-                state |= _read_part(folder / part)
-            return state
-    raise CheckpointError(f"{folder}: holds neither {' nor '.join(WEIGHTS)}")
-
-
-def _read_part(path: Path) -> dict[str, Tensor]:
-    if path.suffix == ".safetensors":
-        return read_safetensors(path)[0]
-    state = read_torch_file(path, mapped=True)
-    if not isinstance(state, dict) or not all(isinstance(tensor, Tensor) for tensor in state.values()):
-        raise CheckpointError(f"{path}: must hold tensors and nothing else")
-    return state
 
 
 def _fit_encoder(
@@ -200,8 +179,9 @@ class _Symbols:
 
 
 def _symbols(
-    folder: Path, config: Mapping[str, Any], state: dict[str, Tensor], dictionary: str | None, notes: list[str]
-) -> _Symbols:
+    folder: Path, config: Mapping[str, Any], state: dict[str, Tensor], dictionary: str | None, language: str | None,
+    notes: list[str],
+) -> _Symbols:  # fmt: skip
     weight = state.get("w2v_encoder.proj.weight")
     if weight is None or "w2v_encoder.proj.bias" not in state:
         raise CheckpointError(f"{folder}: lacks the tensor lm_head.weight or lm_head.bias")
@@ -215,7 +195,7 @@ def _symbols(
             folder / CONFIG_FILE, len(weight), given=dictionary, inside=None, with_standard=is_ours
         )
         return _Symbols(state, symbols, source)
-    vocabulary = read_vocabulary(path, config, len(weight))
+    vocabulary = read_vocabulary(path, config, len(weight), language)
     notes += vocabulary.notes
     if not vocabulary.is_in_order:
         notes.append("the rows of the output layer were put into the order of w2v: the blank first, then the specials")

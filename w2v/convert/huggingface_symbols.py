@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +18,7 @@ from torch import Tensor
 
 from w2v.data.dictionary import SPECIALS
 from w2v.data.text import WORD_END
-from w2v.errors import CheckpointError
+from w2v.errors import CheckpointError, listed
 from w2v.files.pointer import refuse_pointer
 
 VOCABULARY = "vocab.json"
@@ -106,6 +106,17 @@ def find_vocabulary(folder: Path) -> Path | None:
     return next((place / VOCABULARY for place in (folder, folder.parent) if (place / VOCABULARY).is_file()), None)
 
 
+def languages_of(vocabulary: Path) -> list[str]:
+    """Return the languages of a `vocab.json` that holds one vocabulary for each; [] where it is a single one."""
+    content = read_json(vocabulary)
+    return list(content) if content and all(isinstance(part, dict) for part in content.values()) else []
+
+
+def target_language(folder: Path) -> str | None:
+    """Return the language that the tokenizer of a folder is set to."""
+    return _read_tokenizer(folder).language
+
+
 def read_vocabulary(path: Path, config: Mapping[str, Any], num_classes: int, language: str | None = None) -> Vocabulary:
     """Read `vocab.json` and the tokenizer's settings beside it.
 
@@ -143,9 +154,15 @@ def _numbers_of(path: Path, tokenizer: _Tokenizer, language: str | None) -> dict
     if content and all(isinstance(part, dict) for part in content.values()):
         chosen = language or tokenizer.language
         if chosen not in content:
-            some = ", ".join(list(content)[:8])
-            raise CheckpointError(f"{path}: holds {len(content)} languages ({some}, ...); it names none of them")
+            raise CheckpointError(
+                f"{path}: holds vocabularies of {len(content)} languages ({listed(list(content), 8)}), and the "
+                "tokenizer names none of them; name one with --language"
+            )
         content = content[chosen]
+        # Added tokens are those of the tokenizer's own language: in another one their numbers mean something else.
+        taken = set(content.values())
+        content = {**{token: n for token, n in tokenizer.added.items() if n not in taken}, **content}
+        tokenizer = replace(tokenizer, added={})
     numbers = {**content, **tokenizer.added}
     for token, number in numbers.items():
         if type(number) is not int or number < 0:

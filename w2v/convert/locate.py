@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from w2v.config.released import RELEASED
+from w2v.convert.language_adapters import adapter_files
 from w2v.errors import CheckpointError, MissingPackageError
 from w2v.files import atomic_path
 
@@ -39,12 +40,13 @@ def is_hub_name(name: str) -> bool:
     return _HUB_NAME.match(name) is not None and "@" not in name
 
 
-def locate(name: str | Path) -> Path:
+def locate(name: str | Path, language: str | None = None) -> Path:
     """Return the file or folder of a model; one that is not here is downloaded.
 
     Args:
         name: a path; the name of a released checkpoint (`config/released`); `OWNER/NAME` or `OWNER/NAME@REVISION` on
             the Hugging Face hub; or an address.
+        language: whose adapter is downloaded, too, of a model on the hub that has one for each language.
 
     Raises:
         CheckpointError: it cannot be downloaded; the message says what to do.
@@ -53,24 +55,28 @@ def locate(name: str | Path) -> Path:
     text = str(name)
     if is_address(text):
         # A path object has made one slash of two.
-        return _from_web(_ADDRESS.sub(lambda found: found[0].split(":")[0] + "://", text))
+        return _from_web(_ADDRESS.sub(lambda found: found[0].split(":")[0] + "://", text), language)
     path = Path(name)
     if text in RELEASED and not path.exists():
         return _from_web(RELEASED[text].url)
     if path.exists() or not _HUB_NAME.match(text) or text.lower().endswith(_FILE_ENDINGS):
         return path
-    return _from_hub(text)
+    return _from_hub(text, language)
 
 
-def fingerprint(name: str | Path) -> str:
+def fingerprint(name: str | Path, language: str | None = None) -> str:
     """Return a short digest of all that a model is read from: of a folder, the configuration and the weights.
+
+    Args:
+        name: the model, as for `locate`.
+        language: of a model with adapters per language.
 
     Raises:
         CheckpointError: a file cannot be read.
     """
     digest = hashlib.blake2b(digest_size=8)
     try:
-        for path in _files(locate(name)):
+        for path in _files(locate(name, language), language):
             with open(path, "rb") as file:
                 while block := file.read(1 << 22):
                     digest.update(block)
@@ -79,7 +85,7 @@ def fingerprint(name: str | Path) -> str:
     return digest.hexdigest()
 
 
-def _files(path: Path) -> Iterator[Path]:
+def _files(path: Path, language: str | None) -> Iterator[Path]:
     folder = path if path.is_dir() else path.parent if path.name == CONFIG_FILE else None
     if folder is None:
         yield path
@@ -87,10 +93,11 @@ def _files(path: Path) -> Iterator[Path]:
     # As they are read: safetensors where it is there.
     weights = next((found for pattern in WEIGHTS if (found := sorted(folder.glob(pattern)))), [])
     settings = (path for path in sorted(folder.glob("*.json")) if not path.name.startswith("w2v-"))
-    yield from (*settings, *weights)
+    adapter = [folder / name for name in adapter_files(language) if (folder / name).is_file()] if language else []
+    yield from (*settings, *weights, *adapter[:1])
 
 
-def _from_hub(text: str) -> Path:
+def _from_hub(text: str, language: str | None) -> Path:
     name, _, revision = text.partition("@")
     try:
         from huggingface_hub import snapshot_download
@@ -105,10 +112,15 @@ def _from_hub(text: str) -> Path:
             "huggingface_hub", "hub", f"{text}, which is no file here, but a name on the hub"
         ) from e
     wanted: dict[str, Any] = {"repo_id": name, "revision": revision or None}
+    adapters = adapter_files(language) if language else []
+    small = [*SMALL_FILES, *adapters[:1]]
     try:
-        folder = Path(snapshot_download(**wanted, allow_patterns=[*SMALL_FILES, WEIGHTS[0]]))
-        if not any(folder.glob(WEIGHTS[0])):
-            folder = Path(snapshot_download(**wanted, allow_patterns=[*SMALL_FILES, WEIGHTS[1]]))
+        folder = Path(snapshot_download(**wanted, allow_patterns=[*small, WEIGHTS[0]]))
+        # torch's own format where there is no other: of the weights, and of the adapter.
+        others = [] if any(folder.glob(WEIGHTS[0])) else [WEIGHTS[1]]
+        others += [name for name in adapters[1:] if not (folder / adapters[0]).is_file()]
+        if others:
+            folder = Path(snapshot_download(**wanted, allow_patterns=[*small, *others]))
     except RepositoryNotFoundError as e:
         raise CheckpointError(f"{text}: there is no such file, and no such model on the Hugging Face hub") from e
     except RevisionNotFoundError as e:
@@ -123,11 +135,11 @@ def _from_hub(text: str) -> Path:
     return folder
 
 
-def _from_web(address: str) -> Path:
+def _from_web(address: str, language: str | None = None) -> Path:
     """Download one file into the cache; the files of one address lie in a folder of their own."""
     host = re.match(r"https?://(?:www\.)?huggingface\.co/([\w.-]+/[\w.-]+)/?$", address)
     if host:
-        return _from_hub(host[1])
+        return _from_hub(host[1], language)
     cache = Path(os.environ.get("W2V_CACHE", "~/.cache/w2v")).expanduser()
     folder = cache / hashlib.blake2b(address.encode(), digest_size=8).hexdigest()
     path = folder / (re.sub(r"[^\w.-]", "_", address.partition("?")[0].rstrip("/").rpartition("/")[2]) or "model")

@@ -33,8 +33,9 @@ SPELLINGS = {"parametrizations.weight.original0": "weight_g", "parametrizations.
 
 
 def read_model_file(
-    path: str | Path, *, dictionary: str | None = None, pretrained: str | None = None, data: str | None = None
-) -> ModelFile:
+    path: str | Path, *, dictionary: str | None = None, pretrained: str | None = None, data: str | None = None,
+    language: str | None = None,
+) -> ModelFile:  # fmt: skip
     """Open a model of any kind; nothing that it holds is run, and no other file is needed as a rule.
 
     Args:
@@ -42,16 +43,23 @@ def read_model_file(
         dictionary: dictionary file for a CTC model or a language model (`--dict`).
         data: folder of the data, in which a dictionary is looked for first, where the file holds none.
         pretrained: the pretrained model of a fine-tuned one that does not hold its encoder's options (`--w2v-path`).
+        language: of a model with adapters per language (`--language`); None: its own.
 
     Raises:
         CheckpointError: it cannot be read, is of another kind, or is incomplete; the message says what is missing.
     """
-    file = _open(locate(path), dictionary, pretrained, data)
+    place = locate(path, language)
+    folder = place if place.is_dir() else place.parent if place.name == CONFIG_FILE else None
+    if language is not None and (folder is None or is_onnx_folder(folder) or is_masked_folder(folder)):
+        raise CheckpointError(f"--language {language}: {place} has one language only; leave --language out")
+    file = _open(place, dictionary, pretrained, data, language)
     check_sizes(file.path, file.config["model"], file.state)
     return file
 
 
-def _open(place: Path, dictionary: str | None, pretrained: str | None, data: str | None) -> ModelFile:
+def _open(
+    place: Path, dictionary: str | None, pretrained: str | None, data: str | None, language: str | None
+) -> ModelFile:
     if place.suffix == ".onnx" or (place.is_dir() and is_onnx_folder(place)):
         raise CheckpointError(
             f"{place}: is an ONNX graph, which an ONNX runtime opens (w2v-convert --inspect describes it); "
@@ -59,8 +67,9 @@ def _open(place: Path, dictionary: str | None, pretrained: str | None, data: str
         )
     if place.is_dir() or place.name == CONFIG_FILE:
         folder = place if place.is_dir() else place.parent
-        read = read_masked_folder if is_masked_folder(folder) else read_huggingface
-        return read(folder, dictionary)
+        if is_masked_folder(folder):
+            return read_masked_folder(folder, dictionary)
+        return read_huggingface(folder, dictionary, language)
     if place.suffix == ".safetensors":
         return read_safetensors_model(place, dictionary)
     # Mapped, so that an optimizer's state is not read; the model that is built copies its tensors.
@@ -229,7 +238,7 @@ def _complete_encoder(
 
 COUNTS = ("encoder_layers", "vq_depth", "conv_feature_layers", "conv_aggregator_layers", "decoder_layers")
 WIDTHS = (
-    *("encoder_embed_dim", "encoder_ffn_embed_dim", "conv_pos"),
+    *("encoder_embed_dim", "encoder_ffn_embed_dim", "conv_pos", "adapter_attn_dim"),
     *("max_positions", "decoder_embed_dim", "decoder_ffn_embed_dim", "decoder_input_dim", "decoder_output_dim"),
 )
 FREE_LIMIT = 2**20

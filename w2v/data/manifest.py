@@ -13,6 +13,7 @@ unless `--allow-outside-root` is given. Links are followed: who can put a link i
 
 from __future__ import annotations
 
+import codecs
 import os
 import re
 from collections import Counter
@@ -36,10 +37,12 @@ Bytes = npt.NDArray[np.uint8]
 
 TAB, NEWLINE, RETURN, SPACE, SLASH, ZERO = b"\t\n\r /0"
 MAX_DIGITS = 18  # what fits into int64 whatever the digits are
-STRETCH = re.compile(r"(.+):(\d{1,15}):(\d{1,15})", re.DOTALL)
+STRETCH_DIGITS = 15
+STRETCH = re.compile(rf"(.+):(\d{{1,{STRETCH_DIGITS}}}):(\d{{1,{STRETCH_DIGITS}}})", re.ASCII | re.DOTALL)
 SHARDS_ENDING = ".shards.tsv"
 _IN_SHARD = re.compile(rb"\.(?:tar|zip|parquet):\d+:\d+")
 _EMPTY = re.compile(rb":\d+:0+\t")
+_NO_SAMPLES = re.compile(rb":(?!\d{1,%d}:\d{1,%d}\t)[-+]?[\d.]+:[-+]?[\d.]+\t" % (STRETCH_DIGITS, STRETCH_DIGITS))
 _OUTSIDE = re.compile(rb"(?:^|[/\n])(\.\.)[/\t]|(://)")
 
 
@@ -261,7 +264,7 @@ def read_manifest(path: str | Path, *, allow_outside_root: bool = False) -> Mani
         if text:
             rest = rest.partition(b"\n")[2]  # the end of the last line
         if line == 1:
-            first, _, text = text.partition(b"\n")
+            first, _, text = text.removeprefix(codecs.BOM_UTF8).partition(b"\n")
             root = _read_root(where, first)
             line += 1
         if text:
@@ -396,6 +399,11 @@ def _check_inside(block: _Block, tabs: IntArray) -> None:
 def _check_stretches(block: _Block, tabs: IntArray) -> None:
     if b":" not in block.content:
         return
+    wrong = _NO_SAMPLES.search(block.content)
+    if wrong is not None:
+        block.refuse(
+            block.row(wrong.start()), "path:offset:frames must be whole numbers of samples, 0 or more, got", tabs
+        )
     empty = _EMPTY.search(block.content)
     if empty is not None:
         block.refuse(block.row(empty.start()), "path:offset:frames must have at least one frame, got", tabs)

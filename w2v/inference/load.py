@@ -55,6 +55,7 @@ def load_model(
     user_dir: str | None = None,
     dictionary: str | None = None,
     data: str | None = None,
+    language: str | None = None,
     mmap: bool = False,
 ) -> LoadedModel:
     """Read a model with all that is needed to use it.
@@ -67,6 +68,7 @@ def load_model(
         dictionary: dictionary file of a model that comes without one (`dict.ltr.txt`, `vocab.json`, of a language
             model `dict.txt`).
         data: folder of the data, in which that file is looked for first.
+        language: of a model with an adapter for each language (MMS), such as `eng`; None: its own.
         mmap: leave the weights in the file, which is opened without reading it, and shared by all processes that do so.
             The file must then stay as it is: a program dies (bus error) when another one, or `torch.save` to the same
             path, cuts it short. By default the model owns its memory.
@@ -78,7 +80,9 @@ def load_model(
     overrides = dict(overrides or {})
     if user_dir:
         import_user_dir(user_dir)
-    file = read_model_file(path, dictionary=dictionary, pretrained=overrides.get("w2v_path"), data=data)
+    file = read_model_file(
+        path, dictionary=dictionary, pretrained=overrides.get("w2v_path"), data=data, language=language
+    )
     for note in file.notes:
         logger.info("%s: %s", path, note)
     if file.symbols_from not in ("", "the checkpoint"):

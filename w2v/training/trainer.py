@@ -436,7 +436,7 @@ class Trainer:
             self._load_optimizer(state)
         if not (resets and flags.reset_dataloader):
             self.batches.load_state_dict(state["iterator"])
-        if resets and flags.reset_meters:
+        if (resets and flags.reset_meters) or "metrics" not in state:  # of fairseq, they are left behind
             return
         self.log.load_state_dict(state["metrics"], new_epoch=self.batches.position == 0)
         # The end of a run that had no more time is in the checkpoint, too. All ranks read the same number.
@@ -460,7 +460,7 @@ class Trainer:
         if self._scaler is not None and state["scaler"] is not None:
             self._scaler.load_state_dict(state["scaler"])
         self.num_updates = trainer["num_updates"]
-        self.skips.load_state_dict(trainer.get("skips") or {"total": trainer["skipped"], "in_a_row": 0})
+        self.skips.load_state_dict(trainer.get("skips") or {"total": trainer.get("skipped", 0), "in_a_row": 0})
         self._cadence.resume(self.num_updates)
         self._compare_batches(state)
 
