@@ -1,4 +1,4 @@
-"""data2vec-audio in the original's layout: features, CTC and fine-tuning equal transformers' classes of the same weights.
+"""data2vec-audio in the original's layout: features, CTC and fine-tuning, against transformers with the same weights.
 
 The layout is that of the original's later releases: `cfg` of plain dicts, `final_proj` and the teacher's `_ema` beside
 the encoder in a pretrained file, the pretrained file's `cfg` as `w2v_args` in a fine-tuned one.

@@ -23,9 +23,9 @@ class Released:
         data: recordings that it was pretrained on.
         file: its name under `BASE`.
         wer: word error rate in percent on test-clean / test-other, with the Transformer language model, in the paper
-            (tables 1 and 2 of arXiv 2006.11477). Empty where there is none for this file: the figures in the abstract of
-            the self-training paper (arXiv 2010.11430) are of other models, which were trained from the beginning on the
-            labels that a model like these wrote.
+            (tables 1 and 2 of arXiv 2006.11477). Empty where there is none for this file: the figures in the abstract
+            of the self-training paper (arXiv 2010.11430) are of other models, which were trained from the beginning
+            on the labels that a model like these wrote.
     """
 
     model: str
