@@ -138,7 +138,7 @@ def _write(config: LabelsConfig) -> int:
     notes = _dictionary(config, folder, counts)
     if writes_manifest or (config.drop_missing and not _is_input(config, folder)):
         names, sizes = [clips.names[row] for row in kept], [clips.sizes[row] for row in kept]
-        write_manifest(folder / f"{config.output_name}.tsv", manifest.root, names, sizes)
+        write_manifest(folder / f"{config.output_name}.tsv", manifest.root, names, sizes, manifest.identities)
     write_atomically(folder / f"{config.output_name}.wrd", _lines(texts))
     write_atomically(folder / f"{config.output_name}.ltr", _lines(letters))
     print(_summary(config, clips, missing, len(texts)))

@@ -95,6 +95,8 @@ def _arguments() -> argparse.Namespace:
     option("--continued-updates", type=int, default=500, metavar="N", help="more pretraining; 0: none (default: 500)")
     option("--model", type=Path, help="begin with this CTC model, and let it learn a speaker without labels")
     option("--minutes", type=float, default=10, help="of the new speaker, with --model (default: 10)")
+    shown = "of these, with labels, to choose by instead of speakers whom the model knows (default: 0)"
+    option("--speaker-dev-minutes", type=float, default=0, metavar="M", help=shown)
     return parser.parse_args()
 
 
@@ -133,10 +135,13 @@ def prepare(run: Run, data: Path, arguments: argparse.Namespace) -> None:
             # A model that is there has heard all of digits_train with its labels: what it has not is parted instead.
             root, *lines = (labels / f"{SEEN}.tsv").read_text(encoding="utf-8").splitlines()
             named = {FEW: named[FEW], DEV: [root, *lines[::2]], SEEN: [root, *lines[1::2]]}
+            if arguments.speaker_dev_minutes:
+                minutes = arguments.speaker_dev_minutes
+                named[DEV], named[REST] = part_manifest(labels / f"{REST}.tsv", [minutes * 60])
         for name, lines in named.items():
             manifest = run.folder / "manifests" / f"{name}.tsv"
             manifest.write_text("\n".join([*lines, ""]), encoding="utf-8")
-            label(run, data / (SEEN if lines[0].endswith(SEEN) else PACK), manifest, name)
+            label(run, Path(lines[0]), manifest, name)
         join_sets(labels, SETS, CHECKS)
         run.call("w2v-lm", labels / f"{FEW}.wrd", "--order", "2", "--arpa", run.folder / "bigrams.arpa", "--quiet")
 

@@ -9,8 +9,10 @@ import numpy as np
 import pytest
 import soundfile
 
+from w2v.data.audio import audio_info, read_audio
 from w2v.data.size_check import check_sizes
 from w2v.errors import DataError
+from w2v.shards.member import Loaded
 
 
 def wav(path, held, told, behind=b"", value=b"\0"):
@@ -37,6 +39,35 @@ def check(path):
 def test_a_stale_header(tmp_path, value):
     with pytest.raises(DataError, match=r"x\.wav: its header tells of 1\.0 s, the file holds 3\.0 s"):
         check(wav(tmp_path / "x.wav", 96000, 32000, value=value))
+
+
+@pytest.mark.parametrize("told", [0, 0xFFFFFFFF])
+@pytest.mark.parametrize("in_memory", [False, True])
+def test_what_was_written_to_a_pipe_is_read_to_its_end(tmp_path, told, in_memory):
+    path = wav(tmp_path / "x.wav", 0, told, np.arange(24000, dtype=np.int16).tobytes())
+    source = Loaded("x.wav", (tmp_path / "x.wav").read_bytes()) if in_memory else path
+    assert audio_info(source).frames == 24000
+    assert np.array_equal(read_audio(source, 16000) * 32768, np.arange(24000))
+    assert np.array_equal(read_audio(source, 16000, start=50, frames=70) * 32768, np.arange(50, 120))
+    with open(path, "rb") as file:
+        assert file.read(44)[40:] == struct.pack("<I", told)  # the file stays as it is
+
+
+@pytest.mark.parametrize("behind", [b"", b"LIST" + struct.pack("<I", 9000) + bytes(9000)])
+def test_no_sound_is_no_sound(tmp_path, behind):
+    assert audio_info(wav(tmp_path / "x.wav", 0, 0, behind)).frames == 0
+
+
+@pytest.mark.parametrize("kind", ["AU", "CAF", "RF64"])
+@pytest.mark.parametrize("seconds", [1, 40])
+def test_joined_files_of_which_the_first_is_read(tmp_path, kind, seconds):
+    sound = np.random.default_rng(0).normal(size=seconds * 16000) * 0.1
+    soundfile.write(tmp_path / "x", sound, 16000, format=kind, subtype="PCM_16")
+    one = (tmp_path / "x").read_bytes()
+    check(str(tmp_path / "x"))
+    (tmp_path / "x").write_bytes(one + one)
+    with pytest.raises(DataError, match=r"is joined of several|tells of 40\.0 s, the file holds 80\.\d s"):
+        check(str(tmp_path / "x"))
 
 
 def test_a_wrapped_header(tmp_path):

@@ -52,7 +52,8 @@ def test_an_encoder_for_fine_tuning(golden: Any, speech: Path, tmp_path: Path, n
     path = model(golden, name)
     outcome = call(train.main, [speech, "--save-dir", tmp_path, "--w2v-path", path, *CTC, *normalized(golden, name)])
     if name in ("w2v1", "vq_gumbel", "vq_kmeans"):
-        assert_one_line(outcome, "--w2v-path: the model there is no wav2vec 2.0")
+        found = read_model_file(path).name
+        assert_one_line(outcome, f"--w2v-path: the model there is no wav2vec 2.0 ({path} is of --arch {found})")
         return
     assert outcome.code == 0, outcome.err
     assert ("is fine-tuned already: its encoder is taken" in outcome.out + outcome.err) == (name == "ctc_base")

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import io
 import math
+import mmap
 import os
 import stat
 from collections.abc import Callable, Iterable, Iterator
@@ -21,7 +22,8 @@ import numpy.typing as npt
 from w2v.data import media_file as media
 from w2v.data.audio_files import MEDIA_ENDINGS, ending_of
 from w2v.data.guessed_length import is_guessed
-from w2v.data.size_check import check_sizes
+from w2v.data.joined_flac import JoinedFlac
+from w2v.data.size_check import check_sizes, untold_size
 from w2v.errors import DataError, MissingPackageError
 from w2v.shards.member import Loaded, Member, Source
 from w2v.system import OPEN_AT_ONCE
@@ -31,6 +33,7 @@ Samples = npt.NDArray[np.float32]
 STREAM_BLOCK = 1 << 19  # values read at once where a recording of any length streams through
 BLOCK = 1 << 22  # values read at once: 262 s of 16 kHz mono, so that an ordinary clip takes one read
 UNKNOWN_LENGTH = 1 << 60
+STREAMED = b"\xff" * 4  # a size in a WAV file by which libsndfile reads to the end
 LONGEST = 8 * 3600  # seconds of a clip: 1.8 GB at 16 kHz. A FLAC of silence holds weeks in a few megabytes
 LOUDEST = 2.0**31  # integers of 32 bits, stored as floats; squares of these still fit into float32
 LARGEST_RATIO = 100  # of two sample rates; a header of 1 Hz would make gigabytes of a small file
@@ -313,11 +316,13 @@ def _open(path: Source) -> Iterator[_AudioFile]:
         except _UnknownFormatError as unknown:
             yield _open_with_ffmpeg(stack, path, unknown)
             return
+        if not file.frames and file.format in ("WAV", "WAVEX") and (place := untold_size(path)) is not None:
+            file = stack.enter_context(_open_to_its_end(stack, path, place))
         if file.frames >= UNKNOWN_LENGTH:
             raise DataError(f"{path}: its header gives no length (written to a pipe); re-encode the file")
         check_sizes(path, file.format, file.subtype, file.channels, file.frames, file.samplerate)
         if is_guessed(path, file.format):
-            yield _open_whole(stack, path)
+            yield _open_whole(stack, path, file.format)
             return
 
         def blocks(size: int) -> Iterator[Samples]:
@@ -347,15 +352,17 @@ def _open_with_ffmpeg(stack: ExitStack, path: Source, unknown: DataError) -> _Au
     return _AudioFile(file.sample_rate, file.channels, file.frames, False, file.blocks)
 
 
-def _open_whole(stack: ExitStack, path: Source) -> _AudioFile:
+def _open_whole(stack: ExitStack, path: Source, container: str) -> _AudioFile:
     """Open a file of several streams, or of guessed length, with what reads it to its end."""
+    raw = _raw(path)
+    stack.callback(raw.close)
+    if container == "FLAC" and (joined := JoinedFlac.of(_content(stack, raw), str(path))) is not None:
+        return _AudioFile(joined.sample_rate, joined.channels, joined.frames, True, joined.blocks)
     if not media.is_installed():
         raise DataError(
             f"{path}: is joined of several files, or of variable bit rate without a table, and libsndfile reads only a "
             'part of it; re-encode it, or: pip install "w2v[media]"'
         )
-    raw = _raw(path)
-    stack.callback(raw.close)
     file = stack.enter_context(media.media_file(raw, str(path)))
     return _AudioFile(file.sample_rate, file.channels, None, False, file.blocks)
 
@@ -392,6 +399,36 @@ def _raw(path: Source) -> io.BytesIO | io.RawIOBase:
     if isinstance(path, Loaded):
         return path.open()
     return open(path, "rb", buffering=0, opener=_open_at_once)
+
+
+class _Map(mmap.mmap):
+    """A map that can be moved behind its end, as a file can."""
+
+    def seek(self, position: int, whence: int = os.SEEK_SET) -> None:
+        start = (0, self.tell(), len(self))[whence]
+        super().seek(min(max(start + position, 0), len(self)))
+
+
+def _open_to_its_end(stack: ExitStack, path: Source, place: int) -> Any:
+    """Open a WAV file whose header, at `place`, says 0 bytes where the sound has no end that it knew of."""
+    import soundfile
+
+    raw = _raw(path)
+    stack.callback(raw.close)
+    if isinstance(raw, io.BytesIO):
+        file: Any = raw
+        file.getbuffer()[place : place + 4] = STREAMED
+    else:  # a map whose changes stay in memory
+        file = stack.enter_context(_Map(raw.fileno(), 0, access=mmap.ACCESS_COPY))
+        file[place : place + 4] = STREAMED
+    return soundfile.SoundFile(file)
+
+
+def _content(stack: ExitStack, raw: Any) -> bytes | mmap.mmap:
+    """Return what an open file holds; of one on the disk only what is looked at is read."""
+    if isinstance(raw, io.BytesIO):
+        return raw.getvalue()
+    return stack.enter_context(mmap.mmap(raw.fileno(), 0, access=mmap.ACCESS_READ))
 
 
 def _is_empty(path: Source) -> bool:
