@@ -21,7 +21,7 @@ from w2v.data.symbols import Cleaning, TextCleaner, symbol_notes, symbol_table
 from w2v.data.text_file import read_lines
 from w2v.data.transcripts import Row, clip_id, match, read_segments, read_table, read_textgrid
 from w2v.errors import ConfigError, DataError, listed
-from w2v.files import write_atomically
+from w2v.files import make_folder, write_atomically
 from w2v_cli.main import run
 
 PROGRAM = "w2v-labels"
@@ -262,10 +262,7 @@ def _output_folder(config: LabelsConfig, *, writes_manifest: bool) -> Path:
             f"{folder / config.output_name}.tsv: is the manifest that is read, and would be overwritten by one with "
             "fewer clips; give another --output-dir or --output-name"
         )
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-    except OSError as e:
-        raise DataError(f"--output-dir: cannot make the folder {folder}: {e.strerror or e}") from e
+    make_folder(folder, "--output-dir")
     return folder
 
 

@@ -22,7 +22,7 @@ from w2v.data.audio import LONGEST, audio_info, read_audio
 from w2v.data.audio_files import list_audio
 from w2v.data.manifest import Manifest, is_listable, make_manifest, read_manifest, write_manifest
 from w2v.errors import DataError
-from w2v.files import write_atomically
+from w2v.files import make_folder, write_atomically
 from w2v.shards.member import Source, shown
 from w2v.shards.store import ShardStore
 from w2v_cli.file_pool import file_pool
@@ -119,7 +119,7 @@ def _write(config: ManifestConfig) -> int:
         return _list_shards(config, shards)
     root = os.path.realpath(config.root)
     files, left_out = list_files(config, root)
-    _make_folder("--dest", config.dest)
+    make_folder(config.dest, "--dest")
     draw = random.Random(config.seed).random
     splits: dict[str, list[tuple[str, Found]]] = {"train": [], "valid": []}
     rejects, draws = [], []
@@ -163,8 +163,8 @@ def _pack(config: ManifestConfig, manifest: Manifest, split: str) -> int:
     """
     folder = str(config.shards)
     dest = Path(folder if config.dest == "." else config.dest)
-    _make_folder("--shards", folder)
-    _make_folder("--dest", str(dest))
+    make_folder(folder, "--shards")
+    make_folder(dest, "--dest")
     target = dest / f"{split}.tsv"
     if manifest.source and target.exists() and target.samefile(manifest.source):
         raise DataError(f"{target}: is the manifest that is read, and would be overwritten; give another --dest")
@@ -189,7 +189,7 @@ def _pack(config: ManifestConfig, manifest: Manifest, split: str) -> int:
 
 def _list_shards(config: ManifestConfig, shards: Shards) -> int:
     """Write manifests of the clips in shards, and what is said in them."""
-    _make_folder("--dest", config.dest)
+    make_folder(config.dest, "--dest")
     if config.stream_only:
         shards = unpack(shards, Path(config.dest))
     draw = random.Random(config.seed).random
@@ -216,13 +216,6 @@ def _list_shards(config: ManifestConfig, shards: Shards) -> int:
     notes = [clips.write(Path(config.dest), split, shards.root) for split, clips in splits.items()]
     print("; ".join([*notes, f"rejects.tsv: {len(rejects)} clips"]), flush=True)
     return 0
-
-
-def _make_folder(flag: str, folder: str) -> None:
-    try:
-        os.makedirs(folder, exist_ok=True)
-    except OSError as e:
-        raise DataError(f"{flag}: cannot make the folder {folder}: {e.strerror or e}") from e
 
 
 def _fill_valid(config: ManifestConfig, splits: dict[str, list[tuple[str, Found]]], draws: list[float]) -> list[str]:

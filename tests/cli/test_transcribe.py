@@ -198,6 +198,13 @@ def test_formats_on_stdout(model, folder):
     assert "needs --output-dir" in run(model, folder / "a.wav", "--output-format", "srt,vtt").err
 
 
+def test_a_folder_that_cannot_be_made_is_said_before_the_model_is_read(folder, tmp_path):
+    in_its_way = folder / "a.wav"
+    done = call(transcribe.main, ["no model", folder / "b.wav", "--output-dir", in_its_way])
+    assert done.code == 2
+    assert f"--output-dir: cannot make the folder {in_its_way}" in done.err
+
+
 def test_a_bad_file_costs_one_line(model, folder, tmp_path):
     """P9: a reason on stderr, the rest goes on, exit code 1 and a count."""
     (folder / "bad.wav").write_bytes(b"nothing")
