@@ -128,16 +128,13 @@ class PipeRecording:
         stream: the pipe.
         format: of raw samples; None: the pipe begins with the header of a WAV file.
         keep: whether it may be read again.
-        name: what it is called.
 
     Raises:
         DataError: there is no such header.
     """
 
-    def __init__(
-        self, stream: BinaryIO, format: PcmFormat | None = None, *, keep: bool, name: str = STANDARD_INPUT
-    ) -> None:
-        self.name = name
+    def __init__(self, stream: BinaryIO, format: PcmFormat | None = None, *, keep: bool) -> None:
+        self.name = STANDARD_INPUT
         self.seconds = None
         self._stream = stream
         self._format, self._size = (format, None) if format is not None else read_wav_header(stream)
