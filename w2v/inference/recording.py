@@ -59,7 +59,12 @@ class FileRecording:
         return audio_seconds(self.path)
 
     def blocks(self, sample_rate: int) -> Iterator[Samples]:
-        return audio_blocks(self.path, sample_rate)
+        num_samples = 0
+        for block in audio_blocks(self.path, sample_rate):
+            num_samples += len(block)
+            yield block
+        if not num_samples:
+            raise DataError(f"{self.path}: holds no samples")
 
 
 @dataclass(frozen=True)
