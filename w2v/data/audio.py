@@ -25,6 +25,7 @@ from w2v.data.guessed_length import is_guessed
 from w2v.data.joined_flac import JoinedFlac
 from w2v.data.size_check import check_sizes, untold_size
 from w2v.errors import DataError, MissingPackageError
+from w2v.files.pointer import refuse_pointer
 from w2v.shards.member import Loaded, Member, Source
 from w2v.system import OPEN_AT_ONCE
 
@@ -385,6 +386,8 @@ def _open_with_libsndfile(path: Source) -> Iterator[Any]:
     except OSError as e:
         raise DataError(f"{path}: cannot be read: {e.strerror or e}") from e
     except soundfile.LibsndfileError as e:
+        if not isinstance(path, (Member, Loaded)):
+            refuse_pointer(path, DataError)
         reason = "empty file" if _is_empty(path) else e.error_string
         kind = _UnknownFormatError if e.code in _UNKNOWN_FORMATS and reason != "empty file" else DataError
         raise kind(f"{path}: not readable as audio: {' '.join(reason.split()).rstrip('.')}") from e
