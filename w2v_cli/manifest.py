@@ -222,7 +222,7 @@ def _fill_valid(config: ManifestConfig, splits: dict[str, list[tuple[str, Found]
     """Move a clip to valid.tsv where the draws gave it none; return what is to be said about an empty one."""
     train, valid = splits["train"], splits["valid"]
     if valid:
-        return []
+        return [] if train else [f"--valid-percent {config.valid_percent:g} left train.tsv empty: lower it"]
     if config.valid_percent == 0 or len(train) < 2:
         return ["valid.tsv is empty: write another set's manifest over it, or train with --disable-validation"]
     # The one nearest to being drawn, so that the other clips stay where the original has them.

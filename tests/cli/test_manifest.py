@@ -313,6 +313,9 @@ def test_a_small_set_has_a_clip_for_validation(tmp_path, capsys):
     assert len(lines(dest / "valid.tsv")) == 2
     assert len(lines(dest / "train.tsv")) == 5
     assert "--valid-percent 0.01 gave valid.tsv no clip of 5: it has one" in capsys.readouterr().out
+    assert main([str(tmp_path / "a"), "--dest", str(dest), "--valid-percent", "1"]) == 0
+    assert "--valid-percent 1 left train.tsv empty: lower it" in capsys.readouterr().out
+    assert main([str(tmp_path / "a"), "--dest", str(dest), "--sorted"]) == 0
     rng = random.Random(42)
     draws = [rng.random() for _ in range(5)]
     assert lines(dest / "valid.tsv")[1].startswith(f"{draws.index(min(draws))}.wav")

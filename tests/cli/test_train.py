@@ -201,7 +201,8 @@ def test_stereo_clips(data: Path) -> None:
     for number in range(6):
         soundfile.write(folder / f"{number}.wav", np.zeros((20000, 2)), RATE)
     (data / "train.tsv").write_text(f"{folder}\n" + "".join(f"{n}.wav\t20000\n" for n in range(6)))
-    refused(pretrain(data, "--num-workers", 1), "not 16000 Hz mono: 0.wav (16000 Hz, 2 channels)", "--resample")
+    words = ["not 16000 Hz mono: 0.wav (16000 Hz, 2 channels)", "--resample", "--channel takes one channel"]
+    refused(pretrain(data, "--num-workers", 1), *words)
 
 
 # ----------------------------------------------------------------------------------- counted, and carried on

@@ -170,6 +170,8 @@ class AudioTask(Task):
         needed = f"{config.sample_rate} Hz mono"
         text = f"{len(other)} of the {len(known)} clips of {split} that were looked at are not {needed}"
         remedy = "--resample converts them"
+        if config.channel is None and any(channels > 1 for _, _, channels in known):
+            remedy += ", --channel takes one channel"
         if other and len(other) == len(known):
             raise ConfigError(f"{text}: {listed(other)}; {remedy}")
         if other:
