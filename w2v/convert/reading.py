@@ -244,7 +244,8 @@ def _complete_encoder(
         tried = f" (it names {str(recorded)[:200]}, which is not here)" if recorded else ""
         raise CheckpointError(
             f"{path}: does not hold its encoder's options{tried}, and they cannot be told from its tensors: {problem}; "
-            "name the pretrained file with --w2v-path, or the option w2v_path of load_model's overrides"
+            "w2v-convert --w2v-path FILE writes a checkpoint that holds them (in python: the option w2v_path of "
+            "load_model's overrides)"
         )
     model["w2v_args"] = options
     notes.append(
