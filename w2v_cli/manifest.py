@@ -21,6 +21,7 @@ from w2v.config import ArgumentParser, arg, build_config, byte_size, check_range
 from w2v.data.audio import LONGEST, audio_info, read_audio
 from w2v.data.audio_files import list_audio
 from w2v.data.manifest import Manifest, is_listable, make_manifest, read_manifest, write_manifest
+from w2v.data.size_check import is_untold
 from w2v.errors import DataError
 from w2v.files import make_folder, write_atomically
 from w2v.shards.member import Source, shown
@@ -297,6 +298,8 @@ def examine(config: ManifestConfig, path: Source) -> Found:
             samples = len(read_audio(path, rate, resample=config.resample, channel=config.channel))
     except DataError as e:
         return Found(reason=_one_line(str(e).removeprefix(f"{path}: ")))
+    if not samples and isinstance(path, str) and is_untold(path):
+        return Found(reason="its header tells of 0 samples, and more follow; repair it (sox --ignore-length FILE NEW)")
     if samples < max(config.min_samples, 1):
         return Found(reason=f"{samples} samples, need at least {max(config.min_samples, 1)}")
     return Found(samples, samples / rate)

@@ -338,6 +338,18 @@ def test_headers_that_lie_are_rejected(tmp_path, capsys):
         read_audio(str(folder / "stale.wav"), 16000)
 
 
+def test_a_header_without_a_length_is_named(tmp_path, capsys):
+    write(tmp_path / "a" / "good.wav", 16000)
+    content = bytearray((tmp_path / "a" / "good.wav").read_bytes())
+    content[40:44] = bytes(4)
+    (tmp_path / "a" / "pipe.wav").write_bytes(content)
+    assert main([str(tmp_path / "a"), "--dest", str(tmp_path), "--valid-percent", "0"]) == 0
+    assert lines(tmp_path / "train.tsv")[1:] == ["good.wav\t16000"]
+    assert lines(tmp_path / "rejects.tsv")[0].startswith(
+        "pipe.wav\tits header tells of 0 samples, and more follow; rep"
+    )
+
+
 def test_what_cropping_loses_is_said(tmp_path, capsys):
     write(tmp_path / "a" / "long.wav", 48000)
     write(tmp_path / "a" / "short.wav", 16000)
