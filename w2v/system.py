@@ -9,6 +9,7 @@ import multiprocessing
 import os
 import signal
 import sys
+import threading
 from types import ModuleType
 
 try:
@@ -36,6 +37,18 @@ OPEN_AT_ONCE: int = getattr(os, "O_NONBLOCK", 0)
 CLOSE_ON_EXEC: int = getattr(os, "O_CLOEXEC", 0)
 
 
+_seeking = threading.Lock()
+
+
+def read_at(file: int, size: int, offset: int) -> bytes:
+    """Return up to `size` bytes of an open file from byte `offset` on; threads may share the file."""
+    if hasattr(os, "pread"):
+        return os.pread(file, size, offset)
+    with _seeking:  # Windows goes to a place in one call, and reads in another
+        os.lseek(file, offset, os.SEEK_SET)
+        return os.read(file, size)
+
+
 def can_fork() -> bool:
     """Whether a process can be a copy of this one, with all that is loaded."""
     return "fork" in multiprocessing.get_all_start_methods()
@@ -46,6 +59,16 @@ def usable_cores() -> int:
     if hasattr(os, "sched_getaffinity"):
         return len(os.sched_getaffinity(0))
     return os.cpu_count() or 1
+
+
+def forked_workers() -> int:
+    """Return how many copies of this process fill the cores that it has; 0 where it cannot be copied.
+
+    Ranks of one machine (`LOCAL_WORLD_SIZE`, as torchrun sets it) share its cores.
+    """
+    if not can_fork():
+        return 0
+    return max(usable_cores() // int(os.environ.get("LOCAL_WORLD_SIZE", "1")), 1)
 
 
 def peak_memory() -> int | None:

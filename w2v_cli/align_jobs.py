@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import os
 import sys
 from collections import Counter, deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -20,6 +19,7 @@ import torch
 
 from w2v import distributed
 from w2v.errors import DataError, MissingPackageError, W2vError
+from w2v.files import make_folder
 from w2v.inference.emission_file import EmissionFile, EmissionInfo
 from w2v.inference.emissions import ctc_info
 from w2v.inference.load import load_model
@@ -29,7 +29,7 @@ from w2v.inference.recording_emissions import RecordingEmissions, RecordingFrame
 from w2v.inference.result import render
 from w2v.inference.text_alignment import TextAligner, TextAlignment
 from w2v.inference.wrong_text import likely_cause, named_characters, weakest_stretch
-from w2v.system import can_fork, usable_cores
+from w2v.system import forked_workers
 from w2v_cli.align_flags import AlignFlags, ProgramConfig
 from w2v_cli.align_pairs import Pair, find_pairs
 from w2v_cli.align_split import ClipWriter
@@ -163,7 +163,7 @@ def open_source(config: ProgramConfig, device: torch.device) -> FrameSource:
         else:
             file.info = replace(file.info, post_process=config.post_process or file.info.post_process)
             return FileSource(file)
-    loaded = load_model(config.model, user_dir=config.user_dir, dictionary=config.dict)
+    loaded = load_model(config.model, user_dir=config.user_dir, dictionary=config.dict, language=config.language)
     half = number_format(config, device)
     info = ctc_info(loaded, config.post_process)
     return ModelSource(RecordingEmissions(loaded, info, device, half, config.max_tokens, config.num_threads))
@@ -187,6 +187,7 @@ class Results:
             folder = Path(config.output_dir)
             self.files = TranscriptFiles(folder, config.formats, flags.style, config.overwrite, with_chars=True)
         if config.split is not None:
+            make_folder(config.split, "--split")
             star = flags.alignment.star
             self.clips = ClipWriter(Path(config.split), info, flags.cut, config.min_confidence, star)
 
@@ -251,7 +252,7 @@ def align_all(
             accepted.append(job)
             yield job
 
-    num_workers = default_workers() if results.config.num_workers is None else results.config.num_workers
+    num_workers = forked_workers() if results.config.num_workers is None else results.config.num_workers
     found = aligned(source.read(fitting()), texts, accepted, aligner, 0 if is_only else num_workers)
     ordered = found if results.files is not None or results.clips is not None else in_order(found)
     style = "none" if results.config.quiet or is_only else None
@@ -384,10 +385,3 @@ def conclude(report: Report, *, is_only: bool) -> int:
         if report.not_heard:
             logger.log(level, "the texts of %d recordings were not heard", len(report.not_heard))
     return 1 if report.failed else NOT_HEARD if report.not_heard else 0
-
-
-def default_workers() -> int:
-    """Return the cores of this rank; none where processes cannot be forked."""
-    if not can_fork():
-        return 0
-    return max(usable_cores() // int(os.environ.get("LOCAL_WORLD_SIZE", "1")), 1)

@@ -1,24 +1,33 @@
-"""What `w2v-featurize` and `w2v-tokenize` have in common: flags, names of splits, the encoder of clips."""
+"""What `w2v-featurize`, `w2v-tokenize` and `w2v-kmeans` have in common: flags, names of splits, the encoder of clips.
+
+The last two write one line per clip, which the ranks keep in part files until the first one joins them.
+"""
 
 from __future__ import annotations
 
 import argparse
+import json
+import logging
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from pathlib import Path
+from functools import partial
 from typing import TypeVar
 
 import torch
 
+from w2v import distributed
 from w2v.config import ArgumentParser, arg, build_config, check_range
 from w2v.data.manifest import Manifest
-from w2v.errors import DataError
 from w2v.inference.encode import ClipEncoder, Cut, Encode, Encoded
 from w2v.inference.load import LoadedModel
+from w2v.inference.part_files import PartFiles
 from w2v.types import IntArray
-from w2v_cli.progress import Work
+from w2v_cli.progress import Work, show_progress
 from w2v_cli.shard_flags import ShardOptions
+from w2v_cli.sharding import first_of_ranks
+
+logger = logging.getLogger(__name__)
 
 Config = TypeVar("Config", bound="ClipOptions")
 
@@ -88,6 +97,48 @@ def clip_encoder(
     )
 
 
+def write_missing(
+    config: ClipOptions, encoder: ClipEncoder, clips: Manifest, rows: Sequence[int], parts: PartFiles, split: str,
+    line_of: Callable[[Encoded], str],
+) -> None:  # fmt: skip
+    """Write this rank's part of the lines that no earlier run has written; return when all ranks have.
+
+    Args:
+        config: the options.
+        encoder: from clips to frames.
+        clips: all clips of the split.
+        rows: which of them.
+        parts: where lines go, and are found.
+        split: its name, for messages.
+        line_of: makes the line of a clip, which `texts_of` reads again.
+    """
+    done = first_of_ranks(parts.done)
+    if num_done := int(done[rows].sum()):
+        logger.info("%s: resuming an earlier run, which has done %d of %d clips", split, num_done, len(rows))
+    missing = [batch for batch in encoder.plan(clips, rows) if not done[batch].all()]
+    batches = missing[distributed.rank() :: distributed.world_size()]
+    sized = partial(size_of, sample_rate=encoder.sample_rate)
+    work = work_of(split, clips, batches, encoder.sample_rate)
+    style = "none" if config.quiet or not distributed.is_master() else None
+    with parts.writer(str(distributed.rank())) as write:
+        for batch in show_progress(encoder.run(clips, batches), sized, work, style):
+            write({clip.row: line_of(clip) for clip in batch})
+    distributed.barrier()
+
+
+def line_with(text: str, reason: str = "") -> str:
+    """Return the line of a clip: its text, or why there is none."""
+    return json.dumps([text, reason])
+
+
+def texts_of(lines: Iterator[str], failed: list[str]) -> Iterator[str]:
+    """Yield the texts of lines that `line_with` made; `failed` takes the reasons of those that have one."""
+    for text, reason in map(json.loads, lines):
+        if reason:
+            failed.append(reason)
+        yield text
+
+
 def work_of(name: str, clips: Manifest, batches: Sequence[IntArray], sample_rate: int) -> Work:
     """Return what is to be done of a manifest."""
     return Work(name, len(batches), sum(int(clips.sizes[batch].sum()) for batch in batches) / sample_rate)
@@ -102,15 +153,3 @@ def describe(clips: Manifest, encoded: Encoded) -> str:
     """Return the path of a clip and why it has no frames."""
     path = clips.path(encoded.row)
     return encoded.reason if path in encoded.reason else f"{path}: {encoded.reason}"
-
-
-def make_folder(folder: Path) -> None:
-    """Make a folder and those above it.
-
-    Raises:
-        DataError: it cannot be made.
-    """
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-    except OSError as e:
-        raise DataError(f"cannot make the folder {folder}: {e.strerror or e}") from e

@@ -16,6 +16,7 @@ from pathlib import Path
 import numpy as np
 
 from w2v.config import ArgumentParser, arg, build_config, check_range
+from w2v.data.text_file import read_lines
 from w2v.errors import ConfigError, DataError
 from w2v.rng import numpy_generator
 from w2v.scoring import SCORERS, ErrorRateScorer, ScorerConfig, build_scorer
@@ -83,11 +84,7 @@ def read_texts(folder: Path, kind: str, subset: str | None) -> Texts:
         raise DataError(f"{folder}: holds several ({', '.join(sorted(suffixes)[:3])}); choose one with --gen-subset")
     texts: Texts = {}
     for path in files:
-        try:
-            lines = path.read_text(encoding="utf-8").splitlines()
-        except (OSError, UnicodeDecodeError) as e:
-            raise DataError(f"{path}: cannot be read: {getattr(e, 'strerror', None) or e}") from e
-        for number, line in enumerate(lines, 1):
+        for number, line in enumerate(read_lines(path, "file of transcripts"), start=1):
             found = _LINE.fullmatch(line)
             if found is None:
                 raise DataError(f"{path}:{number}: must end in (None-ROW), got {line[-40:]!r}")

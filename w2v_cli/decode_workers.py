@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import multiprocessing
-import os
 import queue
 import signal
 from collections import deque
@@ -18,7 +17,7 @@ import torch
 
 from w2v.decoders import Decoder, DecoderConfig
 from w2v.errors import W2vError
-from w2v.system import KILLED, can_fork, usable_cores
+from w2v.system import KILLED, can_fork, forked_workers
 from w2v.types import Emissions, Hypothesis
 
 Request = TypeVar("Request")
@@ -117,9 +116,7 @@ THREADED_DECODERS = ("viterbi", "fairseqlm")
 def default_workers(config: DecoderConfig) -> int:
     """Return how many processes a decoder is given: all cores of this rank, or none where torch uses them."""
     uses_torch = config.w2l_decoder in THREADED_DECODERS or config.rescore_lm is not None
-    if uses_torch or not can_fork():
-        return 0
-    return max(usable_cores() // int(os.environ.get("LOCAL_WORLD_SIZE", "1")), 1)
+    return 0 if uses_torch else forked_workers()
 
 
 def decode(

@@ -66,6 +66,7 @@ class SourceConfig(ShardOptions):
     criterion: str | None = arg(None, help="accepted; the checkpoint knows its criterion")
     labels: str | None = arg(None, help="extension of the label file (default: as in training)")
     dict: str | None = arg(None, help="dictionary file of a checkpoint that comes without one", metavar="FILE")
+    language: str | None = arg(None, help="of a model of many languages (MMS): which one, such as eng", metavar="CODE")
     post_process: str | None = arg(
         None, help="how units become words: letter, sentencepiece, ... (default: as in training)",
         aliases=("--remove-bpe",), none_is_text=True,
@@ -280,6 +281,7 @@ def load(config: SourceConfig, flag: str = "--path") -> tuple[LoadedModel, Emiss
         user_dir=config.user_dir,
         dictionary=config.dict or None,
         data=None if config.dict else config.data,
+        language=config.language,
     )
     info = ctc_info(loaded, config.post_process, flag=flag)
     trained = loaded.task.config.normalize

@@ -28,14 +28,14 @@ from w2v.data.folder import list_folder
 from w2v.data.manifest import Manifest, read_manifest
 from w2v.distributed.ranks import RankInfo
 from w2v.errors import ConfigError, DataError
-from w2v.files import write_atomically
+from w2v.files import make_folder, write_atomically
 from w2v.functional.windows import overlapping_windows
 from w2v.inference.encode import ClipEncoder, feature_function, in_one
 from w2v.inference.feature_file import SUFFIXES, write_features
 from w2v.inference.load import LoadedModel, load_model
 from w2v.inference.token_features import token_features
 from w2v.shards.member import Source
-from w2v_cli.clips import ClipOptions, clip_encoder, describe, make_folder, parse_flags, size_of, work_of
+from w2v_cli.clips import ClipOptions, clip_encoder, describe, parse_flags, size_of, work_of
 from w2v_cli.main import run
 from w2v_cli.progress import set_up_logging, show_progress
 from w2v_cli.sharding import own_part, own_rank
@@ -56,6 +56,7 @@ class FeaturizeConfig(ClipOptions):
     layer: str = arg(
         "c", help="frames to write: c: context; z: before it; q: z quantised; 1, 2, ...: that transformer block"
     )
+    language: str | None = arg(None, help="of a model of many languages (MMS): which one, such as eng", metavar="CODE")
     bert: str | None = arg(
         None, help="masked language model on the tokens of --model: write its frames; --layer c: the last; 0, 1, ..."
     )
@@ -103,7 +104,7 @@ def featurize(argv: Sequence[str]) -> int:
     config, splits = parse_flags(FeaturizeConfig, argv, "w2v-featurize", purpose, title="features", splits=names)
     rank = own_rank(config, cpu=config.cpu)
     set_up_logging(is_master=rank.rank == 0 and not config.quiet, stream=sys.stderr)
-    loaded = load_model(config.model, user_dir=config.user_dir)
+    loaded = load_model(config.model, user_dir=config.user_dir, language=config.language)
     if config.bert is not None:
         loaded = token_features(loaded, load_model(config.bert), with_ends=not config.bert_no_bos)
     encoder = build_encoder(config, loaded, rank)
@@ -146,7 +147,7 @@ def check_settings(config: FeaturizeConfig) -> None:
         DataError: the folder cannot be written.
     """
     settings: dict[str, Any] = {
-        "model": fingerprint(config.model),
+        "model": fingerprint(config.model, config.language),
         "bert": None if config.bert is None else fingerprint(config.bert),
         "bert_no_bos": config.bert_no_bos or None,
         "layer": "z" if config.use_feat else config.layer,

@@ -25,15 +25,15 @@ from w2v.data.manifest import Manifest
 from w2v.data.reference_frames import ReferenceFrames
 from w2v.data.text_file import read_lines
 from w2v.errors import ConfigError, DataError
-from w2v.files import write_atomically
+from w2v.files import make_folder, write_atomically
 from w2v.inference.clustering import Clustering, fit_kmeans, inertia, load_clustering
 from w2v.inference.encode import Encoded
 from w2v.inference.part_files import PartFiles, settings_key
 from w2v.scoring.cluster_quality import ClusterQuality
-from w2v_cli.clips import ClipOptions, describe, make_folder, parse_flags, size_of, work_of
-from w2v_cli.kmeans_frames import EncodedFrames, FeatureFiles, mfcc_frames, model_frames
+from w2v_cli.clips import ClipOptions, describe, line_with, parse_flags, texts_of, write_missing
+from w2v_cli.kmeans_frames import FeatureFiles, Frames, mfcc_frames, model_frames
 from w2v_cli.main import run
-from w2v_cli.progress import set_up_logging, show_progress
+from w2v_cli.progress import set_up_logging
 from w2v_cli.sharding import first_of_ranks, joined_ranks, own_rank
 
 logger = logging.getLogger("w2v-kmeans")
@@ -125,7 +125,7 @@ def has_clips(manifest: Path) -> bool:
     return manifest.is_file() and any(line.strip() for line in read_lines(manifest, "manifest")[1:])
 
 
-def find_frames(config: KmeansConfig, data: Path, split: str, device: torch.device) -> EncodedFrames | FeatureFiles:
+def find_frames(config: KmeansConfig, data: Path, split: str, device: torch.device) -> Frames:
     """Return where frames come from.
 
     Raises:
@@ -140,7 +140,7 @@ def find_frames(config: KmeansConfig, data: Path, split: str, device: torch.devi
     return model_frames(config, data, device, config.model, config.layer)
 
 
-def fitted(config: KmeansConfig, frames: EncodedFrames | FeatureFiles, split: str) -> Clustering:
+def fitted(config: KmeansConfig, frames: Frames, split: str) -> Clustering:
     """Return centroids: those of `--apply`, or new ones.
 
     Raises:
@@ -171,56 +171,34 @@ def fitted(config: KmeansConfig, frames: EncodedFrames | FeatureFiles, split: st
     return clustering
 
 
-def write_split(
-    config: KmeansConfig, frames: EncodedFrames | FeatureFiles, clustering: Clustering, split: str, output: Path
-) -> list[str]:
+def write_split(config: KmeansConfig, frames: Frames, clustering: Clustering, split: str, output: Path) -> list[str]:
     """Write the classes of a split, their header and the dictionary; return what went wrong, a line per clip."""
     path = output / f"{split}.{config.labels}"
     failed: list[str] = []
     if isinstance(frames, FeatureFiles):
-        rows = (clustering.classes(clip) for clip in frames.all_clips(split))
-        finish(config, clustering, split, path, rows, None)
+        # One rank does it: no model is run, and a clip costs a product of two small matrices.
+        if distributed.is_master():
+            finish(config, clustering, split, path, map(clustering.classes, frames.all_clips(split)), None)
+        distributed.barrier()
         return failed
     clips = frames.clips(split)
     key = settings_key({**clustering.about, "kmeans": clustering.digest, "resample": config.resample}, [], clips)
     parts = PartFiles(path, first_of_ranks(lambda: key), len(clips))
-    label_missing(config, frames, clustering, clips, parts, split)
+    rows = range(len(clips))
+    write_missing(config, frames.encoder, clips, rows, parts, split, partial(line_of, clustering, clips))
     if distributed.is_master():
-        finish(config, clustering, split, path, classes_of(parts.read(range(len(clips))), failed), clips)
+        texts = texts_of(parts.read(rows), failed)
+        finish(config, clustering, split, path, (np.array(text.split(), dtype=np.int64) for text in texts), clips)
         parts.remove()
     distributed.barrier()
     return failed
 
 
-def label_missing(
-    config: KmeansConfig, frames: EncodedFrames, clustering: Clustering, clips: Manifest, parts: PartFiles, split: str
-) -> None:
-    """Write this rank's part of the lines that no earlier run has written; return when all ranks have."""
-    encoder = frames.encoder
-    done = first_of_ranks(parts.done)
-    missing = [batch for batch in encoder.plan(clips) if not done[batch].all()]
-    batches = missing[distributed.rank() :: distributed.world_size()]
-    work = work_of(split, clips, batches, encoder.sample_rate)
-    style = "none" if config.quiet or not distributed.is_master() else None
-    sized = partial(size_of, sample_rate=encoder.sample_rate)
-
-    def line(clip: Encoded) -> str:
-        if clip.frames is None:
-            return json.dumps(["", describe(clips, clip)])
-        return json.dumps([" ".join(map(str, clustering.classes(clip.frames).tolist())), ""])
-
-    with parts.writer(str(distributed.rank())) as write:
-        for batch in show_progress(encoder.run(clips, batches), sized, work, style):
-            write({clip.row: line(clip) for clip in batch})
-    distributed.barrier()
-
-
-def classes_of(lines: Iterator[str], failed: list[str]) -> Iterator[IntArray]:
-    """Yield the classes of clips; `failed` takes the reason where there are none."""
-    for text, reason in map(json.loads, lines):
-        if reason:
-            failed.append(reason)
-        yield np.array(text.split(), dtype=np.int64)
+def line_of(clustering: Clustering, clips: Manifest, encoded: Encoded) -> str:
+    """Return a clip's classes, or why there are none, as a line of `texts_of`."""
+    if encoded.frames is None:
+        return line_with("", describe(clips, encoded))
+    return line_with(" ".join(map(str, clustering.classes(encoded.frames).tolist())))
 
 
 def finish(

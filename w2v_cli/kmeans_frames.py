@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -31,20 +31,6 @@ MFCC_RATE = 16000
 CONTEXT = 64_000  # samples at both ends of a window that only serve as context
 
 
-class Frames(Protocol):
-    """Frames of splits.
-
-    Attributes:
-        about: what they are, in plain values; `label_rate` among them.
-    """
-
-    about: dict[str, Any]
-
-    def sample(self, split: str, percent: float, rng: np.random.RandomState) -> npt.NDArray[np.float32]:
-        """Return (N, C) frames of a share of the clips of a split, drawn at random; below 0: of all."""
-        ...
-
-
 @dataclass(frozen=True)
 class EncodedFrames:
     """Frames of clips, computed: MFCC, or a layer of a model.
@@ -52,7 +38,7 @@ class EncodedFrames:
     Attributes:
         encoder: from clips to frames.
         data: folder of the manifests.
-        about: see `Frames`.
+        about: what they are, in plain values; `label_rate` among them.
         allow_outside_root: see `read_manifest`.
     """
 
@@ -68,6 +54,7 @@ class EncodedFrames:
         return manifest
 
     def sample(self, split: str, percent: float, rng: np.random.RandomState) -> npt.NDArray[np.float32]:
+        """Return (N, C) frames of a share of the clips of a split, drawn at random; below 0: of all."""
         manifest = self.clips(split)
         rows = drawn(len(manifest), percent, rng)
         counts: IntArray = frame_lengths(torch.from_numpy(manifest.sizes[rows]), self.encoder.layers).numpy()
@@ -94,7 +81,7 @@ class FeatureFiles:
 
     Attributes:
         folder: where they are.
-        about: see `Frames`.
+        about: as of `EncodedFrames`.
     """
 
     folder: Path
@@ -123,6 +110,7 @@ class FeatureFiles:
         return found
 
     def sample(self, split: str, percent: float, rng: np.random.RandomState) -> npt.NDArray[np.float32]:
+        """Return frames as `EncodedFrames.sample` does; the share is drawn from each shard."""
         parts = []
         for frames, lengths in self.shards(split):
             ends = np.cumsum(lengths)
@@ -136,6 +124,9 @@ class FeatureFiles:
             ends = np.cumsum(lengths)
             for end, length in zip(ends.tolist(), lengths.tolist()):
                 yield np.asarray(frames[end - length : end])
+
+
+Frames = EncodedFrames | FeatureFiles
 
 
 def drawn(count: int, percent: float, rng: np.random.RandomState) -> IntArray:

@@ -11,11 +11,8 @@ from __future__ import annotations
 import math
 import os
 import random
-import signal
 import sys
 from collections.abc import Iterator, Sequence
-from concurrent.futures import ProcessPoolExecutor
-from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -24,10 +21,12 @@ from w2v.config import ArgumentParser, arg, build_config, byte_size, check_range
 from w2v.data.audio import LONGEST, audio_info, read_audio
 from w2v.data.audio_files import list_audio
 from w2v.data.manifest import Manifest, is_listable, make_manifest, read_manifest, write_manifest
+from w2v.data.size_check import is_untold
 from w2v.errors import DataError
-from w2v.files import write_atomically
+from w2v.files import make_folder, write_atomically
 from w2v.shards.member import Source, shown
 from w2v.shards.store import ShardStore
+from w2v_cli.file_pool import file_pool
 from w2v_cli.main import run
 from w2v_cli.scan_record import ScanRecord
 from w2v_cli.shard_check import check_manifest
@@ -121,7 +120,7 @@ def _write(config: ManifestConfig) -> int:
         return _list_shards(config, shards)
     root = os.path.realpath(config.root)
     files, left_out = list_files(config, root)
-    _make_folder("--dest", config.dest)
+    make_folder(config.dest, "--dest")
     draw = random.Random(config.seed).random
     splits: dict[str, list[tuple[str, Found]]] = {"train": [], "valid": []}
     rejects, draws = [], []
@@ -165,8 +164,8 @@ def _pack(config: ManifestConfig, manifest: Manifest, split: str) -> int:
     """
     folder = str(config.shards)
     dest = Path(folder if config.dest == "." else config.dest)
-    _make_folder("--shards", folder)
-    _make_folder("--dest", str(dest))
+    make_folder(folder, "--shards")
+    make_folder(dest, "--dest")
     target = dest / f"{split}.tsv"
     if manifest.source and target.exists() and target.samefile(manifest.source):
         raise DataError(f"{target}: is the manifest that is read, and would be overwritten; give another --dest")
@@ -191,7 +190,7 @@ def _pack(config: ManifestConfig, manifest: Manifest, split: str) -> int:
 
 def _list_shards(config: ManifestConfig, shards: Shards) -> int:
     """Write manifests of the clips in shards, and what is said in them."""
-    _make_folder("--dest", config.dest)
+    make_folder(config.dest, "--dest")
     if config.stream_only:
         shards = unpack(shards, Path(config.dest))
     draw = random.Random(config.seed).random
@@ -220,18 +219,11 @@ def _list_shards(config: ManifestConfig, shards: Shards) -> int:
     return 0
 
 
-def _make_folder(flag: str, folder: str) -> None:
-    try:
-        os.makedirs(folder, exist_ok=True)
-    except OSError as e:
-        raise DataError(f"{flag}: cannot make the folder {folder}: {e.strerror or e}") from e
-
-
 def _fill_valid(config: ManifestConfig, splits: dict[str, list[tuple[str, Found]]], draws: list[float]) -> list[str]:
     """Move a clip to valid.tsv where the draws gave it none; return what is to be said about an empty one."""
     train, valid = splits["train"], splits["valid"]
     if valid:
-        return []
+        return [] if train else [f"--valid-percent {config.valid_percent:g} left train.tsv empty: lower it"]
     if config.valid_percent == 0 or len(train) < 2:
         return ["valid.tsv is empty: write another set's manifest over it, or train with --disable-validation"]
     # The one nearest to being drawn, so that the other clips stay where the original has them.
@@ -306,6 +298,8 @@ def examine(config: ManifestConfig, path: Source) -> Found:
             samples = len(read_audio(path, rate, resample=config.resample, channel=config.channel))
     except DataError as e:
         return Found(reason=_one_line(str(e).removeprefix(f"{path}: ")))
+    if not samples and isinstance(path, str) and is_untold(path):
+        return Found(reason="its header tells of 0 samples, and more follow; repair it (sox --ignore-length FILE NEW)")
     if samples < max(config.min_samples, 1):
         return Found(reason=f"{samples} samples, need at least {max(config.min_samples, 1)}")
     return Found(samples, samples / rate)
@@ -341,15 +335,10 @@ def _examine(config: ManifestConfig, files: list[str]) -> Iterator[Found]:
                 bar.update()
             return
         # Processes, not threads: a header takes 50 microseconds, most of them under the interpreter's lock.
-        with ProcessPoolExecutor(jobs, initializer=signal.signal, initargs=(signal.SIGINT, signal.SIG_IGN)) as pool:
-            try:
-                for answers in pool.map(_examine_chunk, *zip(*_chunks(config, files))):
-                    yield from answers
-                    bar.update(len(answers))
-            except BrokenProcessPool as e:
-                raise DataError("a process that reads audio files died; --jobs 1 shows at which file") from e
-            finally:
-                pool.shutdown(cancel_futures=True)
+        with file_pool(jobs, "audio files") as pool:
+            for answers in pool.map(_examine_chunk, *zip(*_chunks(config, files))):
+                yield from answers
+                bar.update(len(answers))
 
 
 def _examine_chunk(config: ManifestConfig, paths: list[str]) -> list[Found]:

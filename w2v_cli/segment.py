@@ -10,12 +10,10 @@ import json
 import math
 import os
 import random
-import signal
 import sys
 from collections import Counter
 from collections.abc import Iterator, Sequence
-from concurrent.futures import Future, ProcessPoolExecutor, as_completed
-from concurrent.futures.process import BrokenProcessPool
+from concurrent.futures import as_completed
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -33,7 +31,8 @@ from w2v.data.manifest import is_listable, write_manifest
 from w2v.data.silero import SileroModel
 from w2v.data.speech_segments import SpeechModel, SpeechRule, SpeechSegmenter
 from w2v.errors import ConfigError, DataError
-from w2v.files import write_atomically
+from w2v.files import make_folder, write_atomically
+from w2v_cli.file_pool import file_pool
 from w2v_cli.main import run
 
 PROGRAM = "w2v-segment"
@@ -142,10 +141,7 @@ def segment(config: SegmentConfig) -> int:
     if not files:
         raise DataError(f"no audio files below {config.root}; {'; '.join(listing.report()) or 'it is empty'}")
     dest = Path(config.dest)
-    try:
-        dest.mkdir(parents=True, exist_ok=True)
-    except OSError as e:
-        raise DataError(f"--dest: cannot make the folder {dest}: {e.strerror or e}") from e
+    make_folder(dest, "--dest")
     if config.vad == "silero":
         SileroModel()  # a missing package is said here, once
     record = CutRecord(dest / RECORD, f"{root!r} {_what_matters(config)}")
@@ -323,15 +319,10 @@ def _cuts(config: SegmentConfig, root: str, files: list[str]) -> Iterator[Cut]:
         yield from (cut_recording(config, root, path) for path in files)
         return
     by_size = sorted(files, key=lambda path: -_size(os.path.join(root, path)))
-    with ProcessPoolExecutor(jobs, initializer=signal.signal, initargs=(signal.SIGINT, signal.SIG_IGN)) as pool:
-        try:
-            futures: list[Future[Cut]] = [pool.submit(cut_recording, config, root, path) for path in by_size]
-            for future in as_completed(futures):
-                yield future.result()
-        except BrokenProcessPool as e:
-            raise DataError("a process that reads recordings died; --jobs 1 shows at which file") from e
-        finally:
-            pool.shutdown(cancel_futures=True)
+    with file_pool(jobs, "recordings") as pool:
+        futures = [pool.submit(cut_recording, config, root, path) for path in by_size]
+        for future in as_completed(futures):
+            yield future.result()
 
 
 def _size(path: str) -> int:

@@ -6,7 +6,7 @@ from collections import Counter
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from w2v.data.manifest import write_identities, write_manifest
+from w2v.data.manifest import read_identities, write_manifest
 from w2v.files import write_atomically
 from w2v.shards.store import Identity, ShardStore
 from w2v_cli.shard_listing import Found as FoundInShard
@@ -72,9 +72,9 @@ class Clips:
             table = "".join(f"{title}\t{text}\n" for title, text in spoken)
             write_atomically(folder / f"{split}.transcripts.tsv", table.encode("utf-8", "surrogateescape"))
         names = [self.names[row] for row in kept]
-        num_shards = write_identities(folder / f"{split}.tsv", self.shards, names)
-        write_manifest(folder / f"{split}.tsv", root, names, [self.sizes[row] for row in kept])
+        write_manifest(folder / f"{split}.tsv", root, names, [self.sizes[row] for row in kept], self.shards)
         also = "".join(f", {split}.{kind}" for kind in kinds) + (f", {split}.transcripts.tsv" if spoken else "")
         note = f" (left out {left_out} without the labels that others have)" if left_out else ""
         hours = sum(self.seconds[row] for row in kept) / 3600
+        num_shards = len(read_identities(folder / f"{split}.tsv"))
         return f"{split}.tsv{also}: {len(kept)} clips in {num_shards} shards, {hours:.2f} hours{note}"

@@ -7,7 +7,6 @@ joined by `-`. Besides, this writes the dictionary for BERT training and says ho
 from __future__ import annotations
 
 import contextlib
-import json
 import logging
 import math
 import sys
@@ -19,7 +18,6 @@ from pathlib import Path
 from typing import ClassVar
 
 import numpy as np
-import numpy.typing as npt
 
 from w2v import distributed
 from w2v.config import arg, check_range
@@ -30,19 +28,25 @@ from w2v.data.manifest import Manifest, read_manifest
 from w2v.data.text_file import read_lines
 from w2v.data.token_text import read_token_text
 from w2v.errors import ConfigError, DataError
-from w2v.files import write_atomically
+from w2v.files import make_folder, write_atomically
 from w2v.functional.windows import equal_chunks
-from w2v.inference.encode import ClipEncoder, Encoded, code_function, in_one
+from w2v.inference.encode import ClipEncoder, Encoded, code_function, frame_tokens, in_one
 from w2v.inference.load import load_model
 from w2v.inference.part_files import PartFiles, settings_key
-from w2v_cli.clips import ClipOptions, clip_encoder, describe, make_folder, parse_flags, size_of, work_of
+from w2v_cli.clips import (
+    ClipOptions,
+    clip_encoder,
+    describe,
+    line_with,
+    parse_flags,
+    texts_of,
+    write_missing,
+)
 from w2v_cli.main import run
-from w2v_cli.progress import set_up_logging, show_progress
+from w2v_cli.progress import set_up_logging
 from w2v_cli.sharding import first_of_ranks, joined_ranks, own_rank
 
 logger = logging.getLogger("w2v-tokenize")
-
-Codes = npt.NDArray[np.int64]
 
 
 @dataclass(frozen=True)
@@ -93,11 +97,6 @@ class TokenizeConfig(ClipOptions):
     def suffix(self) -> str:
         """What follows the names of the output files."""
         return "" if self.shard_id is None else f".{self.shard_id}"
-
-    @property
-    def progress_style(self) -> str | None:
-        """How progress is shown; None: as fits the terminal."""
-        return "none" if self.quiet or not distributed.is_master() else None
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -152,11 +151,11 @@ def tokenize_split(
     output = Path(config.output_dir) / f"{split}.src{config.suffix}"
     labels = read_clip_labels(config, clips, rows) if distributed.is_master() else None
     parts = PartFiles(output, first_of_ranks(lambda: key_of(config, clips)), len(clips))
-    encode_missing(config, encoder, clips, rows, parts, split)
+    write_missing(config, encoder, clips, rows, parts, split, partial(line_of, clips))
     failed: list[str] = []
     if distributed.is_master():
         counts: Counter[str] = Counter()
-        write_lines(output, counted(tokens_of(parts.read(rows), failed), counts))
+        write_lines(output, counted(texts_of(parts.read(rows), failed), counts))
         if labels is not None:
             write_lines(output.with_name(f"{split}.lbl{config.suffix}"), labels)
         parts.remove()
@@ -230,53 +229,13 @@ def key_of(config: TokenizeConfig, clips: Manifest) -> str:
     return settings_key(settings, [config.checkpoint, *([config.user_dir] if config.user_dir else [])], clips)
 
 
-def encode_missing(
-    config: TokenizeConfig, encoder: ClipEncoder, clips: Manifest, rows: Sequence[int], parts: PartFiles, split: str
-) -> None:
-    """Write this rank's part of the lines that no earlier run has written; return when all ranks have.
-
-    Args:
-        config: the options.
-        encoder: from clips to codes.
-        clips: all clips of the split.
-        rows: which of them.
-        parts: where lines go, and are found.
-        split: its name, for messages.
-    """
-    done = first_of_ranks(parts.done)
-    if num_done := int(done[rows].sum()):
-        logger.info("%s: resuming an earlier run, which has done %d of %d clips", split, num_done, len(rows))
-    missing = [batch for batch in encoder.plan(clips, rows) if not done[batch].all()]
-    batches = missing[distributed.rank() :: distributed.world_size()]
-    encoded = encoder.run(clips, batches)
-    sized = partial(size_of, sample_rate=encoder.sample_rate)
-    work = work_of(split, clips, batches, encoder.sample_rate)
-    with parts.writer(str(distributed.rank())) as write:
-        for batch in show_progress(encoded, sized, work, config.progress_style):
-            write({clip.row: to_text(clips, clip) for clip in batch})
-    distributed.barrier()
-
-
-def to_text(clips: Manifest, encoded: Encoded) -> str:
-    """Return a clip's tokens, or why there are none, as a line of JSON: tokens, reason."""
+def line_of(clips: Manifest, encoded: Encoded) -> str:
+    """Return a clip's tokens, or why there are none, as a line of `texts_of`."""
     if encoded.frames is not None:
-        return json.dumps([to_line(encoded.frames), ""])
+        return line_with(" ".join(frame_tokens(encoded.frames)))
     reason = describe(clips, encoded)
     logger.warning("no tokens, the line is empty: %s", reason)
-    return json.dumps(["", "" if encoded.is_short else reason])
-
-
-def tokens_of(texts: Iterator[str], failed: list[str]) -> Iterator[str]:
-    """Yield the lines that `to_text` wrote; `failed` takes the reason for each clip that could not be read."""
-    for tokens, reason in map(json.loads, texts):
-        if reason:
-            failed.append(reason)
-        yield tokens
-
-
-def to_line(codes: Codes) -> str:
-    """Return `14-12 14-12 3-7`: frames separated by spaces, the codes of a frame by hyphens."""
-    return " ".join("-".join(map(str, frame)) for frame in codes.tolist())
+    return line_with("", "" if encoded.is_short else reason)
 
 
 def write_lines(path: Path, lines: Iterable[str]) -> None:

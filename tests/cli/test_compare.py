@@ -88,6 +88,12 @@ def test_shards_and_subsets(references: list[str], tmp_path: Path, capsys: pytes
     assert "CER" in said(capsys, whole, parts, "--gen-subset", "test", "--scoring", "cer")
 
 
+def test_only_newlines_end_a_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    texts = ["a\u2028b", "c\x0cd", "e\x85f"]  # what str.splitlines would cut
+    folder = write(tmp_path / "a", texts, texts)
+    assert "WER: 0.00" in said(capsys, folder, folder, "--bootstrap", "10")
+
+
 @pytest.mark.parametrize(
     ("change", "wanted"),
     [

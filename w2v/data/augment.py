@@ -1,7 +1,8 @@
-"""Random changes of the audio that pretraining sees: a shift in time, Gaussian noise, another loudness.
+"""Random changes of the audio that training sees: another speed, a shift in time, Gaussian noise, another loudness.
 
 All draws follow from the batch's own seed, each kind from its own generator: turning one on leaves the others as they
-were. Not in the original. Crops are `dataset`'s, masks the models'.
+were. Not in the original. Crops are `dataset`'s, masks the models'; speeds are drawn and applied where lengths are
+still open (`speed`).
 """
 
 from __future__ import annotations
@@ -22,6 +23,7 @@ class Augmentation:
     """What is changed, in this order; every clip of a batch has draws of its own.
 
     Attributes:
+        speed: the clip is played at a speed uniform in [low, high], before it is cropped or padded.
         shift: the clip moves by a whole number of samples, uniform in [-shift, shift]: what leaves at one end is lost,
             at the other end zeros come in.
         snr: Gaussian noise is added at a signal-to-noise ratio in dB, uniform in [low, high]: the noise's power is
@@ -29,6 +31,7 @@ class Augmentation:
         gain: the clip becomes louder by a number of dB, uniform in [-gain, gain]. Nothing is clipped.
     """
 
+    speed: tuple[float, float] = (1.0, 1.0)
     shift: int = 0
     snr: tuple[float, float] | None = None
     gain: float = 0.0
@@ -36,10 +39,20 @@ class Augmentation:
     @property
     def is_on(self) -> bool:
         """Whether anything is changed at all."""
+        return self.changes_speed or self.changes_samples
+
+    @property
+    def changes_speed(self) -> bool:
+        """Whether lengths change."""
+        return self.speed != (1, 1)
+
+    @property
+    def changes_samples(self) -> bool:
+        """Whether there is something for `apply` to do."""
         return self.shift > 0 or self.snr is not None or self.gain > 0
 
     def apply(self, source: Tensor, lengths: Tensor, seed: int) -> Tensor:
-        """Return changed clips; padding stays zero.
+        """Return clips with all changes but that of speed, which is behind them; padding stays zero.
 
         Args:
             source: (B, S) float32 samples.

@@ -26,6 +26,7 @@ from w2v.data.augment import Augmentation
 from w2v.data.batch_sampler import PaddingStats, padding_stats
 from w2v.data.labels import Labels
 from w2v.data.manifest import Manifest
+from w2v.data.speed import Speeds, length_at, played, stretch_behind
 from w2v.errors import DataError, listed
 from w2v.rng import numpy_generator, seed_from
 from w2v.shards.member import Member, Source
@@ -135,6 +136,7 @@ class AudioDataset(BatchDataset):
         rows: (N,) line of each clip in the manifest, from 0.
         num_skipped: clips dropped for their length, or for labels that do not fit.
         augmentation: random changes of each batch; None: none. Set by `augmented`.
+        speeds: how fast clips may be played; None: as they are. Set by `augmented`.
         bad: index -> reason, of clips found unreadable so far.
 
     Raises:
@@ -184,6 +186,7 @@ class AudioDataset(BatchDataset):
         if max_sample_size is not None and not self.pad:
             self.lengths = np.minimum(self.sizes, max_sample_size)
         self.augmentation: Augmentation | None = None
+        self.speeds: Speeds | None = None
         self.bad: dict[int, str] = {}
         self.num_read = 0
         self._length_warned = False
@@ -217,10 +220,29 @@ class AudioDataset(BatchDataset):
     def num_skipped(self) -> int:
         return self.num_too_short + self.num_too_long + self.num_impossible
 
-    def augmented(self, augmentation: Augmentation) -> AudioDataset:
-        """Return the same clips with random changes in every batch; this one stays as it is."""
+    def augmented(
+        self, augmentation: Augmentation, *, shortest: IntArray | None = None, max_tokens: int | None = None
+    ) -> AudioDataset:
+        """Return the same clips with random changes in every batch; this one stays as it is.
+
+        Args:
+            augmentation: what is changed. Where speed is, `lengths` become those of the slowest.
+            shortest: (N,) samples that each clip must keep at any speed; None: `min_sample_size`.
+            max_tokens: samples of a batch; a clip that fits there fits at any speed.
+        """
         changed = copy.copy(self)
         changed.augmentation = augmentation if augmentation.is_on else None
+        if augmentation.changes_speed:
+            if shortest is None:
+                shortest = np.full(len(self), self.min_sample_size)
+            # With labels no clip is cropped, so none may outgrow --max-sample-size; where all are, none can.
+            limits = [max_tokens, self.max_sample_size if self.labels is not None else None]
+            crop = None if self.pad else self.max_sample_size
+            longest = min((limit for limit in limits if limit is not None and crop is None), default=None)
+            changed.speeds = Speeds(*augmentation.speed, shortest, longest)
+            changed.lengths = changed.speeds.most_samples(self.sizes)
+            if crop is not None:
+                changed.lengths = np.minimum(changed.lengths, crop)
         return changed
 
     @property
@@ -290,7 +312,7 @@ class AudioDataset(BatchDataset):
         chosen = np.asarray(indices, dtype=np.int64)
         report = ReadReport()
         batch = self._as_planned(chosen, seed, report) or self._as_found(chosen, seed, report)
-        if self.augmentation is not None:
+        if self.augmentation is not None and self.augmentation.changes_samples:
             batch = replace(batch, source=self.augmentation.apply(batch.source, batch.lengths, seed))
         return batch, report
 
@@ -302,23 +324,35 @@ class AudioDataset(BatchDataset):
         if self.channel or type(self).example is not AudioDataset.example:
             return None
         sizes = self.sizes[indices].tolist()
-        width, starts = self._windows(indices, sizes, seed)
+        speeds, lengths = self._speeds(indices, sizes, seed)
+        width, starts = self._windows(indices, lengths, seed)
         source = _rows(len(sizes), width)
-        for row, index, size, start in zip(source.numpy(), indices.tolist(), sizes, starts, strict=True):
-            if not self._read_row(index, size, start, row):
+        places = zip(indices.tolist(), sizes, starts, speeds, strict=True)
+        for row, (index, size, start, speed) in zip(source.numpy(), places, strict=True):
+            if not self._read_at(index, size, start, row, speed):
                 return None
         report.num_read = len(sizes)
         targets = [self._targets(index) for index in indices.tolist()]
-        batch = _join(source, [min(size, width) for size in sizes], indices.tolist(), targets, seed, self._pad_id)
+        batch = _join(source, [min(length, width) for length in lengths], indices.tolist(), targets, seed, self._pad_id)
         return replace(batch, starts=starts)
 
     def _as_found(self, indices: IntArray, seed: int, report: ReadReport) -> AudioBatch:
         """Read clips one by one, whatever their files hold, and join them."""
         budget = int(self.lengths[indices].max())
         examples = [self._readable(index, budget, report) for index in indices.tolist()]
-        width, starts = self._windows(indices, [len(example.source) for example in examples], seed)
-        windows = [self._window(example, start, width) for example, start in zip(examples, starts, strict=True)]
+        sizes = [len(example.source) for example in examples]
+        speeds, lengths = self._speeds(np.array([example.index for example in examples]), sizes, seed)
+        width, starts = self._windows(indices, lengths, seed)
+        places = zip(examples, lengths, starts, speeds, strict=True)
+        windows = [self._window_at(example, length, start, width, speed) for example, length, start, speed in places]
         return replace(collate(windows, [0] * len(windows), width, seed, self._pad_id), starts=starts)
+
+    def _speeds(self, indices: IntArray, sizes: Sequence[int], seed: int) -> tuple[list[float], list[int]]:
+        """Return how fast each clip of a batch is played, and its samples then."""
+        if self.speeds is None:
+            return [1.0] * len(sizes), list(sizes)
+        speeds = self.speeds.draw(indices, sizes, seed)
+        return speeds, [length_at(size, speed) for size, speed in zip(sizes, speeds, strict=True)]
 
     def _windows(self, indices: IntArray, lengths: Sequence[int], seed: int) -> tuple[int, list[int]]:
         """Return how wide a batch is, and the first sample of each clip's window."""
@@ -344,6 +378,19 @@ class AudioDataset(BatchDataset):
                 self._loaded = index, source.load()
             source = self._loaded[1]
         return source, offset, frames
+
+    def _read_at(self, index: int, size: int, start: int, row: Samples, speed: float) -> bool:
+        """Read a window of a clip at a speed into its row; return whether it could be done."""
+        if speed == 1:
+            return self._read_row(index, size, start, row)
+        length = min(length_at(size, speed) - start, len(row))
+        first, stop = stretch_behind(start, length, size, speed)
+        window = np.empty(stop - first, dtype=np.float32)
+        if not self._read_row(index, size, first, window):
+            return False
+        row[:length] = played(window, speed, length)
+        row[length:] = 0
+        return True
 
     def _read_row(self, index: int, size: int, start: int, row: Samples) -> bool:
         try:
@@ -450,6 +497,15 @@ class AudioDataset(BatchDataset):
                 f"room for {room}; write the manifest anew"
             )
         return example
+
+    def _window_at(self, example: AudioExample, length: int, start: int, width: int, speed: float) -> AudioExample:
+        """Return a part of a clip that has `length` samples at a speed."""
+        if speed == 1:
+            return self._window(example, start, width)
+        width = min(length - start, width)
+        first, stop = stretch_behind(start, width, len(example.source), speed)
+        window = self._window(example, first, stop - first)
+        return replace(window, source=torch.from_numpy(played(window.source.numpy(), speed, width)))
 
     def _window(self, example: AudioExample, start: int, width: int) -> AudioExample:
         """Return a part of a clip, read again where it was let go."""

@@ -5,12 +5,13 @@ Integer arithmetic throughout. The modules that run the convolutions are in `w2v
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import Any, TypeVar
 
 import torch
 from torch import Tensor
 
+from w2v.array_types import IntArray
 from w2v.config import parse_literal
 
 ConvLayer = tuple[int, int, int]
@@ -69,6 +70,13 @@ def receptive_field(layers: Iterable[ConvLayer]) -> int:
         field += (kernel - 1) * jump
         jump *= stride
     return field
+
+
+def samples_for_frames(frames: IntArray, layers: Sequence[ConvLayer]) -> IntArray:
+    """Return the fewest samples of which the stack makes so many frames, at least 1 (`frame_lengths` backwards)."""
+    for _, kernel, stride in reversed(layers):
+        frames = (frames - 1) * stride + kernel
+    return frames
 
 
 def total_stride(layers: Iterable[ConvLayer]) -> int:

@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
-from textwrap import indent
 
-from w2v.inference.result import Segment, Transcript, render, segment_as_dict
+from w2v.inference.result import Segment, Transcript, json_parts, render, segment_json
 from w2v.inference.spans import Span
 from w2v.inference.subtitles import SubtitleStyle, srt, vtt
 
@@ -34,8 +32,7 @@ class GrowingTranscript:
         self._segments += segments
         for segment in segments:
             self._texts.append(segment.text)
-            plain = json.dumps(segment_as_dict(segment), ensure_ascii=False, allow_nan=False, indent=2)
-            self._jsons.append(indent(plain, "    "))
+            self._jsons.append(segment_json(segment))
             for word in segment.words:
                 self._confidence += word.confidence
                 self._num_words += 1
@@ -48,11 +45,9 @@ class GrowingTranscript:
         if name in ("srt", "vtt"):
             return (srt if name == "srt" else vtt)(self._cues)
         if name == "json" and self._jsons:
-            plain = self._transcript((), duration).as_dict()
-            plain["text"] = " ".join(self._texts)
-            plain["confidence"] = round(self._confidence / self._num_words, 4)
-            head = json.dumps(plain, ensure_ascii=False, allow_nan=False, indent=2).removesuffix("[]\n}")
-            return "".join([head, "[\n", ",\n".join(self._jsons), "\n  ]\n}\n"])
+            facts = self._transcript((), duration).as_dict()
+            confidence = round(self._confidence / self._num_words, 4)
+            return "".join(json_parts({**facts, "text": " ".join(self._texts), "confidence": confidence}, self._jsons))
         return render(self._transcript(self._segments, duration), name, self.style)
 
     def _transcript(self, segments: Sequence[Segment], duration: float) -> Transcript:

@@ -19,9 +19,10 @@ from w2v.inference.encode import conv_stack
 from w2v.inference.load import LoadedModel
 from w2v.inference.recording import Recording
 from w2v.inference.recording_reader import End, RecordingReader
+from w2v.inference.transcribe_options import TranscribeConfig
 from w2v.inference.windows import Window, window_grid
 
-WINDOW, CONTEXT = 60.0, 5.0  # seconds, as in `w2v-transcribe`
+WINDOW, CONTEXT = TranscribeConfig().window, TranscribeConfig().context  # seconds
 
 
 @dataclass(frozen=True)

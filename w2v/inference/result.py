@@ -133,14 +133,7 @@ class Transcript:
 
     def json_parts(self) -> Iterator[str]:
         """Yield `json` segment by segment: as plain data, hours of words take ten times the memory of the text."""
-        head, _, _ = _as_json({**self._facts(), "segments": []}).rpartition("[]")
-        yield f"{head}["
-        between = "\n"
-        for segment in self.segments:
-            text = _as_json(segment_as_dict(segment)).replace("\n", "\n    ")
-            yield f"{between}    {text}"
-            between = ",\n"
-        yield "\n  ]\n}\n" if self.segments else "]\n}\n"
+        yield from json_parts(self._facts(), map(segment_json, self.segments))
 
     def as_dict(self) -> dict[str, Any]:
         """Return everything, as plain data; seconds have three decimals, confidences four."""
@@ -186,10 +179,6 @@ class Transcript:
         """Return the subtitles as spans of milliseconds."""
         words = ([_span(word) for word in segment.words] for segment in self.segments)
         return cues(words, style or SubtitleStyle())
-
-
-def _as_json(plain: dict[str, Any]) -> str:
-    return json.dumps(plain, ensure_ascii=False, allow_nan=False, indent=2)
 
 
 Writer = Callable[[Transcript, SubtitleStyle], str]
@@ -275,6 +264,31 @@ def segment_as_dict(segment: Segment) -> dict[str, Any]:
     if segment.min_window_score is not None:
         plain["min_window_score"] = round(segment.min_window_score, 4)
     return plain
+
+
+def segment_json(segment: Segment) -> str:
+    """Return a segment as its lines in `Transcript.json`."""
+    return "    " + _as_json(segment_as_dict(segment)).replace("\n", "\n    ")
+
+
+def json_parts(facts: dict[str, Any], segments: Iterable[str]) -> Iterator[str]:
+    """Yield the parts of `Transcript.json`.
+
+    Args:
+        facts: what is known of the whole; its `segments`, if there, are not looked at.
+        segments: `segment_json` of each.
+    """
+    head, _, _ = _as_json({**facts, "segments": []}).rpartition("[]")
+    yield f"{head}["
+    between = "\n"
+    for text in segments:
+        yield f"{between}{text}"
+        between = ",\n"
+    yield "]\n}\n" if between == "\n" else "\n  ]\n}\n"
+
+
+def _as_json(plain: dict[str, Any]) -> str:
+    return json.dumps(plain, ensure_ascii=False, allow_nan=False, indent=2)
 
 
 def word_as_dict(word: Word) -> dict[str, Any]:

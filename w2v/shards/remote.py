@@ -23,6 +23,7 @@ from urllib.parse import urlsplit
 
 from w2v.errors import MissingPackageError, ShardError, W2vError
 from w2v.shards.member import shown
+from w2v.system import read_at
 from w2v.version import __version__
 
 TRIES = 8  # in a row, without a single byte
@@ -86,7 +87,7 @@ class RemoteFile:
             except _NoRangesError:
                 pass
         self._fetch_whole()
-        return os.pread(self._whole.fileno(), max(end - start, 0), start)
+        return read_at(self._whole.fileno(), max(end - start, 0), start)
 
     def ask(self, question: Callable[[], Any]) -> None:
         """Ask the server something else, as often as it takes."""
@@ -107,7 +108,6 @@ class RemoteFile:
                     self._tried(lambda reached: self._http(0, 1), lambda: 0)
             else:
                 self._tried(lambda reached: self._info(), lambda: 0)
-            self._is_known = True
 
     def _within(self, start: int, end: int) -> int:
         """Return how many bytes of a range the shard holds, as far as that is known."""
@@ -153,19 +153,19 @@ class RemoteFile:
     def _http(self, start: int, end: int) -> Iterator[bytes]:
         with _get(self.url, {"Range": f"bytes={start}-{end - 1}"}) as answer:
             self._tag = answer.headers.get("ETag") or ""
-            if answer.status != 206:
-                told = answer.headers.get("Content-Length")
-                self._size = int(told) if told else None
-                self._has_ranges = False
-                raise _NoRangesError
+            self._has_ranges = answer.status == 206
+            told = answer.headers.get("Content-Range" if self._has_ranges else "Content-Length") or ""
             with contextlib.suppress(ValueError):
-                self._size = int((answer.headers.get("Content-Range") or "").rpartition("/")[2])
+                self._size = int(told.rpartition("/")[2])
+            self._is_known = True
+            if not self._has_ranges:
+                raise _NoRangesError
             yield from _blocks(answer, end - start)
 
     def _info(self) -> Iterator[bytes]:
         found = _asked(lambda: _file_system(self.url).info(self.url))
         self._size = None if found.get("size") is None else int(found["size"])
-        self._tag = str(found.get("ETag") or found.get("etag") or "")
+        self._tag, self._is_known = str(found.get("ETag") or found.get("etag") or ""), True
         yield b""
 
     def _fetch_whole(self) -> None:
@@ -239,10 +239,12 @@ def _opened(scheme: str, pid: int) -> Any:
         import fsspec
     except ImportError:
         raise MissingPackageError("fsspec", "shards", f"reading {scheme}://") from None
-    options = {"s3": {"config_kwargs": {"read_timeout": SILENCE, "connect_timeout": SILENCE}}}
+    # Asked again by us alone: else 8 tries would be 8 x 5 of s3fs x 5 of s3fs x 5 of botocore.
+    s3 = {"read_timeout": SILENCE, "connect_timeout": SILENCE, "retries": {"max_attempts": 0}}
+    options: dict[str, Any] = {"s3": {"config_kwargs": s3}}
     try:
         # An instance of this process: one that another process has made may wait for a thread which is not here.
-        return fsspec.filesystem(
+        found = fsspec.filesystem(
             scheme, skip_instance_cache=True, use_listings_cache=False, **options.get(scheme.replace("s3a", "s3"), {})
         )
     except ImportError:
@@ -254,6 +256,9 @@ def _opened(scheme: str, pid: int) -> Any:
         raise ShardError(f"reading {scheme}:// needs the package {package}, which no extra of w2v installs") from None
     except ValueError as e:
         raise ShardError(f"{scheme}://: {e}") from e
+    if scheme in ("s3", "s3a"):
+        found.retries = 1
+    return found
 
 
 def _file_system(url: str) -> Any:

@@ -13,21 +13,23 @@ import numpy as np
 
 from w2v.config import arg, byte_size, check_range
 from w2v.config.sections import DatasetConfig
+from w2v.criterions.base import Criterion
 from w2v.data.audio import audio_format
 from w2v.data.augment import Augmentation, decibel_range
 from w2v.data.batch_sampler import plan_batches
 from w2v.data.dataset import MAX_BAD_SHARE, AudioDataset
 from w2v.data.iterator import EpochIterator
-from w2v.data.manifest import Manifest, read_manifest
+from w2v.data.manifest import Manifest, NoClipsError, read_manifest
 from w2v.data.shard_order import find_blocks, plan_by_shards
-from w2v.errors import ConfigError, listed
-from w2v.functional.conv_spec import ConvLayer
+from w2v.data.speed import speed_range
+from w2v.errors import ConfigError, DataError, listed
+from w2v.functional.conv_spec import ConvLayer, samples_for_frames
 from w2v.models.base import W2vModel
 from w2v.registry import Entry
 from w2v.shards.store import PREFETCH_BYTES
 from w2v.tasks.base import Task
 from w2v.tasks.batches import data_digest, train_epochs, valid_epoch
-from w2v.types import AudioBatch
+from w2v.types import AudioBatch, IntArray
 
 logger = logging.getLogger(__name__)
 
@@ -49,16 +51,22 @@ class AudioPretrainingConfig:
     max_sample_size: int | None = arg(None, help="crop clips to this many samples; with labels: leave longer ones out")
     min_sample_size: int | None = arg(None, help="leave out clips shorter than this many samples")
     enable_padding: bool = arg(False, help="pad clips to the longest of the batch instead of cropping to the shortest")
+    augment_speed: tuple[float, float] = arg(
+        (1.0, 1.0),
+        help="training: play each clip at a speed drawn from 'low,high', such as 0.9,1.1; pitch changes with it, as "
+        "if by another speaker",
+        parse=speed_range,
+    )
     augment_snr_db: tuple[float, float] | None = arg(
         None,
-        help="pretraining: add Gaussian noise at a signal-to-noise ratio in dB, drawn from '(low, high)' per clip; "
+        help="training: add Gaussian noise at a signal-to-noise ratio in dB, drawn from '(low, high)' per clip; "
         "a single number: always that",
         parse=decibel_range,
     )
     augment_shift_ms: float = arg(
-        0.0, help="pretraining: move each clip by up to so many milliseconds to either side, zeros come in"
+        0.0, help="training: move each clip by up to so many milliseconds to either side; zeros come in, an end is lost"
     )
-    augment_gain_db: float = arg(0.0, help="pretraining: make each clip louder or softer by up to so many dB")
+    augment_gain_db: float = arg(0.0, help="training: make each clip louder or softer by up to so many dB")
     labels: str | None = arg(None, help="extension of label files, such as ltr: fine-tune on them")
     allow_outside_root: bool = arg(False, help="take clips that a manifest names by absolute paths or with `..`")
     shuffle_shards: int | None = arg(
@@ -79,14 +87,12 @@ class AudioPretrainingConfig:
         check_range(self, 1, math.inf, "shuffle_shards", "prefetch_bytes")
         check_range(self, 0, 1, "max_bad")
         check_range(self, 0, math.inf, "augment_shift_ms", "augment_gain_db", "normalize_epsilon")
-        if self.labels is not None and self.augmentation.is_on:
-            raise ConfigError("--augment-snr-db, --augment-shift-ms and --augment-gain-db do not go with --labels")
 
     @property
     def augmentation(self) -> Augmentation:
         """What the `augment` flags ask for."""
         shift = round(self.augment_shift_ms * self.sample_rate / 1000)
-        return Augmentation(shift, self.augment_snr_db, self.augment_gain_db)
+        return Augmentation(self.augment_speed, shift, self.augment_snr_db, self.augment_gain_db)
 
 
 class AudioTask(Task):
@@ -109,6 +115,12 @@ class AudioTask(Task):
             self._datasets[split] = self._open(split)
         return self._datasets[split]
 
+    def prepare_validation(self, split: str, dataset: DatasetConfig, criterion: Criterion) -> None:
+        try:
+            super().prepare_validation(split, dataset, criterion)
+        except NoClipsError as e:
+            raise DataError(f"{e}; move lines of the training set there, or train with --disable-validation") from e
+
     def _open(self, split: str) -> AudioDataset:
         config = self.config
         if config.max_sample_size is not None and config.max_sample_size < self._shortest_clip:
@@ -128,6 +140,8 @@ class AudioTask(Task):
     def _manifest(self, split: str) -> Manifest:
         """Read the manifest of a split, and look at the form of its clips."""
         path = Path(self.config.data) / f"{split}.tsv"
+        if not path.exists():
+            raise NoClipsError(f"cannot read the manifest {path}: No such file or directory")
         manifest = read_manifest(path, allow_outside_root=self.config.allow_outside_root)
         self._check_format(manifest, split)
         if manifest.store is not None:
@@ -156,6 +170,8 @@ class AudioTask(Task):
         needed = f"{config.sample_rate} Hz mono"
         text = f"{len(other)} of the {len(known)} clips of {split} that were looked at are not {needed}"
         remedy = "--resample converts them"
+        if config.channel is None and any(channels > 1 for _, _, channels in known):
+            remedy += ", --channel takes one channel"
         if other and len(other) == len(known):
             raise ConfigError(f"{text}: {listed(other)}; {remedy}")
         if other:
@@ -180,7 +196,9 @@ class AudioTask(Task):
         }
 
     def train_batches(self, split: str, dataset: DatasetConfig) -> EpochIterator:
-        clips = self.load_dataset(split).augmented(self.config.augmentation)
+        clips = self.load_dataset(split)
+        shortest = self._samples_needed(clips)
+        clips = clips.augmented(self.config.augmentation, shortest=shortest, max_tokens=dataset.max_tokens)
         options: dict[str, Any] = {
             "seed": self.seed,
             "max_tokens": dataset.max_tokens,
@@ -194,6 +212,13 @@ class AudioTask(Task):
         blocks = find_blocks(clips.manifest, clips.rows)
         plan, order = plan_by_shards(blocks, self.config.shuffle_shards, clips.sizes, clips.lengths, **options)
         return train_epochs(clips, plan, split, dataset, self.seed, order)
+
+    def _samples_needed(self, clips: AudioDataset) -> IntArray:
+        """Return (N,) the fewest samples of each clip in which the model can learn from it, and write its labels."""
+        needed = np.full(len(clips), clips.min_sample_size)
+        if clips.labels is not None and self._conv_layers:
+            needed = np.maximum(needed, samples_for_frames(clips.labels.frames_needed(), self._conv_layers))
+        return needed
 
     def valid_batches(self, split: str, dataset: DatasetConfig) -> Iterator[AudioBatch]:
         clips = self.load_dataset(split)

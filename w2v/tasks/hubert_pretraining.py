@@ -45,6 +45,11 @@ class HubertPretrainingConfig(AudioPretrainingConfig):
     def __post_init__(self) -> None:
         super().__post_init__()
         check_range(self, 1, math.inf, "max_keep_size")
+        if self.augment_shift_ms or self.augment_speed != (1, 1):
+            raise ConfigError(
+                "--augment-shift-ms and --augment-speed do not go with --task hubert_pretraining: its labels belong to "
+                "moments of the audio as it is"
+            )
 
 
 @register_task("hubert_pretraining", HubertPretrainingConfig)
