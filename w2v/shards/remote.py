@@ -77,8 +77,8 @@ class RemoteFile:
     def read(self, start: int, end: int) -> bytes | memoryview:
         """Return the bytes from `start` to `end`; fewer where the shard ends.
 
-        They lie in pages of their own, which go back to the system as a whole: in a heap that many threads grow, what is
-        left between them adds up over a corpus.
+        They lie in pages of their own, which go back to the system as a whole: in a heap that many threads grow, what
+        is left between them adds up over a corpus.
 
         Raises:
             ShardError: they do not come, or never will.
@@ -128,7 +128,7 @@ class RemoteFile:
         wanted: Callable[[], int] = lambda: 0,
         room: memoryview = NO_ROOM,
     ) -> int:
-        """Collect an answer until it has `wanted` bytes; `ask` is told how many are there. Return how many there are."""
+        """Collect an answer until it has `wanted` bytes, and return how many there are; `ask` is told so, too."""
         tries = reached = 0
         while True:
             before = reached

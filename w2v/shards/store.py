@@ -151,8 +151,8 @@ class ShardStore:
             raise DataError(f"{where}: its bytes are not those that its manifest was written for (CRC-32)")
         if place.shard.endswith(".zip") and bytes(content[:4]) not in MAGIC:
             raise DataError(
-                f"{where}: no audio begins there (got {bytes(content[:4])!r}); only members that are stored, not deflated, "
-                "can be read"
+                f"{where}: no audio begins there (got {bytes(content[:4])!r}); only members that are stored, not "
+                "deflated, can be read"
             )
         return bytes(content)
 
