@@ -28,14 +28,14 @@ from w2v.data.folder import list_folder
 from w2v.data.manifest import Manifest, equal_pairs, read_manifest
 from w2v.distributed.ranks import RankInfo
 from w2v.errors import ConfigError, DataError
-from w2v.files import write_atomically
+from w2v.files import make_folder, write_atomically
 from w2v.functional.windows import overlapping_windows
 from w2v.inference.encode import ClipEncoder, feature_function, in_one
 from w2v.inference.feature_file import SUFFIXES, write_features
 from w2v.inference.load import LoadedModel, load_model
 from w2v.inference.token_features import token_features
 from w2v.shards.member import Source
-from w2v_cli.clips import ClipOptions, clip_encoder, describe, make_folder, parse_flags, size_of, work_of
+from w2v_cli.clips import ClipOptions, clip_encoder, describe, parse_flags, size_of, work_of
 from w2v_cli.main import run
 from w2v_cli.progress import set_up_logging, show_progress
 from w2v_cli.sharding import own_part, own_rank

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 from w2v.data.audio_files import AUDIO_ENDINGS
 from w2v.errors import ConfigError, DataError
-from w2v.files.atomic import atomic_path
+from w2v.files import atomic_path, make_folder
 from w2v.shards.member import ENDINGS, Loaded, Place, is_url, joined, shown
 from w2v.shards.parquet_file import Table
 from w2v.shards.store import LocalFile, ShardStore
@@ -111,7 +111,7 @@ def unpack(shards: Shards, folder: Path) -> Shards:
             raise DataError(f"{name}: --stream-only is for *.tar.gz; leave it out for others")
         names.append(name.removesuffix(".gz"))
         target = folder / names[-1]
-        target.parent.mkdir(parents=True, exist_ok=True)
+        make_folder(target.parent)
         try:
             with gzip.open(joined(shards.root, name)) as packed, atomic_path(target) as part, open(part, "wb") as file:
                 shutil.copyfileobj(packed, file, 1 << 20)

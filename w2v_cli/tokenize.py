@@ -29,7 +29,7 @@ from w2v.data.manifest import Manifest, read_manifest
 from w2v.data.text_file import read_lines
 from w2v.data.token_text import read_token_text
 from w2v.errors import ConfigError, DataError
-from w2v.files import write_atomically
+from w2v.files import make_folder, write_atomically
 from w2v.functional.windows import equal_chunks
 from w2v.inference.encode import ClipEncoder, Encoded, code_function, in_one
 from w2v.inference.load import load_model
@@ -39,7 +39,6 @@ from w2v_cli.clips import (
     clip_encoder,
     describe,
     line_with,
-    make_folder,
     parse_flags,
     texts_of,
     write_missing,

@@ -63,7 +63,7 @@ def test_products_of_a_second_of_audio(scripts: Any, monkeypatch: pytest.MonkeyP
     assert round(machine.gflop_per_second(step=False)) == 14
     assert round(machine.gflop_per_second(step=True)) == 42
     assert machine.gflop_per_second("large", step=True) > 100
-    monkeypatch.setattr(machine, "peak", lambda precision: 200.0)
+    monkeypatch.setattr(machine, "peak", lambda precision, clock: 200.0)
     assert machine.share_of_peak(4.0, 42.0, "fp32") == {"peak of products, GFLOP/s": 200.0, "share of that peak": 0.84}
     monkeypatch.undo()
     assert machine.instructions()

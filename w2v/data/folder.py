@@ -11,10 +11,10 @@ from w2v.data.audio import audio_info
 from w2v.data.manifest import Manifest, make_manifest
 from w2v.errors import DataError
 
+HEADERS_AT_ONCE = 4  # threads
 
-def list_folder(
-    folder: Path, extensions: Sequence[str], sample_rate: int, *, recursive: bool, num_threads: int = 4
-) -> Manifest:
+
+def list_folder(folder: Path, extensions: Sequence[str], sample_rate: int, *, recursive: bool) -> Manifest:
     """Find the audio files of a folder, in the order of their names, and read their headers.
 
     Args:
@@ -22,7 +22,6 @@ def list_folder(
         extensions: what a name may end in, without the dot; case does not matter.
         sample_rate: sizes are given at this rate, in Hz.
         recursive: look into folders inside the folder.
-        num_threads: headers read at once.
 
     Returns:
         A manifest whose root is `folder`. A file whose header cannot be read has size 0: who reads it learns why.
@@ -43,7 +42,7 @@ def list_folder(
         except DataError:
             return 0
 
-    with ThreadPoolExecutor(num_threads) as pool:
+    with ThreadPoolExecutor(HEADERS_AT_ONCE) as pool:
         sizes = list(pool.map(size, names))
     return make_manifest(str(folder), names, sizes, str(folder))
 

@@ -47,6 +47,10 @@ _NO_SAMPLES = re.compile(rb":(?!\d{1,%d}:\d{1,%d}\t)[-+]?[\d.]+:[-+]?[\d.]+\t" %
 _OUTSIDE = re.compile(rb"(?:^|[/\n])(\.\.)[/\t]|(?:^|\n)([a-zA-Z][a-zA-Z0-9+.-]*://)")
 
 
+class NoClipsError(DataError):
+    """A manifest is missing, or lists no clips."""
+
+
 @dataclass(frozen=True)
 class Manifest:
     """The clips of one split.
@@ -321,7 +325,7 @@ def read_manifest(path: str | Path, *, allow_outside_root: bool = False) -> Mani
             line += len(rows.sizes)
     if not sizes:
         root = root or _read_root(where, b"")
-        raise DataError(f"{where}: lists no clips; only its first line, the root folder, is there")
+        raise NoClipsError(f"{where}: lists no clips; only its first line, the root folder, is there")
     offsets = np.cumsum(np.concatenate(lengths))
     flat = np.frombuffer(names, np.uint8)
     return Manifest(root, flat, offsets, np.concatenate(sizes), where, store=_store_of(root, flat, where))

@@ -72,7 +72,12 @@ class AudioPretrainingTask(AudioTask):
     def dictionary(self) -> Dictionary | None:
         """The label symbols, read from `dict.LABELS.txt` at the first use; None without `--labels`."""
         if self._dictionary is None and self.config.labels is not None:
-            self._dictionary = Dictionary.from_file(Path(self.config.data) / f"dict.{self.config.labels}.txt")
+            path = Path(self.config.data) / f"dict.{self.config.labels}.txt"
+            if not path.exists():
+                raise DataError(
+                    f"cannot read the dictionary {path}: No such file or directory; w2v-labels --dict writes it"
+                )
+            self._dictionary = Dictionary.from_file(path)
         return self._dictionary
 
     # ------------------------------------------------------------------------------------------ data
@@ -104,6 +109,11 @@ class AudioPretrainingTask(AudioTask):
         labels.check_known()
         if labels.num_unknown:
             logger.warning(labels.unknown_warning())
+        if labels.word_end is not None and not (labels.ids == labels.word_end).any():
+            logger.warning(
+                "%s.%s: no line holds %r, by which the dictionary ends a word: words are glued together, and wer "
+                "counts whole texts", path, config.labels, WORD_END,
+            )  # fmt: skip
         self._check_dictionary(path)
         check_labels(
             path, manifest, labels, self.dictionary, sample_rate=config.sample_rate, normalize=config.normalize
