@@ -128,7 +128,8 @@ def _from_hub(text: str, language: str | None) -> Path:
         raise MissingPackageError(
             "huggingface_hub", "hub", f"{text}, which is no file here, but a name on the hub"
         ) from e
-    wanted: dict[str, Any] = {"repo_id": name, "revision": revision or None}
+    # Not what lies in folders: language models, graphs, copies in other formats.
+    wanted: dict[str, Any] = {"repo_id": name, "revision": revision or None, "ignore_patterns": "*/*"}
     adapters = adapter_files(language) if language else []
     small = [*SMALL_FILES, *adapters[:1]]
     try:
