@@ -168,15 +168,12 @@ class AudioPretrainingTask(AudioTask):
         super().prepare_validation(split, dataset, criterion)
         self._decoder_of(criterion)
         symbol = getattr(criterion.config, "post_process", None)
-        if (
-            self.dictionary is None
-            or symbol not in MARKS
-            or fitting_post_process(symbol, self.dictionary.symbols) == symbol
-        ):
+        symbols = [] if self.dictionary is None else self.dictionary.symbols
+        if not symbols or symbol not in MARKS or fitting_post_process(symbol, symbols) == symbol:
             return
         logger.warning(
-            "the dictionary has no %r, by which --post-process %s finds words: each text counts as one word, and wer is "
-            "the share of texts with an error%s", MARKS[symbol], symbol,
+            "the dictionary has no %r, by which --post-process %s finds words: each text counts as one word, and wer "
+            "is the share of texts with an error%s", MARKS[symbol], symbol,
             "; its words end in '|': give --post-process letter" if WORD_END in symbols else "",
         )  # fmt: skip
 
