@@ -4,8 +4,8 @@
 
 With `--measure` the constants of this machine are measured first: memory and time of a manifest of shards and of its
 batches, the spread of work between ranks, an all-reduce over 2 and 4 processes, the writing of a checkpoint; the rate
-of the machine follows from 2 processes, and the time of 4 is compared. Without it, the recorded ones are used. Constants
-that no CPU can give are cited beside their values. Tables go to stdout; `docs/scale.md` says what follows.
+of the machine follows from 2 processes, and the time of 4 is compared. Without it, the recorded ones are used.
+Constants that no CPU can give are cited beside their values. Tables go to stdout; `docs/scale.md` says what follows.
 """
 
 from __future__ import annotations

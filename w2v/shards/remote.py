@@ -33,6 +33,7 @@ SILENCE = 30.0  # seconds without a byte
 BLOCK = 1 << 16  # bytes that are taken from a connection at once; smaller than what malloc maps anew each time
 PIECE = 8 << 20  # of a range that fsspec fetches at once
 OWN_PAGES = 1 << 20  # bytes from which on a range has its own
+UNSEEN = 64 << 20  # a range above this is asked for when the size of the shard is known: manifests may be wrong
 NO_ROOM = memoryview(bytearray())
 BUSY = (408, 425, 429, 500, 502, 503, 504)
 OTHERS = {"az": "adlfs", "abfs": "adlfs"}  # packages that no extra brings
@@ -82,7 +83,7 @@ class RemoteFile:
             ShardError: they do not come, or never will.
             MissingPackageError: for this scheme a package is needed.
         """
-        if not _is_http(self.url):
+        if not _is_http(self.url) or end - start > UNSEEN:
             self._look()
         if self._whole is None and self._has_ranges:
             try:
