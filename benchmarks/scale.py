@@ -13,7 +13,6 @@ from __future__ import annotations
 import argparse
 import math
 import multiprocessing
-import os
 import sys
 import tempfile
 import time
@@ -26,6 +25,7 @@ sys.path.insert(0, str(REPOSITORY))
 
 import numpy as np  # noqa: E402
 import torch  # noqa: E402
+from machine import resident  # noqa: E402
 
 from w2v.data.batch_sampler import plan_batches  # noqa: E402
 from w2v.data.manifest import read_manifest  # noqa: E402
@@ -171,11 +171,6 @@ def lengths_of(count: int) -> Any:
     long = rng.normal(14.6, 1.0, count)
     short = rng.uniform(1.5, 14.0, count)
     return (np.clip(np.where(rng.random(count) < 0.6, long, short), 1.3, 24.5) * RATE).astype(np.int64)
-
-
-def resident() -> int:
-    """Return the bytes of memory that this process holds now."""
-    return int(Path("/proc/self/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")
 
 
 def measure_start(count: int) -> tuple[Constants, list[Any], Any]:

@@ -24,6 +24,7 @@ import torch
 
 from w2v.config import arg, check_range, str_tuple
 from w2v.convert.locate import fingerprint
+from w2v.data.audio_files import AUDIO_ENDINGS
 from w2v.data.folder import list_folder
 from w2v.data.manifest import Manifest, equal_pairs, read_manifest
 from w2v.distributed.ranks import RankInfo
@@ -52,7 +53,9 @@ class FeaturizeConfig(ClipOptions):
     input: str = arg(help="folder, or manifest (.tsv), with the audio", aliases=("-i",))
     output: str = arg(help="folder for the features", aliases=("-o",))
     model: str = arg(help="checkpoint", aliases=("--path", "--checkpoint"))
-    ext: tuple[str, ...] = arg(("wav",), help="endings of audio files, separated by commas", parse=str_tuple)
+    ext: tuple[str, ...] | None = arg(
+        None, help="endings of audio files, separated by commas (default: all kinds of audio)", parse=str_tuple
+    )
     layer: str = arg(
         "c", help="frames to write: c: context; z: before it; q: z quantised; 1, 2, ...: that transformer block"
     )
@@ -272,7 +275,7 @@ def copy_labels(config: FeaturizeConfig, folder: Path, output: Path) -> None:
     Differs from the original, which looks for the ending anywhere in the whole path, and so copies nothing out of a
     folder such as `/data/waves`.
     """
-    endings = tuple(f".{extension.lower().lstrip('.')}" for extension in config.ext)
+    endings = tuple(f".{extension.lower().lstrip('.')}" for extension in config.ext or AUDIO_ENDINGS)
     make_folder(output)
     for path in sorted(folder.iterdir()):
         if path.is_file() and not path.name.lower().endswith(endings):

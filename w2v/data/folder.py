@@ -8,18 +8,19 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 from w2v.data.audio import audio_info
+from w2v.data.audio_files import AUDIO_ENDINGS
 from w2v.data.manifest import Manifest, make_manifest
 from w2v.errors import DataError
 
 HEADERS_AT_ONCE = 4  # threads
 
 
-def list_folder(folder: Path, extensions: Sequence[str], sample_rate: int, *, recursive: bool) -> Manifest:
+def list_folder(folder: Path, extensions: Sequence[str] | None, sample_rate: int, *, recursive: bool) -> Manifest:
     """Find the audio files of a folder, in the order of their names, and read their headers.
 
     Args:
         folder: where to look; hidden folders are left out.
-        extensions: what a name may end in, without the dot; case does not matter.
+        extensions: what a name may end in, without the dot; case does not matter. None: all kinds of audio.
         sample_rate: sizes are given at this rate, in Hz.
         recursive: look into folders inside the folder.
 
@@ -31,10 +32,11 @@ def list_folder(folder: Path, extensions: Sequence[str], sample_rate: int, *, re
     """
     if not folder.is_dir():
         raise DataError(f"no folder {folder}")
-    endings = tuple(f".{extension.lower().lstrip('.')}" for extension in extensions)
+    endings = tuple(f".{extension.lower().lstrip('.')}" for extension in extensions or AUDIO_ENDINGS)
     names = sorted(name for name in names_below(folder, recursive=recursive) if name.lower().endswith(endings))
     if not names:
-        raise DataError(f"{folder}: holds no file with the ending {' or '.join(endings)}")
+        kind = f"file with the ending {' or '.join(endings)}" if extensions else "audio file"
+        raise DataError(f"{folder}: holds no {kind}")
 
     def size(name: str) -> int:
         try:
