@@ -83,6 +83,7 @@ EXTRAS = {
         "ufal-kenlm>=26.4",
         "ufal-flashlight-text>=0.0.7.1",
         "av>=14",
+        # Not s3fs and moto[s3,server], which are 110 MB: tests of s3:// are skipped without them.
         "fsspec>=2024.2",
         "pyarrow>=15",
         "silero-vad>=6.2.3",

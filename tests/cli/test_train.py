@@ -221,11 +221,13 @@ def test_a_dictionary_that_lacks_a_letter(data: Path, corpus: Path) -> None:
 
 def test_labels_without_the_end_of_words(data: Path, corpus: Path) -> None:
     edit(data / "train.ltr", lambda lines: [line.replace(" |", "") for line in lines])
-    outcome = finetune(data, corpus=corpus)
+    outcome = finetune(data, "--post-process", "sentencepiece", corpus=corpus)
     assert outcome.code == 0, outcome.err
     [line] = [line for line in outcome.out.splitlines() if "no line holds '|'" in line]
     assert "train.ltr" in line
     assert "WARNING" in line
+    [line] = [line for line in outcome.out.splitlines() if "by which --post-process sentencepiece finds words" in line]
+    assert "its words end in '|': give --post-process letter" in line
 
 
 @pytest.mark.parametrize("workers", [0, 1])

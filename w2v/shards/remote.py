@@ -32,6 +32,8 @@ FIRST_WAIT, LONGEST_WAIT = 0.5, 30.0  # seconds; doubled from one try to the nex
 SILENCE = 30.0  # seconds without a byte
 BLOCK = 1 << 16  # bytes that are taken from a connection at once; smaller than what malloc maps anew each time
 PIECE = 8 << 20  # of a range that fsspec fetches at once
+OWN_PAGES = 1 << 20  # bytes from which on a range has its own
+UNSEEN = 64 << 20  # a range above this is asked for when the size of the shard is known: manifests may be wrong
 NO_ROOM = memoryview(bytearray())
 BUSY = (408, 425, 429, 500, 502, 503, 504)
 OTHERS = {"az": "adlfs", "abfs": "adlfs"}  # packages that no extra brings
@@ -77,18 +79,15 @@ class RemoteFile:
     def read(self, start: int, end: int) -> bytes | memoryview:
         """Return the bytes from `start` to `end`; fewer where the shard ends.
 
-        They lie in pages of their own, which go back to the system as a whole: in a heap that many threads grow, what
-        is left between them adds up over a corpus.
-
         Raises:
             ShardError: they do not come, or never will.
             MissingPackageError: for this scheme a package is needed.
         """
-        if not _is_http(self.url):
+        if not _is_http(self.url) or end - start > UNSEEN:
             self._look()
         if self._whole is None and self._has_ranges:
             try:
-                room = memoryview(mmap.mmap(-1, max(self._within(start, end), 1)))
+                room = _room(self._within(start, end))
                 count = self._tried(
                     lambda reached: self._stream(start + reached, end), lambda: self._within(start, end), room
                 )
@@ -207,6 +206,15 @@ class RemoteFile:
             except OSError as e:
                 raise ShardError(f"{shown(self.url)}: cannot keep the shard in {tempfile.gettempdir()}: {e}") from e
             self._size, self._whole = whole.tell(), whole
+
+
+def _room(size: int) -> memoryview:
+    """Return memory for bytes that come.
+
+    Ranges lie in pages of their own, which go back to the system as a whole: in a heap that many threads grow, what is
+    left between them adds up over a corpus. Single clips do not: a process may have 65,530 mappings.
+    """
+    return memoryview(mmap.mmap(-1, size) if size >= OWN_PAGES else bytearray(size))
 
 
 def _is_http(url: str) -> bool:

@@ -59,6 +59,7 @@ class LocalFile:
     def read(self, start: int, end: int) -> bytes:
         """Return the bytes from `start` to `end`; fewer where the file ends."""
         parts = []
+        end = min(end, self.size)  # or memory would be taken for what a manifest promises
         while start < end:
             try:
                 part = read_at(self._file.fileno(), end - start, start)

@@ -25,7 +25,7 @@ from w2v.data.dictionary import Dictionary
 from w2v.data.iterator import EpochIterator
 from w2v.data.labels import Labels, join_labels, read_labels
 from w2v.data.manifest import Manifest, join_manifests
-from w2v.data.post_process import fitting_post_process
+from w2v.data.post_process import MARKS, fitting_post_process
 from w2v.data.pseudo_labels import check_labels
 from w2v.data.text import WORD_END
 from w2v.decoders import Decoder, build_decoder, wer_args_config
@@ -168,11 +168,14 @@ class AudioPretrainingTask(AudioTask):
         super().prepare_validation(split, dataset, criterion)
         self._decoder_of(criterion)
         symbol = getattr(criterion.config, "post_process", None)
-        if self.dictionary is not None and symbol == "letter" and WORD_END not in self.dictionary:
-            logger.warning(
-                "the dictionary has no %r, which ends a word with --post-process letter: each text counts as one word, "
-                "and wer is the share of texts with an error", WORD_END,
-            )  # fmt: skip
+        symbols = [] if self.dictionary is None else self.dictionary.symbols
+        if not symbols or symbol not in MARKS or fitting_post_process(symbol, symbols) == symbol:
+            return
+        logger.warning(
+            "the dictionary has no %r, by which --post-process %s finds words: each text counts as one word, and wer "
+            "is the share of texts with an error%s", MARKS[symbol], symbol,
+            "; its words end in '|': give --post-process letter" if WORD_END in symbols else "",
+        )  # fmt: skip
 
     # ------------------------------------------------------------------------------------------ model
 
