@@ -175,7 +175,7 @@ def compiled() -> Callable[..., Any]:
     import numba
     from numba.extending import register_jitable
 
-    logger.info("beam search as machine code; the first time on a machine, numba compiles it for 10 to 20 seconds")
+    logger.info("beam search as machine code; the first time on a machine, numba compiles it for some 20 seconds")
     for part in (_wait, _copy, _count_arcs, _grow, _say, _match, _choose, _is_new):
         register_jitable(part)
     function: Callable[..., Any]
