@@ -11,17 +11,16 @@ dropouts of 0.1, forward, backward, AdamW; times are those of the processor, thr
 
 from __future__ import annotations
 
-import resource
 import sys
-import tempfile
 import time
 from pathlib import Path
 from typing import Any
 
 sys.path.insert(0, str(Path(__file__).resolve().parent))  # for the spawned processes, too
 
+from machine import LAYERS
 from pretraining_step import RESULTS
-from side_by_side import Step, machine, plain_step, step_parser, take_turns, tell
+from side_by_side import Step, plain_step, step_parser, take_turns, tell
 
 TOKENS, RATE, PAD = 13_537, 100, 1
 
@@ -70,33 +69,27 @@ def peer(precision: str, items: int, size: int) -> Step:
     return plain_step(lambda: network(batch.source, labels=labels).loss, optimizer, precision)
 
 
+def gflop_per_second(hidden: float) -> float:
+    """Return the products, in GFLOP, of a step on a second of codes; attention between tokens is left out.
+
+    Args:
+        hidden: share of the tokens that are scored.
+    """
+    layers, width, inner = LAYERS["base"]
+    blocks = layers * (4 * width * width + 2 * width * inner)
+    return 3 * 2e-9 * RATE * (blocks + hidden * width * (width + TOKENS))
+
+
 def published() -> None:
-    """Build the published size, read 20 s of codes, save; print times of the processor and memory."""
+    """Build the published size, read one item of 20 s, save; print times of the processor and memory."""
     import torch
-    from trained_step import build, for_speed
+    from trained_step import tell_published
 
-    from w2v.checkpoint.file import save_checkpoint
-
-    def memory() -> float:
-        return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024 / 1e9
-
-    for_speed()
-    begin, before = time.process_time(), memory()
-    model: Any = build("roberta_base", {"max_positions": 6144}, num_words=TOKENS, pad=PAD, max_positions=6144).eval()
-    count = sum(parameter.numel() for parameter in model.parameters())
-    taken = time.process_time() - begin
-    print(f"built: {count:,} parameters, {taken:.1f} s, peak {memory():.2f} GB ({before:.2f} before)")
-    begin = time.process_time()
-    with torch.no_grad():
-        model.encode(masked_batch(1, 2000).source, torch.tensor([2000]))
-    print(f"read 2,000 tokens: {time.process_time() - begin:.1f} s, peak {memory():.2f} GB")
-    begin = time.process_time()
-    with tempfile.TemporaryDirectory() as folder:
-        path = Path(folder) / "model.pt"
-        save_checkpoint(path, {"model": model.state_dict()})
-        size = path.stat().st_size / 1e9
-    print(f"saved {size:.2f} GB: {time.process_time() - begin:.1f} s, peak {memory():.2f} GB")
-    print(machine())
+    options = {"max_positions": 6144}
+    item, size = masked_batch(1, 20 * RATE).source, torch.tensor([20 * RATE])
+    tell_published(
+        "roberta_base", options, lambda model: model.encode(item, size), num_words=TOKENS, pad=PAD, **options
+    )
 
 
 def main() -> None:
@@ -112,7 +105,11 @@ def main() -> None:
     mine, theirs = take_turns(sides, arguments.rounds, clock=time.process_time)
     audio = arguments.clips * arguments.seconds
     title = f"masked LM base {arguments.precision}, {arguments.clips} x {arguments.seconds:g} s of codes"
-    tell(title, mine, theirs, audio, RESULTS if arguments.record else None)
+    hidden = float((masked_batch(*given[1:]).targets != PAD).float().mean())
+    tell(
+        title, mine, theirs, audio, RESULTS if arguments.record else None, gflop=gflop_per_second(hidden),
+        precision=arguments.precision, clock=time.process_time,
+    )  # fmt: skip
 
 
 if __name__ == "__main__":

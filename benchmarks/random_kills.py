@@ -63,12 +63,12 @@ READY = "begin training epoch"
 
 
 class Run:
-    """One start of a run, in a forked child."""
+    """One start of a run, in a forked child; `more` flags win."""
 
-    def __init__(self, kind: str, data: Path, folder: Path, num_workers: int) -> None:
+    def __init__(self, kind: str, data: Path, folder: Path, num_workers: int, *more: Any) -> None:
         folder.mkdir(parents=True, exist_ok=True)
         self.log = folder / "log.txt"
-        more = [*KINDS[kind], *COMMON, "--num-workers", num_workers]
+        more = (*KINDS[kind], *COMMON, "--num-workers", num_workers, *more)
         plain = [data, "--save-dir", folder, *more]
         arguments = [str(item) for item in (pretraining(data, folder, *more) if kind == "wav2vec2" else plain)]
         self.log.write_bytes(b"")
@@ -99,6 +99,11 @@ class Run:
             raise RuntimeError(f"a run ended with status {status}:\n{self.log.read_text()[-3000:]}")
         return pid != 0
 
+    def wait(self) -> None:
+        """Wait for its end."""
+        while not self.ended():
+            time.sleep(0.01)
+
     def kill_after(self, seconds: float) -> bool:
         """Kill it so many seconds after it has begun to train; return whether that came in time."""
         while READY not in self.log.read_text():
@@ -115,6 +120,15 @@ class Run:
         return True
 
 
+def assert_same_end(ours: Path, theirs: Path, kind: str) -> None:
+    """Compare the last checkpoints of two runs: all but the times, and what of the command line may differ."""
+    states = [final_state(folder) for folder in (ours, theirs)]
+    for state in states:
+        for section, name in (("dataset", "num_workers"), ("checkpoint", "save_dir"), ("task", "data")):
+            state["config"].get(section, {}).pop(name, None)
+    assert_same(*states, kind)
+
+
 def torment(
     kind: str, data: Path, folder: Path, kills: int, rng: random.Random, data_of_killed: Path | None = None
 ) -> dict[str, int]:
@@ -129,11 +143,8 @@ def torment(
         data_of_killed: folder of the runs that are killed, with the same clips; None: the same folder.
     """
     begin = time.monotonic()
-    run = Run(kind, data, folder / "whole", 0)
-    while not run.ended():
-        time.sleep(0.01)
+    Run(kind, data, folder / "whole", 0).wait()
     duration = time.monotonic() - begin
-    whole = final_state(folder / "whole")
     counts = {"kills": 0, "while writing": 0, "ends compared": 0}
     place = folder / "0"
     while True:
@@ -142,12 +153,7 @@ def torment(
             counts["kills"] += 1
             counts["while writing"] += any(place.glob("*.tmp"))
             continue
-        ours = final_state(place)
-        for state in (ours, whole):
-            state["config"].get("dataset", {}).pop("num_workers", None)
-            state["config"].get("checkpoint", {}).pop("save_dir", None)
-            state["config"].get("task", {}).pop("data", None)
-        assert_same(ours, whole, kind)
+        assert_same_end(place, folder / "whole", kind)
         counts["ends compared"] += 1
         if counts["kills"] >= kills:
             return counts

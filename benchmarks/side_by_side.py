@@ -135,7 +135,15 @@ def record(path: Path, key: str, values: dict[str, object]) -> None:
 
 
 def tell(
-    title: str, mine: Side, theirs: Side, audio: float, results: Path | None, *, gflop: float = 0.0, precision: str = ""
+    title: str,
+    mine: Side,
+    theirs: Side,
+    audio: float,
+    results: Path | None,
+    *,
+    gflop: float = 0.0,
+    precision: str = "",
+    clock: Callable[[], float] = time.perf_counter,
 ) -> None:
     """Print a comparison of training steps, and put it into a file if one is given.
 
@@ -146,12 +154,13 @@ def tell(
         results: JSON file for the figures.
         gflop: products of a second of audio; 0: no share of the machine's peak is told.
         precision: number format of the products.
+        clock: the one that both sides were measured with.
     """
     for side in (mine, theirs):
         print(f"{side.name:13} {side.median:7.2f} s  {audio / side.median:6.2f} audio-s/s  {side.peak / 1e9:5.2f} GB")
     faster, memory = ratio(mine, theirs), mine.peak / theirs.peak
     print(f"{title}: {faster:.2f} x as fast, {memory:.2f} x the memory")
-    share = share_of_peak(audio / mine.median, gflop, precision) if gflop else {}
+    share = share_of_peak(audio / mine.median, gflop, precision, clock) if gflop else {}
     tell_machine(share)
     if results is not None:
         values: dict[str, object] = {

@@ -1,15 +1,21 @@
-"""One update by this library's trainer on batches of noise: the step that the benchmarks time."""
+"""One update by this library's trainer on batches of noise: the step that the benchmarks time; and published sizes."""
 
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Mapping
+import resource
+import tempfile
+import time
+from collections.abc import Callable, Mapping
 from dataclasses import replace
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
 import torch
+from machine import machine
 
+from w2v.checkpoint.file import save_checkpoint
 from w2v.config import build_config
 from w2v.config.sections import CheckpointConfig, CommonConfig, DatasetConfig, DistributedConfig, OptimizationConfig
 from w2v.criterions import CRITERIONS
@@ -105,3 +111,33 @@ def trainer_step(
 
     step.trainer = trainer  # type: ignore[attr-defined]
     return step
+
+
+def tell_published(arch: str, options: Mapping[str, Any], read: Callable[[Any], object], **context: Any) -> None:
+    """Build a model of a published size, let it read, save it; print times of the processor, and peaks of memory.
+
+    Args:
+        arch, options, context: see `build`.
+        read: passes a clip through the model.
+    """
+
+    def memory() -> float:
+        return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024 / 1e9
+
+    for_speed()
+    begin, before = time.process_time(), memory()
+    model = build(arch, options, **context).eval()
+    count = sum(parameter.numel() for parameter in model.parameters())
+    taken = time.process_time() - begin
+    print(f"built: {count:,} parameters, {taken:.1f} s, peak {memory():.2f} GB ({before:.2f} before)")
+    begin = time.process_time()
+    with torch.no_grad():
+        read(model)
+    print(f"read 20 s: {time.process_time() - begin:.1f} s, peak {memory():.2f} GB")
+    begin = time.process_time()
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "model.pt"
+        save_checkpoint(path, {"model": model.state_dict()})
+        size = path.stat().st_size / 1e9
+    print(f"saved {size:.2f} GB: {time.process_time() - begin:.1f} s, peak {memory():.2f} GB")
+    print(machine())

@@ -24,8 +24,9 @@ def import_user_dir(path: str) -> ModuleType:
         the module; for a folder without `__init__.py`, the last of its files.
 
     Raises:
-        ConfigError: there is nothing to import, or another module has the same name.
-        Exception: whatever the plugin itself raises, with its own traceback.
+        ConfigError: there is nothing to import, another module has the same name, a file is no Python, or it imports
+            a module that is not there.
+        Exception: whatever else the plugin itself raises, with its own traceback.
     """
     location = Path(path).expanduser().resolve()
     if location.name == "__init__.py":
@@ -50,13 +51,19 @@ def import_installed() -> None:
 
 def _import(name: str, file: Path) -> ModuleType:
     if "." in name:
-        raise ConfigError(f"--user-dir: {name!r} is no name that Python can import; rename {file} without the dot")
+        place = file.parent if file.name == "__init__.py" else file
+        raise ConfigError(f"--user-dir: {name!r} is no name that Python can import; rename {place} without the dot")
     parent = str(file.parent.parent if file.name == "__init__.py" else file.parent)
     loaded = sys.modules.get(name)
     if loaded is None:
         if parent not in sys.path:
             sys.path.insert(0, parent)
-        loaded = importlib.import_module(name)
+        try:
+            loaded = importlib.import_module(name)
+        except SyntaxError as e:
+            raise ConfigError(f"--user-dir: {e.filename}:{e.lineno}: is no Python: {e.msg}") from e
+        except ModuleNotFoundError as e:
+            raise ConfigError(f"--user-dir: {file} needs the module {e.name!r}, which cannot be found here") from e
     found = getattr(loaded, "__file__", None)
     if found is None or Path(found).resolve() != file:
         raise ConfigError(f"--user-dir: the name {name!r} of {file} is taken by the module at {found}; rename yours")

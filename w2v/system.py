@@ -9,6 +9,7 @@ import multiprocessing
 import os
 import signal
 import sys
+import threading
 from types import ModuleType
 
 try:
@@ -34,6 +35,18 @@ KILLED = -9  # exit code of a process that was killed (-SIGKILL)
 # Windows opens everything at once, and hands no file to other programs.
 OPEN_AT_ONCE: int = getattr(os, "O_NONBLOCK", 0)
 CLOSE_ON_EXEC: int = getattr(os, "O_CLOEXEC", 0)
+
+
+_seeking = threading.Lock()
+
+
+def read_at(file: int, size: int, offset: int) -> bytes:
+    """Return up to `size` bytes of an open file from byte `offset` on; threads may share the file."""
+    if hasattr(os, "pread"):
+        return os.pread(file, size, offset)
+    with _seeking:  # Windows goes to a place in one call, and reads in another
+        os.lseek(file, offset, os.SEEK_SET)
+        return os.read(file, size)
 
 
 def can_fork() -> bool:

@@ -58,6 +58,7 @@ class ProgramConfig(ShardOptions):
     )
     post_process: str | None = arg(None, help="how units become words: letter, sentencepiece, ...")
     dict: str | None = arg(None, help="dictionary file of a checkpoint that comes without one", metavar="FILE")
+    language: str | None = arg(None, help="of a model of many languages (MMS): which one, such as eng", metavar="CODE")
     max_tokens: int | None = arg(None, help="largest batch: windows x longest window, in samples (default: one window)")
     num_workers: int | None = arg(None, help="processes that align (default: all cores; 0: this one)")
     num_threads: int = arg(2, help="recordings read at once")

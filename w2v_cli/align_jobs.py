@@ -19,6 +19,7 @@ import torch
 
 from w2v import distributed
 from w2v.errors import DataError, MissingPackageError, W2vError
+from w2v.files import make_folder
 from w2v.inference.emission_file import EmissionFile, EmissionInfo
 from w2v.inference.emissions import ctc_info
 from w2v.inference.load import load_model
@@ -162,7 +163,7 @@ def open_source(config: ProgramConfig, device: torch.device) -> FrameSource:
         else:
             file.info = replace(file.info, post_process=config.post_process or file.info.post_process)
             return FileSource(file)
-    loaded = load_model(config.model, user_dir=config.user_dir, dictionary=config.dict)
+    loaded = load_model(config.model, user_dir=config.user_dir, dictionary=config.dict, language=config.language)
     half = number_format(config, device)
     info = ctc_info(loaded, config.post_process)
     return ModelSource(RecordingEmissions(loaded, info, device, half, config.max_tokens, config.num_threads))
@@ -186,6 +187,7 @@ class Results:
             folder = Path(config.output_dir)
             self.files = TranscriptFiles(folder, config.formats, flags.style, config.overwrite, with_chars=True)
         if config.split is not None:
+            make_folder(config.split, "--split")
             star = flags.alignment.star
             self.clips = ClipWriter(Path(config.split), info, flags.cut, config.min_confidence, star)
 

@@ -12,6 +12,7 @@ from w2v.config import ArgumentParser, arg, build_config
 from w2v.config.literals import str_tuple
 from w2v.convert import ModelFile, read_model_file
 from w2v.convert.fairseq_file import write_fairseq
+from w2v.convert.fairseq_training import training_state
 from w2v.convert.huggingface_folder import write_huggingface
 from w2v.convert.huggingface_masked import write_masked_folder
 from w2v.convert.locate import is_hub_name
@@ -53,8 +54,13 @@ class ConvertConfig:
     to: str | None = arg(None, help="format to write; hf: huggingface", choices=FORMATS, parse=_format)
     inspect: str | None = arg(None, help="print what FILE is, and write nothing", metavar="FILE")
     dict: str | None = arg(None, help="dictionary file of a model that comes without one", metavar="FILE")
+    language: str | None = arg(None, help="of a model of many languages (MMS): which one, such as eng", metavar="CODE")
     w2v_path: str | None = arg(
         None, help="pretrained model of a fine-tuned one that does not hold its encoder's options", metavar="FILE"
+    )
+    training_state: bool = arg(
+        False,
+        help="w2v: take the optimizer and the number of updates of a fairseq file, too, for --restore-file to resume",
     )
     pytorch_bin: bool = arg(False, help="huggingface: write pytorch_model.bin instead of model.safetensors")
     new_weight_norm: bool = arg(
@@ -78,6 +84,8 @@ class ConvertConfig:
                 raise ConfigError("--inspect takes the file by itself: w2v-convert --inspect FILE")
         elif self.source is None or self.destination is None or self.to is None:
             raise ConfigError("w2v-convert needs SOURCE, DESTINATION and --to, or --inspect FILE")
+        if self.training_state and self.to != "w2v":
+            raise ConfigError("--training-state is for --to w2v: it is what w2v-train resumes from")
         for name in set(self.formats) - set(ONNX_FORMATS):
             raise ConfigError(f"--formats must be of {', '.join(ONNX_FORMATS)}, got {name!r}")
         if self.formats and not (self.to == "onnx" and self.writes_folder):
@@ -108,7 +116,10 @@ def convert(argv: Sequence[str]) -> int:
     if config.inspect is not None and (graphs := _onnx_files(Path(config.inspect))):
         print("\n".join(line for path in graphs for line in describe_onnx(path)))
         return 0
-    file = read_model_file(config.inspect or str(config.source), dictionary=config.dict, pretrained=config.w2v_path)
+    file = read_model_file(
+        config.inspect or str(config.source), dictionary=config.dict, pretrained=config.w2v_path,
+        language=config.language,
+    )  # fmt: skip
     if config.inspect is not None:
         print("\n".join(describe(file)))
         return 0
@@ -146,7 +157,8 @@ def _write(config: ConvertConfig, file: ModelFile) -> list[str]:
         raise ConfigError(f"{path}: is a file; --to {config.to} writes a folder")
     names: list[str] = []
     if config.to == "w2v":
-        write_own(path, file)
+        shapes = {name: parameter.shape for name, parameter in loaded.model.named_parameters()}
+        write_own(path, file, training_state(file, shapes) if config.training_state else None)
     elif config.to == "fairseq":
         write_fairseq(path, file)
     elif config.to == "safetensors":

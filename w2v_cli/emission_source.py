@@ -66,6 +66,7 @@ class SourceConfig(ShardOptions):
     criterion: str | None = arg(None, help="accepted; the checkpoint knows its criterion")
     labels: str | None = arg(None, help="extension of the label file (default: as in training)")
     dict: str | None = arg(None, help="dictionary file of a checkpoint that comes without one", metavar="FILE")
+    language: str | None = arg(None, help="of a model of many languages (MMS): which one, such as eng", metavar="CODE")
     post_process: str | None = arg(
         None, help="how units become words: letter, sentencepiece, ... (default: as in training)",
         aliases=("--remove-bpe",), none_is_text=True,
@@ -261,6 +262,8 @@ def open_clips(config: SourceConfig, reader: Reader, info: EmissionInfo, *, has_
     dictionary = Dictionary(info.symbols)
     path = Path(config.data) / f"{config.gen_subset}.tsv"
     manifest = read_manifest(path, allow_outside_root=config.allow_outside_root)
+    if config.dump_emissions or config.load_emissions:
+        manifest.check_titles()  # emissions are found by names
     references = open_references(config, info, manifest, dictionary) if has_labels else None
     plan = plan_batches(config, manifest)
     return EmissionSource(reader, info, dictionary, manifest, references, plan, config.shard.take(plan))
@@ -280,6 +283,7 @@ def load(config: SourceConfig, flag: str = "--path") -> tuple[LoadedModel, Emiss
         user_dir=config.user_dir,
         dictionary=config.dict or None,
         data=None if config.dict else config.data,
+        language=config.language,
     )
     info = ctc_info(loaded, config.post_process, flag=flag)
     trained = loaded.task.config.normalize

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import logging
+
 import torch
 
 from w2v.config.decoding import DecoderConfig
@@ -15,6 +17,8 @@ from w2v.inference.transcribe_options import TranscribeConfig
 from w2v.inference.transcriber import Transcriber
 from w2v.plugins import import_user_dir
 from w2v_cli.model_flags import ModelOptions
+
+logger = logging.getLogger(__name__)
 
 
 def open_transcriber(
@@ -41,7 +45,10 @@ def open_transcriber(
     if options.user_dir:
         import_user_dir(options.user_dir)
     # As `load_model`, but says nothing of where symbols come from, which is of no interest here.
-    loaded = build_model(read_model_file(path, dictionary=options.dict))
+    file = read_model_file(path, dictionary=options.dict, language=options.language)
+    if file.language and options.language is None:
+        logger.warning("%s: %s", path, file.language)
+    loaded = build_model(file)
     info = ctc_info(loaded, options.post_process)
     half = prepare(loaded.model, options, device)
     decoder = build_decoder(decoding, Dictionary(info.symbols), info.post_process, load_language_model)

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import os
 from collections import Counter
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
-from w2v.data.manifest import write_identities, write_manifest
+from w2v.data.manifest import read_identities, write_manifest
 from w2v.files import write_atomically
 from w2v.shards.store import Identity, ShardStore
 from w2v_cli.shard_listing import Found as FoundInShard
@@ -37,6 +38,7 @@ class Clips:
         texts: what others say is spoken.
         shards: what the shards are.
         seconds: durations.
+        counts: name without ending -> how many clips had it so far.
     """
 
     names: list[str] = field(default_factory=list)
@@ -45,14 +47,26 @@ class Clips:
     texts: list[tuple[str, str | None]] = field(default_factory=list)
     shards: dict[str, Identity] = field(default_factory=dict)
     seconds: list[float] = field(default_factory=list)
+    counts: dict[str, int] = field(default_factory=dict, repr=False)
 
     def add(self, clip: FoundInShard, found: Found) -> None:
-        """Take a clip."""
-        self.names.append(clip.place.name())
+        """Take a clip, under a name that no other has."""
+        place = replace(clip.place, key=self._free_name(clip.place.key))
+        self.names.append(place.name())
         self.sizes.append(found.samples)
         self.labels.append(clip.labels)
-        self.texts.append((clip.place.title, clip.text))
+        self.texts.append((place.title, clip.text))
         self.seconds.append(found.seconds)
+
+    def _free_name(self, name: str) -> str:
+        """Return a name with a number where it is taken; what programs write of a clip is called by its name."""
+        stem, ending = os.path.splitext(name)
+        free = stem
+        while name and free in self.counts:
+            self.counts[stem] += 1
+            free = f"{stem}-{self.counts[stem]}"
+        self.counts[free] = 1
+        return free + ending
 
     def close_shard(self, name: str, store: ShardStore) -> None:
         """Note what a shard is from which clips may have come."""
@@ -72,9 +86,9 @@ class Clips:
             table = "".join(f"{title}\t{text}\n" for title, text in spoken)
             write_atomically(folder / f"{split}.transcripts.tsv", table.encode("utf-8", "surrogateescape"))
         names = [self.names[row] for row in kept]
-        num_shards = write_identities(folder / f"{split}.tsv", self.shards, names)
-        write_manifest(folder / f"{split}.tsv", root, names, [self.sizes[row] for row in kept])
+        write_manifest(folder / f"{split}.tsv", root, names, [self.sizes[row] for row in kept], self.shards)
         also = "".join(f", {split}.{kind}" for kind in kinds) + (f", {split}.transcripts.tsv" if spoken else "")
         note = f" (left out {left_out} without the labels that others have)" if left_out else ""
         hours = sum(self.seconds[row] for row in kept) / 3600
+        num_shards = len(read_identities(folder / f"{split}.tsv"))
         return f"{split}.tsv{also}: {len(kept)} clips in {num_shards} shards, {hours:.2f} hours{note}"

@@ -13,7 +13,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from w2v.data.manifest import Manifest, write_identities, write_manifest
+from w2v.data.manifest import Manifest, write_manifest
 from w2v.errors import DataError
 from w2v.files import write_atomically
 from w2v.files.atomic import atomic_path
@@ -93,10 +93,9 @@ def write_shards(
             places = _write_shard(path, left, shard_bytes)
         names += [place.name() for place in places]
         shards[path.name] = Identity(path.stat().st_size)
-    write_identities(dest / f"{split}.tsv", shards, names)
     for kind, lines in labels.items():
         write_atomically(dest / f"{split}.{kind}", "".join(f"{line}\n" for line in lines).encode())
-    write_manifest(dest / f"{split}.tsv", os.path.realpath(folder), names, [clip.samples for clip in clips])
+    write_manifest(dest / f"{split}.tsv", os.path.realpath(folder), names, [clip.samples for clip in clips], shards)
     record.unlink()
     return len(shards)
 

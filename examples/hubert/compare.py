@@ -4,26 +4,30 @@
 
 Both pretrain the same encoder on the speech of `examples/digits`. HuBERT has two rounds, of classes of MFCC
 and of classes of its own layer; its k-means counts in its time. Each model is fine-tuned on five labelled minutes and
-transcribed; frozen, its last frames are probed for the digit of single recordings of unseen speakers. A stage that is
-done is not done again. Results go to `results.json`.
+transcribed, and so is the same network without pretraining; frozen, two of its blocks are probed for the digit of
+single recordings of unseen speakers. A stage that is done is not done again. Results go to `results.json`.
 """
 
 from __future__ import annotations
 
 import argparse
+import itertools
 import json
 import os
 import sys
+from collections.abc import Callable
 from pathlib import Path
+from statistics import mean, stdev
+from typing import Any
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "wav2vec"))
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "digits"))
 
 import numpy as np
-from digits_probe import mean_features, read_clips, read_table, unseen_accuracy
-from run import FEW, SEEN, SPEAKERS, TRAIN, UNSEEN, write_subset
-from stages import REPOSITORY, Run, counts, read_results, word_errors
+from digits_probe import Array, accuracy, log_mel, mean_features, read_clips, read_table
+from run import DECODERS, FEW, SEEN, TRAIN, UNSEEN, make_speech, score, transcribe, write_labels, write_subset
+from stages import REPOSITORY, Run, counts
 
 from w2v.errors import W2vError
 
@@ -48,15 +52,20 @@ HUBERT = (
 )
 FINETUNING = (
     *("--task", "audio_pretraining", "--arch", "wav2vec_ctc", "--labels", "ltr", "--post-process", "letter"),
-    *("--apply-mask", "--mask-prob", "0.3", "--mask-length", "5", "--mask-channel-prob", "0.1"),
-    *("--mask-channel-length", "16", "--feature-grad-mult", "1.0", "--dropout", "0.1", "--final-dropout", "0.1"),
+    # Masks of a few frames, and 6 seconds a batch: with more of either, so few updates do not come to spell a word.
+    *("--apply-mask", "--mask-prob", "0.15", "--mask-length", "4"),
+    *("--feature-grad-mult", "1.0", "--dropout", "0.1", "--final-dropout", "0.1"),
     *("--criterion", "ctc", "--zero-infinity", "--optimizer", "adam", "--adam-betas", "(0.9, 0.98)"),
     *("--clip-norm", "5", "--lr-scheduler", "tri_stage", "--lr", "0.001", "--final-lr-scale", "0.05"),
-    *("--max-tokens", "160000", "--required-batch-size-multiple", "1", "--disable-validation"),
+    *("--max-tokens", "96000", "--required-batch-size-multiple", "1", "--disable-validation"),
 )
 LOGGING = ("--num-workers", "0", "--no-epoch-checkpoints", "--log-format", "json", "--log-interval", "25", "--cpu")
 KMEANS = ("--n-init", "3", "--percent", "0.5", "--quiet")
-PROBED = range(10, 13)  # recordings of each digit and speaker
+MODELS, SCRATCH, ENERGIES = ("wav2vec2", "hubert"), "scratch", "log-mel energies"
+LAYERS = ("2", "3")
+# Recordings of each digit and speaker; of four speakers, pretraining hears those from the tenth on.
+PROBED = range(5, 25)
+DECAY = 1e-3  # of all probes
 
 
 def main() -> int:
@@ -68,20 +77,22 @@ def main() -> int:
     option("--folder", type=Path, default=Path("hubert-run"), help="where to write (default: hubert-run)")
     option("--threads", type=int, default=1, help="of each program (default: 1)")
     option("--minutes", type=float, default=20, help="of unlabelled speech to make (default: 20)")
+    option("--labelled-minutes", type=float, default=5, help="to fine-tune on (default: 5)")
     option("--seeds", type=int, nargs="+", default=[1, 2, 3], help="default: 1 2 3")
-    option("--updates", type=int, nargs=3, default=[450, 120, 230], help="wav2vec 2.0; HuBERT, first and second round")
-    option("--finetune-updates", type=int, default=300, metavar="N", help="default: 300")
+    option("--updates", type=int, nargs=3, default=[900, 200, 430], help="wav2vec 2.0; HuBERT, first and second round")
+    option("--finetune-updates", type=int, default=800, metavar="N", help="default: 800")
     arguments = parser.parse_args()
     run, data = Run(arguments.folder, arguments.threads), arguments.data
     try:
-        prepare(run, data, arguments.minutes)
+        prepare(run, data, arguments.minutes, arguments.labelled_minutes)
+        probe_energies(run, data)
         for seed in arguments.seeds:
             models = pretrain(run, seed, *arguments.updates)
             for name, checkpoint in models.items():
                 probe(run, data, f"{name}-{seed}", checkpoint)
-            report(run, arguments.seeds)
-            for name, checkpoint in models.items():
-                finetune(run, f"{name}-{seed}", checkpoint, seed, arguments.finetune_updates)
+                finetune(run, f"ft-{name}-{seed}", checkpoint, seed, arguments.finetune_updates)
+            start = ("--no-pretrained-weights",)
+            finetune(run, f"ft-{SCRATCH}-{seed}", models["wav2vec2"], seed, arguments.finetune_updates, *start)
             report(run, arguments.seeds)
     except W2vError as e:
         print(f"hubert: {e}", file=sys.stderr)
@@ -89,37 +100,29 @@ def main() -> int:
     return 0
 
 
-def prepare(run: Run, data: Path, minutes: float) -> None:
+def prepare(run: Run, data: Path, minutes: float, labelled_minutes: float) -> None:
     """Make unlabelled speech; write manifests, labels, and classes of MFCC."""
     manifests, labels = run.folder / "manifests", run.folder / "labels"
-    if not run.is_done("speech"):
-        with run.stage("speech"):
-            how = ("--speakers", *SPEAKERS, "--index", "10", "49", "--minutes", f"{minutes:g}", "--seed", "7")
-            digits = ("--min-digits", "8", "--max-digits", "20", "--format", "wav")
-            run.call(str(data / "tools" / "make_digits.py"), data / "fsdd16k", run.folder / "unlabelled", *how, *digits)
+    unlabelled = make_speech(run, data, minutes)
     if not run.is_done("lists"):
         with run.stage("lists"):
             listed = ("--valid-percent", "0", "--ext", "flac,wav,ogg", "--sorted")
-            run.call("w2v-manifest", run.folder / "unlabelled", "--dest", manifests, *listed)
+            run.call("w2v-manifest", unlabelled, "--dest", manifests, *listed)
             for name in (TRAIN, SEEN, UNSEEN):
                 run.call("w2v-manifest", data / name, "--dest", manifests / name, *listed)
-                _label(run, data, name, manifests / name / "train.tsv", *(["--dict"] if name == TRAIN else []))
-            write_subset(labels / f"{TRAIN}.tsv", manifests / "few.tsv", 300)
-            _label(run, data, FEW, manifests / "few.tsv")
+                write_labels(run, data, name, manifests / name / "train.tsv", *(["--dict"] if name == TRAIN else []))
+            write_subset(labels / f"{TRAIN}.tsv", manifests / "few.tsv", 60 * labelled_minutes)
+            write_labels(run, data, FEW, manifests / "few.tsv")
+            texts = labels / f"{FEW}.wrd"
+            run.call("w2v-lm", texts, "--order", "2", "--arpa", run.folder / "bigrams.arpa", "--quiet")
     if not run.is_done("k-means of MFCC"):
         with run.stage("k-means of MFCC"):
             run.call("w2v-kmeans", manifests, "--mfcc", "-K", "50", *KMEANS, "--output-dir", run.folder / "mfcc")
 
 
-def _label(run: Run, data: Path, name: str, manifest: Path, *flags: str) -> None:
-    texts = data / name.removesuffix("_few") / "transcripts.tsv"
-    listed = ("--output-dir", run.folder / "labels", "--output-name", name, "--drop-missing")
-    run.call("w2v-labels", manifest, *listed, "--transcripts", texts, *flags)
-
-
 def pretrain(run: Run, seed: int, contrastive: int, first: int, second: int) -> dict[str, Path]:
     """Pretrain both models; return their checkpoints."""
-    found = {name: run.folder / f"{name}-{seed}" / "checkpoint_last.pt" for name in ("wav2vec2", "hubert")}
+    found = {name: run.folder / f"{name}-{seed}" / "checkpoint_last.pt" for name in MODELS}
     _train(run, f"wav2vec2-{seed}", WAV2VEC2, seed, contrastive)
     mfcc, layer = run.folder / "mfcc", run.folder / f"layer-{seed}"
     _train(run, f"round1-{seed}", (*HUBERT, "--label-rate", "100", "--label-dir", str(mfcc)), seed, first)
@@ -141,75 +144,102 @@ def _train(run: Run, name: str, options: tuple[str, ...], seed: int, num_updates
         run.call("w2v-train", *places, *options, *schedule, *LOGGING, log=run.folder / f"{name}.log")
 
 
-def finetune(run: Run, name: str, checkpoint: Path, seed: int, num_updates: int) -> None:
-    """Fine-tune on five minutes, and transcribe both test sets by best path."""
-    if run.is_done(f"ft-{name}"):
-        return
-    warm, hold = num_updates // 10, num_updates * 2 // 5
-    steps = {"--warmup-steps": warm, "--hold-steps": hold, "--decay-steps": num_updates - warm - hold}
-    schedule = counts({"--max-update": num_updates, "--seed": seed, **steps})
-    folder = run.folder / f"ft-{name}"
-    with run.stage(f"ft-{name}"):
-        places = (run.folder / "labels", "--train-subset", FEW, "--save-dir", folder, "--w2v-path", checkpoint)
-        run.call("w2v-train", *places, *FINETUNING, *schedule, *LOGGING, log=run.folder / f"ft-{name}.log")
-        for subset in (SEEN, UNSEEN):
-            where = (run.folder / "labels", "--path", folder / "checkpoint_last.pt", "--gen-subset", subset)
-            run.call("w2v-infer", *where, "--results-path", folder / "results", "--post-process", "letter", "--quiet")
+def finetune(run: Run, name: str, checkpoint: Path, seed: int, num_updates: int, *flags: str) -> None:
+    """Fine-tune on five minutes, or with `--no-pretrained-weights` train on them alone; transcribe both test sets."""
+    if not run.is_done(name):
+        warm, hold = num_updates // 10, num_updates * 2 // 5
+        steps = {"--warmup-steps": warm, "--hold-steps": hold, "--decay-steps": num_updates - warm - hold}
+        schedule = counts({"--max-update": num_updates, "--seed": seed, **steps})
+        with run.stage(name):
+            places = (run.folder / "labels", "--train-subset", FEW, "--save-dir", run.folder / name)
+            options = ("--w2v-path", checkpoint, *flags, *FINETUNING, *schedule, *LOGGING)
+            run.call("w2v-train", *places, *options, log=run.folder / f"{name}.log")
+    transcribe(run, name)
 
 
 def probe(run: Run, data: Path, name: str, checkpoint: Path) -> None:
     """Write the accuracy of a linear classifier of single digits, on speakers that it was not fitted on, by layer."""
     if run.is_done(f"probe-{name}"):
         return
-    digits = run.folder / "probe"
     with run.stage(f"probe-{name}"):
-        if not digits.is_dir():
-            (digits / "audio").mkdir(parents=True)
-            wanted = {f"_{number}." for number in PROBED}
-            rows = [row for row in read_table(data / "fsdd16k" / "transcripts.tsv") if any(w in row[0] for w in wanted)]
-            for path, _ in rows:
-                (digits / "audio" / path).parent.mkdir(exist_ok=True)
-                (digits / "audio" / path).symlink_to((data / "fsdd16k" / path).resolve())
-            for file, lines in (("transcripts", rows), ("meta", read_table(data / "fsdd16k" / "meta.tsv"))):
-                text = "".join("\t".join(line) + "\n" for line in lines)
-                (digits / f"{file}.tsv").write_text(text, encoding="utf-8")
-        names, words, speakers = read_clips(digits)
-        targets, persons = np.unique(words, return_inverse=True)[1], np.array(speakers)
+        digits = single_digits(run, data)
         accuracies = {}
-        for layer in ("2", "3"):
+        for layer in LAYERS:
             features = run.folder / "features" / f"{name}-{layer}"
             where = ("-i", digits / "audio", "-o", features, "--ext", "flac", "--layer", layer)
             run.call("w2v-featurize", *where, "--model", checkpoint, "--cpu", "--quiet")
-            table = np.stack([mean_features(features, clip) for clip in names])
-            found = [unseen_accuracy(table, targets, persons, who) for who in sorted(set(speakers))]
-            accuracies[layer] = round(100 * float(np.mean(found)), 1)
-        (run.folder / f"probe-{name}.json").write_text(json.dumps(accuracies), encoding="utf-8")
+            accuracies[layer] = accuracy_of(digits, lambda clip, folder=features: mean_features(folder, clip))
+        write_accuracies(run, name, accuracies)
+
+
+def probe_energies(run: Run, data: Path) -> None:
+    """Do the same with log-mel energies, which is what both have to beat."""
+    if run.is_done(f"probe-{ENERGIES}"):
+        return
+    with run.stage(f"probe-{ENERGIES}"):
+        digits = single_digits(run, data)
+        means = accuracy_of(digits, lambda clip: log_mel(digits / "audio" / clip, 80, 8000, floor=1e-6).mean(axis=0))
+        write_accuracies(run, ENERGIES, {"bands": means})
+
+
+def single_digits(run: Run, data: Path) -> Path:
+    """Return a folder with links to the recordings to probe, their words and speakers."""
+    digits = run.folder / "probe"
+    if digits.is_dir():
+        return digits
+    wanted = {f"_{number}." for number in PROBED}
+    rows = [row for row in read_table(data / "fsdd16k" / "transcripts.tsv") if any(w in row[0] for w in wanted)]
+    for path, _ in rows:
+        (digits / "audio" / path).parent.mkdir(parents=True, exist_ok=True)
+        (digits / "audio" / path).symlink_to((data / "fsdd16k" / path).resolve())
+    for file, lines in (("transcripts", rows), ("meta", read_table(data / "fsdd16k" / "meta.tsv"))):
+        text = "".join("\t".join(line) + "\n" for line in lines)
+        (digits / f"{file}.tsv").write_text(text, encoding="utf-8")
+    return digits
+
+
+def accuracy_of(digits: Path, vector: Callable[[str], Array]) -> float:
+    """Return the mean accuracy over the speakers that were left out, in percent, given a vector for each clip."""
+    names, words, speakers = read_clips(digits)
+    targets, persons = np.unique(words, return_inverse=True)[1], np.array(speakers)
+    table = np.stack([vector(clip) for clip in names])
+    found = [accuracy(table, targets, persons != who, persons == who, DECAY) for who in sorted(set(speakers))]
+    return round(100 * float(np.mean(found)), 1)
+
+
+def write_accuracies(run: Run, name: str, accuracies: dict[str, float]) -> None:
+    (run.folder / f"probe-{name}.json").write_text(json.dumps(accuracies), encoding="utf-8")
 
 
 def report(run: Run, seeds: list[int]) -> None:
-    """Print and write error rates, probes and processor times of the seeds that are done."""
-    rows = []
+    """Print and write error rates, probes and processor times of the seeds that are done, and their means."""
+    rows: list[dict[str, Any]] = []
     for seed in seeds:
-        for name in ("wav2vec2", "hubert"):
-            if f"probe-{name}-{seed}" not in run.stages:
+        for name in (*MODELS, SCRATCH):
+            if f"ft-{name}-{seed}, kenlm" not in run.stages:
                 continue
-            folder, words = run.folder / f"ft-{name}-{seed}" / "results", {}
-            if f"ft-{name}-{seed}" in run.stages:
-                words = {s: _errors(folder, f"checkpoint_last.pt-{s}.txt") for s in (SEEN, UNSEEN)}
-            stages = [f"{name}-{seed}"]
-            if name == "hubert":
-                stages += [f"round1-{seed}", f"k-means of layer-{seed}", "k-means of MFCC"]
-            cpu = round(sum(run.stages[stage]["cpu"] for stage in stages), 1)
-            probes = json.loads((run.folder / f"probe-{name}-{seed}.json").read_text(encoding="utf-8"))
-            wers = {s: found["wer"] for s, found in words.items()}
-            rows.append({"model": name, "seed": seed, "cpu": cpu, "wer": wers, "probe": probes})
-            print(f"{name:9} seed {seed}  {cpu:6.1f} cpu s  WER {wers}  probe by layer {probes}", flush=True)
-    content = {"results": rows, "seconds": run.stages}
+            parts = {"wav2vec2": [f"wav2vec2-{seed}"], SCRATCH: []}.get(
+                name, [f"hubert-{seed}", f"round1-{seed}", f"k-means of layer-{seed}", "k-means of MFCC"]
+            )
+            values = {"cpu": sum(run.stages[part]["cpu"] for part in parts)}
+            for decoder, subset in itertools.product(DECODERS, (SEEN, UNSEEN)):
+                folder = run.folder / "results" / f"ft-{name}-{seed}-{decoder}"
+                values[f"WER {subset.removeprefix('digits_valid_')}, {decoder}"] = score(folder, subset)["wer"]
+            if name != SCRATCH:
+                probes = json.loads((run.folder / f"probe-{name}-{seed}.json").read_text(encoding="utf-8"))
+                values |= {f"probe, block {layer}": value for layer, value in probes.items()}
+            rows.append({"model": name, "seed": seed, **values})
+    energies = json.loads((run.folder / f"probe-{ENERGIES}.json").read_text(encoding="utf-8"))
+    content = {"results": rows, f"probe, {ENERGIES}": energies["bands"], "seconds": run.stages}
     (run.folder / "results.json").write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
-
-
-def _errors(folder: Path, name: str) -> dict[str, float]:
-    return word_errors(read_results(folder / f"hypo.word-{name}"), read_results(folder / f"ref.word-{name}"))
+    print(f"\nprobe, {ENERGIES}: {energies['bands']:.1f} %")
+    for name in (*MODELS, SCRATCH):
+        ours = [row for row in rows if row["model"] == name]
+        for key in list(ours[0])[2:] if ours else ():
+            found = [row[key] for row in ours]
+            spread = f" +- {stdev(found):.1f}" if len(found) > 1 else ""
+            print(f"{name:9} {key:22} {mean(found):6.1f}{spread}   {' '.join(f'{value:.1f}' for value in found)}")
+    sys.stdout.flush()
 
 
 if __name__ == "__main__":

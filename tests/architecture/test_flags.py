@@ -6,8 +6,10 @@ the list anew, so that the change can be read in the diff.
 
 from __future__ import annotations
 
+import functools
 import json
 import os
+import re
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -23,15 +25,31 @@ from w2v.optim import LR_SCHEDULERS, OPTIMIZERS
 from w2v.registry import Entry
 from w2v.tasks import TASKS
 from w2v.training.options import REGISTRIES, ROOT_SECTIONS, SHORT_FLAGS
-from w2v_cli import align, featurize, infer, kmeans, labels, live, lm, manifest, tokenize, transcribe, visualize
+from w2v_cli import (
+    align,
+    convert,
+    featurize,
+    infer,
+    kmeans,
+    labels,
+    live,
+    lm,
+    manifest,
+    segment,
+    tokenize,
+    transcribe,
+    visualize,
+)
 
-ASSETS = Path(__file__).resolve().parents[1] / "assets" / "flags"
+REPOSITORY = Path(__file__).resolve().parents[2]
+ASSETS = REPOSITORY / "tests" / "assets" / "flags"
 OURS = ASSETS / "w2v.json"
 ORIGINAL: dict[str, dict[str, dict[str, Any]]] = json.loads((ASSETS / "original.json").read_text(encoding="utf-8"))
 WRITE = bool(os.environ.get("W2V_WRITE_FLAGS"))
 
 PROGRAMS: dict[str, tuple[Callable[[list[str]], int], list[str]]] = {
     "w2v-manifest": (manifest.main, []),
+    "w2v-segment": (segment.main, []),
     "w2v-labels": (labels.main, []),
     "w2v-align": (align.main, []),
     "w2v-featurize": (featurize.main, []),
@@ -40,6 +58,7 @@ PROGRAMS: dict[str, tuple[Callable[[list[str]], int], list[str]]] = {
     "w2v-lm": (lm.main, []),
     "w2v-transcribe": (transcribe.main, []),
     "w2v-live": (live.main, []),
+    "w2v-convert": (convert.main, []),
     "w2v-visualize": (visualize.main, []),
     "w2v-visualize curves": (visualize.main, ["curves"]),
     **{f"w2v-infer {name}": (infer.main, ["--w2l-decoder", name]) for name in DECODERS.names()},
@@ -63,8 +82,8 @@ class CapturedError(Exception):
     """Carries the parser of a program out of it."""
 
 
-def program_options(name: str) -> list[Option]:
-    """Return the options of a program other than w2v-train, by calling it up to the reading of its arguments."""
+def program_parser(name: str) -> ArgumentParser:
+    """Return the parser of a program other than w2v-train, by calling it up to the reading of its arguments."""
     main, arguments = PROGRAMS[name]
 
     def capture(parser: ArgumentParser, argv: Any) -> None:
@@ -74,8 +93,12 @@ def program_options(name: str) -> list[Option]:
         patch.setattr(ArgumentParser, "parse", capture)
         with pytest.raises(CapturedError) as caught:
             main(arguments)
-    parser: Any = caught.value.args[0]
-    return list(parser.options.values())
+    parser: ArgumentParser = caught.value.args[0]
+    return parser
+
+
+def program_options(name: str) -> list[Option]:
+    return list(program_parser(name).options.values())
 
 
 def described(option: Option, defaults: dict[str, Any]) -> dict[str, Any]:
@@ -151,6 +174,53 @@ def test_defaults_survive_as_plain_data(owner: str) -> None:
     required = {name: "x" for name, option in known.items() if option.default is REQUIRED}
     config = entry.config(**{**required, **entry.overrides})
     assert {name: known[name].convert(value) for name, value in to_plain(config).items()} == vars(config)
+
+
+# ---------------------------------------------------------------------------------------- pages
+
+PAGES = [
+    path
+    for pattern in ("README.md", "docs/*.md", "examples/*/README.md", "examples/*/*.sh", "benchmarks/*.md")
+    for path in sorted(REPOSITORY.glob(pattern))
+]
+# Of the original's own command line, and of the plugin that the page is about.
+NOT_OURS = {"--config-dir", "--config-name", "--snr", "--smoothing"}
+
+
+def shown_commands(page: Path) -> Iterator[list[str]]:
+    """Yield the words of each command of a page, from the program on; of a pipe, all commands."""
+    text = page.read_text(encoding="utf-8")
+    code = [text] if page.suffix == ".sh" else re.findall(r"^```.*?\n(.*?)^```", text, re.DOTALL | re.MULTILINE)
+    lines = [line for block in code for line in block.replace("\\\n", " ").splitlines()]
+    lines += [part.replace("\n", " ") for part in re.findall(r"`(w2v-[^`]+)`", text)]
+    for line in lines:
+        for part in re.split(r"[|;&#]", line):
+            words = part.split()
+            first = next((i for i, word in enumerate(words) if re.fullmatch(r"w2v-[a-z]+", word)), len(words))
+            if words[first:]:
+                yield words[first:]
+
+
+@functools.cache
+def spellings(program: str) -> set[str]:
+    """Return every flag that a program lists, as typed."""
+    if program != "w2v-train":
+        parsers = [program_parser(name) for name in PROGRAMS if name.split()[0] == program]
+        text = " ".join(parser.format_help() for parser in parsers)
+        hidden = {option.off_flag for parser in parsers for option in parser.options.values()}
+        return hidden.union(re.findall(r"(?<![\w-])--[a-z][\w-]*", text))
+    configs = [*ROOT_SECTIONS.values(), *(entry.config for _, entry in entries())]
+    options = [option for config in configs for option in options_of(config)]
+    choices = {registry.flag for registry in REGISTRIES.values()}
+    choices |= {"--help", "--version", "--config", "--recipe", "--print-config"}
+    return choices.union(*({option.flag, option.off_flag, *option.aliases} for option in options))
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda path: str(path.relative_to(REPOSITORY)))
+def test_every_flag_of_a_shown_command_exists(page: Path) -> None:
+    for program, *words in shown_commands(page):
+        flags = {word.partition("=")[0] for word in words if re.match(r"--[a-z]", word)}
+        assert flags - NOT_OURS <= spellings(program), f"{program} {' '.join(words)}"
 
 
 # ---------------------------------------------------------------------------------------- the original

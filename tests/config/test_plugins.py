@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -164,6 +165,27 @@ def test_names_that_python_cannot_import(tmp_path: Path, place: str) -> None:
     given = path if path.name == "v1.2.py" else path.parent
     with pytest.raises(ConfigError, match=r"is no name that Python can import; rename .* without the dot"):
         import_user_dir(str(given))
+
+
+def test_the_place_to_rename_is_the_folder(tmp_path: Path) -> None:
+    path = write_model(tmp_path / "my.package" / "__init__.py", "never")
+    with pytest.raises(ConfigError, match=rf"rename {re.escape(str(path.parent))} without the dot"):
+        import_user_dir(str(path.parent))
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("x = 1\ndef f(:\n", r"--user-dir: .*no_python_1\.py:2: is no Python: "),
+        ("x = '\0'\n", r"--user-dir: .*: is no Python: "),
+        ("import no_such_module_of_mine\n", r"--user-dir: .* needs the module 'no_such_module_of_mine', which cannot"),
+    ],
+)
+def test_what_cannot_be_imported_is_one_line(tmp_path: Path, text: str, message: str) -> None:
+    path = tmp_path / f"no_python_{text.count('def')}.py"
+    path.write_text(text)
+    with pytest.raises(ConfigError, match=message):
+        import_user_dir(str(path))
 
 
 def test_a_dot_in_a_folder_of_files_does_no_harm(tmp_path: Path) -> None:

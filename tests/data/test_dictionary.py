@@ -45,6 +45,12 @@ def test_overwriting(tmp_path):
         (b"", "lists no symbols"),
         (b"a 1\nb\n", ":2: must be a symbol, a space and a count, got 'b'"),
         (b"a 1\nb x\n", ":2: must be a symbol, a space and a count"),
+        (b"a 1\nb --3\n", ":2: must be a symbol, a space and a count, got 'b --3'"),
+        (b"a\t1\n", ":1: must be a symbol, a space and a count"),
+        (
+            b"<s> 1\n<pad> 1\na 1\n",
+            ":1: '<s>' is in the four special symbols already, which no dictionary lists; leave",
+        ),
         (b"a 1\n\n", ":2: must be a symbol, a space and a count, got an empty line"),
         (b"a 1\nb 1\na 1\n", ":3: 'a' is in line 1 already"),
         (b"a 1\nE  162\n", ":2: a symbol must not hold white space, got 'E ' in 'E  162'"),
@@ -124,6 +130,8 @@ def test_labels_of_another_dictionary(tmp_path):
         return read_labels(tmp_path / "x.ltr", 1, Dictionary.from_symbols(symbols))
 
     labels("A B Q |\n", ["A", "B", "|"]).check_known()
+    with pytest.raises(DataError, match=r"2 of 4 symbols are not in the dictionary"):  # words that nobody spelled
+        labels("AB | BA |\n", ["A", "B", "|"]).check_known()
     with pytest.raises(DataError, match=r"4 of 6 symbols are not in the dictionary .*: write both with w2v-labels"):
         labels("a b ' a b |\n", ["A", "B", "'", "|"]).check_known()
     with pytest.raises(

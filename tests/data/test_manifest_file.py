@@ -12,12 +12,15 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from w2v.data import text_blocks
-from w2v.data.manifest import is_listable, make_manifest, read_manifest, write_manifest
+from w2v.data.manifest import is_listable, join_manifests, make_manifest, read_manifest, write_manifest
 from w2v.errors import DataError
+from w2v.shards.member import is_url
+from w2v.shards.store import Identity
 
 NAMES = [
     "a.flac", "with space.wav", " leading", "quote's.wav", 'double"quote.wav', "日本語/音声.wav", "emoji_🎤.wav",
     "a..b.wav", "..hidden", "dots../x", "x/...", "-dash.wav", "percent%20.wav", "back\\slash.wav", "\u2028line.wav",
+    "://", "a b://c.wav",
 ]  # fmt: skip
 
 
@@ -35,7 +38,7 @@ def test_round_trip_of_awkward_names(tmp_path):
 
 
 name = st.text(st.characters(exclude_characters="\t\n\r\0", exclude_categories=["Cs"]), min_size=1, max_size=12).filter(
-    lambda text: not text.startswith("/") and ".." not in text.split("/")
+    lambda text: not text.startswith("/") and ".." not in text.split("/") and not is_url(text)
 )
 
 
@@ -59,6 +62,11 @@ def test_line_endings(tmp_path, ending):
     manifest = read_manifest(path)
     assert (manifest.root, manifest.name(0), manifest.name(1)) == ("/r", "a b.wav", "c.wav")
     assert manifest.sizes.tolist() == [12, 7]
+
+
+def test_a_byte_order_mark_is_no_part_of_the_root(tmp_path):
+    (tmp_path / "x.tsv").write_bytes("\ufeff/r\na.wav\t12\n".encode())
+    assert read_manifest(tmp_path / "x.tsv").root == "/r"
 
 
 @pytest.mark.parametrize(
@@ -122,6 +130,37 @@ def test_names_outside_the_root_can_be_allowed(tmp_path):
     (tmp_path / "x.tsv").write_bytes(b"/r\n../a\0b\t1\n")
     with pytest.raises(DataError, match="zero byte"):
         read_manifest(tmp_path / "x.tsv", allow_outside_root=True)
+
+
+def test_lines_of_joined_manifests_name_their_file(tmp_path):
+    for name, root, count in (("a", "r", 2), ("b", "r", 1), ("c", "q", 2)):
+        (tmp_path / root).mkdir(exist_ok=True)
+        write_manifest(tmp_path / f"{name}.tsv", str(tmp_path / root), [f"{i}.wav" for i in range(count)], [9] * count)
+    parts = [read_manifest(tmp_path / f"{name}.tsv") for name in "abc"]
+    lines = [part.line(row) for part in parts for row in range(len(part))]
+    assert lines == [f"{tmp_path}/{name}" for name in ("a.tsv:2", "a.tsv:3", "b.tsv:2", "c.tsv:2", "c.tsv:3")]
+    for joint in (join_manifests(parts), join_manifests([join_manifests(parts[:2]), parts[2]])):
+        assert [joint.line(row) for row in range(len(joint))] == lines
+    joint = join_manifests(parts[:2])  # of one root
+    assert [joint.line(row) for row in range(3)] == lines[:3]
+
+
+def test_what_a_server_wants_behind_an_address_goes_for_one_root(tmp_path):
+    for name, root in (("a", "https://h/x?key=secret"), ("b", "https://h/x?key=secret"), ("c", "https://h/y")):
+        write_manifest(tmp_path / f"{name}.tsv", root, ["s.tar:1:2/k.wav"], [9])
+    a, b, c = (read_manifest(tmp_path / f"{name}.tsv") for name in "abc")
+    assert join_manifests([a, b]).root == "https://h/x?key=secret"
+    with pytest.raises(DataError, match=r"a.tsv:1: https://h/x has a part `\?`.* \(https://h/y\)$") as error:
+        join_manifests([a, c])
+    assert "secret" not in str(error.value)
+
+
+def test_a_list_of_shards_goes_with_the_manifest_that_it_belongs_to(tmp_path):
+    path, names = tmp_path / "x.tsv", ["s.tar:1:2/k.wav", "t.tar:1:2/k.wav", "s.tar:9:2/l.wav"]
+    write_manifest(path, "/r", names, [1, 1, 1], {"s.tar": Identity(80, "tag"), "u.tar": Identity(70)})
+    assert read_manifest(path).identities == {"s.tar": Identity(80, "tag", 2)}
+    write_manifest(path, "/r", ["a.wav"], [1])
+    assert [found.name for found in tmp_path.iterdir()] == ["x.tsv"]
 
 
 def test_links_are_followed(tmp_path):

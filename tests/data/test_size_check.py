@@ -9,8 +9,10 @@ import numpy as np
 import pytest
 import soundfile
 
-from w2v.data.size_check import check_sizes
+from w2v.data.audio import audio_info, read_audio
+from w2v.data.size_check import check_sizes, is_untold
 from w2v.errors import DataError
+from w2v.shards.member import Loaded
 
 
 def wav(path, held, told, behind=b"", value=b"\0"):
@@ -37,6 +39,33 @@ def check(path):
 def test_a_stale_header(tmp_path, value):
     with pytest.raises(DataError, match=r"x\.wav: its header tells of 1\.0 s, the file holds 3\.0 s"):
         check(wav(tmp_path / "x.wav", 96000, 32000, value=value))
+
+
+def test_what_was_written_to_a_pipe(tmp_path):
+    sound = np.arange(24000, dtype=np.int16)
+    path = wav(tmp_path / "x.wav", 0, 0xFFFFFFFF, sound.tobytes())
+    assert np.array_equal(read_audio(path, 16000) * 32768, sound)  # to its end
+    path = wav(tmp_path / "y.wav", 0, 0, sound.tobytes())
+    assert audio_info(path).frames == 0  # libsndfile sees nothing
+    assert is_untold(path)
+    assert is_untold(Loaded("y.wav", (tmp_path / "y.wav").read_bytes()))
+
+
+@pytest.mark.parametrize("behind", [b"", b"LIST" + struct.pack("<I", 9000) + bytes(9000)])
+def test_no_sound_is_no_sound(tmp_path, behind):
+    assert not is_untold(wav(tmp_path / "x.wav", 0, 0, behind))
+
+
+@pytest.mark.parametrize("kind", ["AU", "CAF", "RF64"])
+@pytest.mark.parametrize("seconds", [1, 40])
+def test_joined_files_of_which_the_first_is_read(tmp_path, kind, seconds):
+    sound = np.random.default_rng(0).normal(size=seconds * 16000) * 0.1
+    soundfile.write(tmp_path / "x", sound, 16000, format=kind, subtype="PCM_16")
+    one = (tmp_path / "x").read_bytes()
+    check(str(tmp_path / "x"))
+    (tmp_path / "x").write_bytes(one + one)
+    with pytest.raises(DataError, match=r"is joined of several|tells of 40\.0 s, the file holds 80\.\d s"):
+        check(str(tmp_path / "x"))
 
 
 def test_a_wrapped_header(tmp_path):

@@ -61,7 +61,10 @@ def test_a_stretch_beyond_the_end(tmp_path):
 @pytest.mark.parametrize(
     ("row", "message"),
     [("clips.zip:123:0\t456", "x.tsv:3: path:offset:frames must have at least one frame"),
-     ("a.wav:0:0\t0", "x.tsv:3: path:offset:frames must have at least one frame")],
+     ("a.wav:0:0\t0", "x.tsv:3: path:offset:frames must have at least one frame"),
+     ("a.wav:-1:5\t5", "x.tsv:3: path:offset:frames must be whole numbers of samples, 0 or more, got 'a.wav:-1:5'"),
+     ("a.wav:0.5:1.25\t9", "x.tsv:3: path:offset:frames must be whole numbers"),
+     ("a.wav:3:9999999999999999\t9", "x.tsv:3: path:offset:frames must be whole numbers")],
 )  # fmt: skip
 def test_unknown_forms_are_refused_at_the_start(tmp_path, row, message):
     with pytest.raises(DataError, match=message):
@@ -69,8 +72,8 @@ def test_unknown_forms_are_refused_at_the_start(tmp_path, row, message):
 
 
 def test_a_colon_in_a_name_is_an_ordinary_letter(tmp_path):
-    clips = manifest(tmp_path, "12:30.wav\t5", "x:1.wav\t5", "y.wav:1\t5")
-    assert [clips.stretch(row)[1] for row in range(3)] == [None, None, None]
+    clips = manifest(tmp_path, "12:30.wav\t5", "x:1.wav\t5", "y.wav:1\t5", "12:30:15.wav\t5", "z:1.5:x\t5")
+    assert [clips.stretch(row)[1] for row in range(5)] == [None] * 5
 
 
 # ------------------------------------------------------------------------------------------ lengths that are guessed

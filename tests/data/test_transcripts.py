@@ -38,6 +38,16 @@ COMMON_VOICE = (
         ("wav_filename,wav_filesize,transcript\na.wav,9,one\n", "t.txt", [("a.wav", "one")]),
         (codecs.BOM_UTF8 + b"path\ttext\na.wav\tONE\n", "t.tsv", [("a.wav", "ONE")]),
         ("a.wav\tONE\r\nb.wav\tTWO\r\n", "t.tsv", [("a.wav", "ONE"), ("b.wav", "TWO")]),
+        ("Path;Sentence\r\na.wav;one, two\r\n", "t.csv", [("a.wav", "one, two")]),
+        ('PATH,SENTENCE\na.wav,"one\ntwo"\n', "t.csv", [("a.wav", "one\ntwo")]),
+        ('file|raw|Normalized-Text\na.wav|1 "one"|one\n', "t.csv", [("a.wav", "one")]),
+        (
+            'path\tsentence\na.wav\t"He said ""no"" to me"\nb.wav\t"No."\n',
+            "t.tsv",
+            [("a.wav", 'He said "no" to me'), ("b.wav", '"No."')],
+        ),
+        ('"path"\t"sentence"\n"a.wav"\t"ONE ""TWO"""\n', "t.tsv", [("a.wav", 'ONE "TWO"')]),
+        ("a.wav \tONE\n", "t.tsv", [("a.wav", "ONE")]),
         ("a.wav\tcommas, and more, of them\n", "t.tsv", [("a.wav", "commas, and more, of them")]),
         ("", "t.tsv", []),
     ],
@@ -51,6 +61,8 @@ def test_columns_are_read_by_their_names(tmp_path, text, name, expected):
     [
         ("u1 HELLO THERE\nu2\nu3\tTABS  TOO\n", [("u1", "HELLO THERE"), ("u2", ""), ("u3", "TABS  TOO")]),
         ("id\tpath\ttext\nu1\ta.wav\tONE\n", [("u1", "ONE")]),
+        ("path\ttext\na/u1.mp3\tONE\n", [("a/u1.mp3", "ONE")]),
+        ("id|raw|text\nu1|1|one\n", [("u1", "one")]),
     ],
 )  # fmt: skip
 def test_ids(tmp_path, text, expected):
@@ -68,6 +80,10 @@ def test_ids(tmp_path, text, expected):
         ("id\ttext\nu1\tONE\n", "t.tsv", "--by-id reads ids"),
         ('path,text\na.wav,"one\n', "t.csv", "t.csv:2: is no CSV"),
         ("a.wav|one|one\n", "t.csv", "got 1 columns in 'a.wav|one|one'"),
+        ("a.wav|one|one\n", "t.csv", "columns parted by '|' need a header such as `path|text`"),
+        ("a.wav;one\n", "t.csv", "columns parted by ';' need a header such as `path;text`"),
+        ('{"audio_filepath": "a.wav", "text": "one"}\n', "t.json", "t.json:1: must be path TAB TEXT, got 1 columns in"),
+        ("path\ttext\ttext\na.wav\tONE\tone\n", "t.tsv", "t.tsv:1: the header names the column 'text' twice"),
     ],
 )
 def test_anything_else_is_named_with_its_line(tmp_path, text, name, message):
@@ -93,6 +109,9 @@ def test_names_are_compared_in_composed_form():
         (["x.wav"], ["/elsewhere/of/others/x.wav"], ["/elsewhere/of/others/x.wav"], True),
         (["a/x.wav", "b/x.wav"], ["x.wav"], [None, None], False),
         (["x.wav"], ["a/x.wav", "b/x.wav"], [None], False),
+        (["a/x.wav"], ["C:\\data\\a\\x.wav"], ["C:/data/a/x.wav"], True),
+        (["a/x.wav", "y.wav"], ["a\\x.wav", "y.wav"], ["a/x.wav", "y.wav"], False),
+        (["a\\x.wav"], ["a\\x.wav"], ["a\\x.wav"], False),
     ],
 )
 def test_paths_first_then_file_names_where_they_are_clear(names, table, expected, short):
@@ -101,12 +120,15 @@ def test_paths_first_then_file_names_where_they_are_clear(names, table, expected
     assert found.by_file_name is short
 
 
-def test_ids_are_file_names_without_their_ending():
+def test_ids_are_file_names_without_their_ending(tmp_path):
     names = ["spk/u-1.flac", "u.2.opus", "plain"]
     found = match([Row(name, name, "") for name in ("u.2", "plain", "u-1", "u-9")], names, "/r", by_id=True)
     assert [row and row.name for row in found.by_clip] == ["u-1", "u.2", "plain"]
     assert found.unused == ["u-9"]
     assert clip_id("a/84-121-0000.flac") == "84-121-0000"
+    assert clip_id("spk1.utt2") == "spk1.utt2"  # an id; no kind of audio ends so
+    with pytest.raises(DataError, match=r"id, a space and a text, got 'u1\|1 one\|one'; .* header such as `id\|text`"):
+        read_table(write(tmp_path, "u1|1 one|one\n"), by_id=True)
     with pytest.raises(DataError, match=r"the clips a/x\.wav and b/x\.wav have the same id 'x'"):
         match([], ["a/x.wav", "b/x.wav"], "/r", by_id=True)
 
@@ -124,9 +146,16 @@ def test_kaldi_segments(tmp_path):
     assert [(s.name, s.recording, s.start, s.end) for s in read_segments(path)] == [
         ("u1", "rec", 0.5, 2.0), ("u2", "rec", 2.25, None),
     ]  # fmt: skip
-    for line in ("u rec 1", "u rec one 2", "u rec 2 1", "u rec -1 2", "u rec 1 2 3", "u rec nan 2"):
+    for line in ("u rec 1", "u rec one 2", "u rec 2 1", "u rec -1 2", "u rec 1 2 3", "u rec nan 2", "u rec 1 inf"):
         with pytest.raises(DataError, match="segments:1: must"):
             read_segments(write(tmp_path, line + "\n", "segments"))
+
+
+def test_segments_that_are_none(tmp_path):
+    with pytest.raises(DataError, match=r"segments:3: the utterance 'u1' is in .*segments:1 already"):
+        read_segments(write(tmp_path, "u1 rec 0 1\nu2 rec 1 2\nu1 rec 2 3\n", "segments"))
+    with pytest.raises(DataError, match="holds no segments"):
+        read_segments(write(tmp_path, "\n", "segments"))
 
 
 def test_textgrids_of_the_reference(golden):

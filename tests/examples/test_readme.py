@@ -42,20 +42,6 @@ def test_inference_commands_parse(command: list[str]) -> None:
     assert config.gen_subset == "valid"
 
 
-@pytest.mark.parametrize("program", ["manifest", "labels"])
-def test_flags_of_small_programs_exist(program: str, capsys: pytest.CaptureFixture[str]) -> None:
-    from w2v_cli import labels, manifest
-
-    with pytest.raises(SystemExit) as left:
-        {"manifest": manifest, "labels": labels}[program].main(["--help"])
-    assert left.value.code == 0
-    shown = capsys.readouterr().out
-    commands = [c for c in COMMANDS if c[0] == f"w2v-{program}"]
-    assert commands
-    for word in (word for command in commands for word in command if word.startswith("--")):
-        assert re.search(rf"{word}\b", shown), word
-
-
 def test_make_commands_are_targets_and_ci_runs_one() -> None:
     makefile = (REPOSITORY / "Makefile").read_text(encoding="utf-8")
     targets = {command[1] for command in COMMANDS if command[0] == "make"}

@@ -84,6 +84,26 @@ def test_a_new_speaker_at_toy_size(
     assert json.loads((folder / "results.json").read_text(encoding="utf-8"))["results"] == content["results"]
 
 
+def test_a_new_speaker_may_have_a_few_labels_to_choose_by(
+    run: ModuleType, few_clips: Path, digits_model: Path, tmp_path: Path, called: list[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:  # fmt: skip
+    argv = ["run.py", "--model", digits_model, *TOY, "--minutes", "0.3", "--speaker-dev-minutes", "0.1"]
+    monkeypatch.setattr(sys, "argv", list(map(str, argv)))
+    run.prepare(run.Run(tmp_path / "run", 1), few_clips, run._arguments())
+    labels = tmp_path / "run" / "labels"
+    dev, rest, seen = ((labels / f"{name}.tsv").read_text().splitlines() for name in (run.DEV, run.REST, run.SEEN))
+    made = (tmp_path / "run" / "speech" / run.REST / "transcripts.tsv").read_text().splitlines()
+    assert dev[0] == rest[0] != seen[0]
+    # Each clip of the speaker is in one of both, with its words; those that are not chosen by are what labels are for.
+    words = {name: (labels / f"{name}.wrd").read_text().splitlines() for name in (run.DEV, run.REST)}
+    texts = dict(
+        zip([line.split("\t")[0] for line in dev[1:] + rest[1:]], words[run.DEV] + words[run.REST], strict=True)
+    )
+    assert texts == dict(line.split("\t") for line in made)
+    assert 0.1 * 60 * 16000 <= sum(int(line.split("\t")[1]) for line in dev[1:]) < 0.3 * 60 * 16000
+
+
 @pytest.mark.slow
 def test_from_speech_alone_at_toy_size(
     run: ModuleType, few_clips: Path, tmp_path: Path, called: list[str], monkeypatch: pytest.MonkeyPatch

@@ -350,3 +350,39 @@ def test_options_are_checked(small, stitch):
         w2v.open_transcriber(small, window=2, context=1)
     with pytest.raises(ConfigError, match="has its own"):
         w2v.transcribe(np.zeros(10), RATE, model=w2v.open_transcriber(small), vad="level")
+
+
+def test_no_special_symbol_is_text(digits_model: Path, digits):
+    """What a model writes as `<unk>`, `<pad>` or `</s>` is in no text, word or character; the rest stays as it is."""
+    audio = digits[0][: 20 * RATE]
+    model, expected = w2v.load_model(digits_model), []
+    plain = w2v.open_transcriber(model)
+    (before,) = plain.transcripts([ArrayRecording(audio, RATE)])
+    symbols = model.task.dictionary.symbols
+    # The model writes the same rows under other names: all E are <unk>, O <pad>, N </s>.
+    rows = list(range(len(symbols)))
+    for special, letter in ((3, "E"), (1, "O"), (2, "N")):
+        place = symbols.index(letter)
+        rows[special], rows[place] = place, special
+    proj = model.model.w2v_encoder.proj
+    with torch.no_grad():
+        proj.weight.copy_(proj.weight[rows])
+        proj.bias.copy_(proj.bias[rows])
+    for word in before.words:
+        chars = [char.text for char in word.chars if char.text not in "EON"]
+        if chars:
+            expected.append(("".join(chars), chars))
+    assert 5 < len(expected) < len(before.words)  # ONE is gone as a whole
+    (after,) = plain.transcripts([ArrayRecording(audio, RATE)])
+    assert [(word.text, [char.text for char in word.chars]) for word in after.words] == expected
+    assert "<" not in after.text
+    heard = plain.utterance(audio[: 8 * RATE])  # what w2v-live says
+    assert heard
+    assert not any("<" in segment.text for segment in heard)
+
+
+def test_names_of_characters_are_read_as_these():
+    from w2v.data.post_process import readable
+
+    assert readable("A<unk>B<pad:0><s:31></s><U+007C>C<U+00A0>") == "AB|C\xa0"
+    assert readable("<unk>") == readable("<pad>") == ""

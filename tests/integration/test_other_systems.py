@@ -41,7 +41,7 @@ sys.path.insert(0, sys.argv[1])
 from pathlib import Path
 import toy_speech
 from w2v import system
-from w2v_cli import infer, train, transcribe
+from w2v_cli import infer, manifest, train, transcribe
 from w2v_cli.decode_workers import WorkerPool
 from w2v_cli.main import run
 folder = Path(sys.argv[2])
@@ -57,7 +57,9 @@ call("dry run", train.main, toy_speech.pretraining(data, folder / "dry", "--dry-
 tuned = toy_speech.finetuning(data, folder / "ft", folder / "pt/checkpoint_last.pt", "--max-update", 2)
 call("finetune", train.main, [*tuned, "--validate-after-updates", 0])
 model = folder / "ft/checkpoint_last.pt"
-inference = [data, "--path", model, "--gen-subset", "valid", "--labels", "ltr", "--post-process", "letter", "--cpu"]
+call("pack", manifest.main, [data / "valid.tsv", "--shards", folder / "shards", "--shard-size", "60K"])
+inference = [folder / "shards", "--path", model, "--gen-subset", "valid", "--labels", "ltr", "--cpu"]
+inference += ["--post-process", "letter"]
 call("infer", infer.main, [*inference, "--results-path", folder / "results"])
 call("workers", lambda arguments: run(lambda: WorkerPool(print, 2)), [])
 call("transcribe", transcribe.main, [model, folder / "audio", "--cpu", "--output-dir", folder / "texts"])
@@ -79,7 +81,7 @@ def said(tmp_path_factory: pytest.TempPathFactory) -> dict[str, list]:
 def test_programs_run_without_what_windows_lacks(said: dict[str, list]) -> None:
     assert said["signals"] == ["SIGTERM", "SIGINT"]
     assert said["memory"] == [None, None]
-    for program in ("pretrain", "resume", "finetune", "infer", "transcribe"):
+    for program in ("pretrain", "resume", "finetune", "pack", "infer", "transcribe"):
         code, _, err = said[program]
         assert code == 0, f"{program}: {err}"
         assert "Traceback" not in err
@@ -115,9 +117,21 @@ def test_cores_where_a_process_cannot_be_bound(monkeypatch: pytest.MonkeyPatch) 
 def test_nothing_else_names_what_a_system_lacks() -> None:
     """The names lie in `w2v/system.py`, or under a condition that was looked at."""
     names = ("fcntl", "resource.", "SIGUSR1", "SIGHUP", "SIGCHLD", "SIGURG", "SIGKILL", "O_NONBLOCK", "O_CLOEXEC")
-    names += ("sched_getaffinity", "os.sysconf", "os.fork", "killpg", "setsid", "mkfifo", "pthread_kill(")
+    names += (
+        "sched_getaffinity",
+        "os.sysconf",
+        "os.fork",
+        "os.pread",
+        "os.pwrite",
+        "killpg",
+        "setsid",
+        "mkfifo",
+        "pthread_kill(",
+    )
     guarded = {("system.py", name) for name in names} | {
         ("folder_lock.py", "fcntl"),  # None is asked for
+        ("folder_lock.py", "os.pread"),  # both behind it
+        ("folder_lock.py", "os.pwrite"),
         ("rendezvous.py", "fcntl"),  # on Linux only
         ("watchdog.py", "pthread_kill("),  # only where `HARMLESS` is something
     }

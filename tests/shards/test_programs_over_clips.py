@@ -8,7 +8,7 @@ import pytest
 from clip_files import manifest_program
 from toy_speech import call
 
-from w2v.data.manifest import write_manifest
+from w2v.data.manifest import read_manifest, write_manifest
 from w2v_cli import align, featurize, infer, labels, transcribe
 
 ENDINGS = (".npy", ".tsv", ".txt")
@@ -41,16 +41,33 @@ def outputs(folder: Path) -> dict[str, bytes]:
     }
 
 
+def check_labels(clips: Path, folder: Path) -> None:
+    """Labels are those of files, their manifest names the same shards, and its list what these are."""
+    for ending in ("ltr", "wrd", "conf"):
+        files, shards = (folder / kind / f"labels/own.{ending}" for kind in ("files", "shards"))
+        assert files.read_bytes() == shards.read_bytes()
+    manifest, whole = read_manifest(folder / "shards/labels/own.tsv"), read_manifest(clips / "shards/valid.tsv")
+    assert len(manifest) >= 1
+    assert manifest.root == whole.root
+    assert {manifest.name(row) for row in range(len(manifest))} <= {whole.name(row) for row in range(len(whole))}
+    assert {shard: found.size for shard, found in manifest.identities.items()} == {
+        path.name: path.stat().st_size for path in (clips / "shards").glob("*.tar") if path.name in manifest.identities
+    }
+    assert manifest_program(manifest.source, "--check")[0] == 0
+
+
 def test_infer_and_labels_of_shards(clips, digits_model, tmp_path):
     said = []
     for kind in ("files", "shards"):
         folder = tmp_path / kind
         found = call(infer.main, [clips / kind, "--path", digits_model, "--gen-subset", "valid", "--results-path",
-                                  folder, "--w2l-decoder", "viterbi", "--cpu", "--post-process", "letter"])  # fmt: skip
+                                  folder, "--w2l-decoder", "viterbi", "--cpu", "--post-process", "letter",
+                                  "--write-labels", folder / "labels/own"])  # fmt: skip
         assert found.code == 0, found.err
         said.append({name: text for name, text in outputs(folder).items() if name.startswith("hypo")})
     assert said[0]
     assert said[0] == said[1]
+    check_labels(clips, tmp_path)
     found = call(labels.main, [clips / "shards/valid.tsv", "--output-dir", tmp_path, "--output-name", "again",
                                "--transcripts", clips / "table.tsv"])  # fmt: skip
     assert found.code == 0, found.err

@@ -159,6 +159,28 @@ def test_the_shards_of_a_server_are_listed(packed, server, tmp_path, local):
     assert (code, "commands and joined lists are not read" in err) == (2, True)
 
 
+@pytest.mark.parametrize("far", [False, True], ids=["disk", "server"])
+def test_a_length_that_no_shard_has_takes_no_memory(packed, server, tmp_path, far):
+    root = server.url if far else str(packed / "shards")
+    (tmp_path / "train.tsv").write_text(f"{root}\ntrain-000000.tar:512:{10**15 - 1}/x.wav\t100\n")
+    with pytest.raises(DataError, match=r"the shard ends \d+ bytes before the end of the clip"):
+        read_manifest(tmp_path / "train.tsv").stretch(0)[0].load()
+
+
+def test_a_shard_that_is_replaced_while_it_is_read_is_refused(packed, tmp_path):
+    for path in (packed / "shards").glob("train*"):
+        (tmp_path / path.name).write_bytes(path.read_bytes())
+    with fault_server(tmp_path) as served:
+        (tmp_path / "m").mkdir()
+        code, _, err = manifest_program(f"{served.url}/train-{{000000..000001}}.tar", "--dest", tmp_path / "m")
+        assert code == 0, err
+        clips = clips_of(read_manifest(tmp_path / "m/train.tsv"))
+        clips.batch(np.arange(1), 1)
+        (tmp_path / "train-000000.tar").write_bytes((tmp_path / "train-000000.tar").read_bytes())  # another tag
+        with pytest.raises(ShardError, match="has changed since its manifest was written"):
+            clips.batch(np.arange(1, 2), 1)
+
+
 def test_shards_of_a_file_system_of_fsspec(packed, tmp_path, local, monkeypatch):
     fsspec = pytest.importorskip("fsspec")
     memory = fsspec.filesystem("memory")
@@ -245,7 +267,8 @@ def test_clips_of_an_epoch_cross_the_line_once(packed, server, tmp_path, options
     size = sum(path.stat().st_size for path in (packed / "shards").glob("train-*.tar"))
     num_shards = len(list((packed / "shards").glob("train-*.tar")))
     assert server.num_bytes <= 1.02 * size
-    assert len(server.requests) <= 3 * num_shards
+    assert len(server.requests) <= 2 * num_shards
+    assert {text for _, text in server.requests}.isdisjoint({"bytes=0-0", None})  # answers tell size and tag
 
 
 def test_a_wrong_number_of_shards_is_refused():

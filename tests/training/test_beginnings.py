@@ -52,7 +52,8 @@ def test_an_encoder_for_fine_tuning(golden: Any, speech: Path, tmp_path: Path, n
     path = model(golden, name)
     outcome = call(train.main, [speech, "--save-dir", tmp_path, "--w2v-path", path, *CTC, *normalized(golden, name)])
     if name in ("w2v1", "vq_gumbel", "vq_kmeans"):
-        assert_one_line(outcome, "--w2v-path: the model there is no wav2vec 2.0")
+        found = read_model_file(path).name
+        assert_one_line(outcome, f"--w2v-path: the model there is no wav2vec 2.0 ({path} is of --arch {found})")
         return
     assert outcome.code == 0, outcome.err
     assert ("is fine-tuned already: its encoder is taken" in outcome.out + outcome.err) == (name == "ctc_base")
@@ -60,6 +61,15 @@ def test_an_encoder_for_fine_tuning(golden: Any, speech: Path, tmp_path: Path, n
     prefix = "w2v_encoder.w2v_model."
     conv = next(key for key in ours if key.startswith(f"{prefix}feature_extractor"))
     assert torch.equal(ours[conv], theirs[conv if name == "ctc_base" else conv.removeprefix(prefix)].float())
+
+
+def test_a_fine_tuned_model_with_other_symbols(golden: Any, speech: Path, tmp_path: Path) -> None:
+    path = model(golden, "ctc_base")
+    flags = ["--save-dir", tmp_path, "--finetune-from-model", path, *CTC, *normalized(golden, "ctc_base")]
+    outcome = call(train.main, [speech, *flags])
+    theirs = list(read_model_file(path).state["w2v_encoder.proj.weight"].shape)
+    assert_one_line(outcome, f"w2v_encoder.proj.weight has the shape {theirs} there, ")
+    assert "--w2v-path takes its encoder alone" in outcome.err
 
 
 def test_our_own_fine_tuned_model_is_fine_tuned_further(golden: Any, speech: Path, tmp_path: Path) -> None:

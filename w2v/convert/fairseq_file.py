@@ -31,7 +31,7 @@ SECTIONS = (
 )  # fmt: skip
 SPELLED_OUT = ("conv_feature_layers", "conv_aggregator_layers")
 """Options that the original keeps as text."""
-DROPPED_THERE = {"encoder", "bert_path", "bert_args"}
+DROPPED_THERE = {"encoder"}
 BASE_NAMES = {
     "Wav2VecConfig": "wav2vec", "Wav2Vec2Config": "wav2vec2", "Wav2VecCtcConfig": CTC, "RobertaConfig": MASKED_MODEL,
     "HubertConfig": HUBERT,
@@ -181,6 +181,8 @@ def _model(values: Mapping[str, Any], kind: str, where: str) -> dict[str, Any]:
     config: Any = build_config(entry.config, {**entry.overrides, **values}, where)
     defaults = to_plain(build_config(MODELS.get(kind).config, {}, where))
     plain = {**defaults, **to_plain(config)}
+    if plain.get("adapter_attn_dim"):
+        raise CheckpointError(f"--to fairseq: {where} has adapters (MMS), whose tensors have another layout there")
     dropped = NEW_HERE | DROPPED_THERE | (QUANTIZER_OPTIONS if kind == HUBERT else set())
     plain = {name: value for name, value in plain.items() if name not in dropped}
     for option in SPELLED_OUT:

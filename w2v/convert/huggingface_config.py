@@ -20,12 +20,6 @@ CLASSES = {
 }  # fmt: skip
 FAMILIES = {"wav2vec2": "Wav2Vec2", "hubert": "Hubert", "data2vec-audio": "Data2VecAudio"}
 """`model_type`, and what the names of its classes begin with."""
-# Classifiers: their encoder is taken, as `Wav2Vec2Model.from_pretrained` takes it; the head is not.
-CLASSIFIERS = (
-    "Wav2Vec2ForSequenceClassification", "Wav2Vec2ForAudioFrameClassification", "Wav2Vec2ForXVector",
-    "HubertForSequenceClassification", "Data2VecAudioForSequenceClassification",
-    "Data2VecAudioForAudioFrameClassification", "Data2VecAudioForXVector",
-)  # fmt: skip
 ACTIVATIONS = {"gelu": "gelu", "gelu_accurate": "gelu_new", "gelu_fast": "gelu_new", "relu": "relu", "tanh": "tanh"}
 OUR_ACTIVATIONS = {
     "gelu": "gelu", "gelu_new": "gelu_accurate", "gelu_fast": "gelu_accurate", "relu": "relu", "tanh": "tanh",
@@ -77,7 +71,7 @@ DATA2VEC_DEFAULTS = {"num_conv_pos_embeddings": 5, "conv_pos_kernel_size": 19}
 # Variants of their classes that compute something else.
 ONLY: dict[str, tuple[Any, ...]] = {
     "model_type": tuple(FAMILIES), "feat_proj_layer_norm": (True,), "conv_pos_batch_norm": (False,),
-    "add_adapter": (False, None), "adapter_attn_dim": (None,),
+    "add_adapter": (False, None),
     "layer_norm_eps": (1e-5,), "feat_extract_activation": ("gelu",),
 }  # fmt: skip
 
@@ -151,6 +145,7 @@ def to_their_config(file: ModelFile) -> dict[str, Any]:
         "w2v": {name: dict(values) for name, values in file.config.items() if name in ("task", "model", "criterion")},
     }
     config |= {theirs: options[ours] for ours, theirs in ENCODER_OPTIONS + RATES}
+    config["adapter_attn_dim"] = options.get("adapter_attn_dim") or None
     if family == "data2vec-audio":
         depth = options["pos_conv_depth"]
         config |= {"num_conv_pos_embeddings": depth, "conv_pos_kernel_size": max(3, options["conv_pos"] // depth)}
@@ -170,11 +165,6 @@ def to_their_config(file: ModelFile) -> dict[str, Any]:
 
 def _refuse_variants(config: Mapping[str, Any], where: str) -> None:
     """Raise a CheckpointError where a setting has a value that this library does not compute."""
-    if config.get("adapter_attn_dim") is not None:
-        raise CheckpointError(
-            f"{where}: holds adapters per language (MMS, adapter_attn_dim = {str(config['adapter_attn_dim'])[:20]}), "
-            "which are not read here; transformers runs it, or fine-tune a model without them (facebook/mms-300m)"
-        )
     for name, allowed in ONLY.items():
         if name in config and config[name] not in allowed:
             raise CheckpointError(
@@ -232,14 +222,17 @@ def _encoder_of(get: Mapping[str, Any], where: str, *, is_data2vec: bool) -> dic
     convolutions = [get["conv_dim"], get["conv_kernel"], get["conv_stride"]]
     if not all(isinstance(row, list) for row in convolutions) or len({len(row) for row in convolutions}) != 1:
         raise CheckpointError(f"{where}: conv_dim, conv_kernel and conv_stride must be lists of the same length")
-    if get["hidden_act"] not in OUR_ACTIVATIONS or get["feat_extract_norm"] not in ("group", "layer"):
-        raise CheckpointError(f"{where}: has an activation or a norm that is not known here")
+    for option, known in (("hidden_act", tuple(OUR_ACTIVATIONS)), ("feat_extract_norm", ("group", "layer"))):
+        if get[option] not in known:
+            raise CheckpointError(f"{where}: has {option} = {str(get[option])[:40]!r}; known here: {', '.join(known)}")
     encoder = {ours: get[theirs] for ours, theirs in ENCODER_OPTIONS}
     encoder |= {
         "activation_fn": OUR_ACTIVATIONS[get["hidden_act"]],
         "extractor_mode": "layer_norm" if get["feat_extract_norm"] == "layer" else "default",
         "conv_feature_layers": [list(layer) for layer in zip(*convolutions, strict=True)],
     }
+    # Their post-norm blocks have none, whatever this says.
+    encoder["adapter_attn_dim"] = (get.get("adapter_attn_dim") or 0) if get["do_stable_layer_norm"] else 0
     if is_data2vec:
         encoder["pos_conv_depth"] = get["num_conv_pos_embeddings"]
         encoder["conv_pos"] = get["num_conv_pos_embeddings"] * get["conv_pos_kernel_size"]

@@ -30,6 +30,7 @@ ENCODER_NAMES = (
     ("encoder.layers.{}.fc1.", "encoder.layers.{}.feed_forward.intermediate_dense."),
     ("encoder.layers.{}.fc2.", "encoder.layers.{}.feed_forward.output_dense."),
     ("encoder.layers.{}.final_layer_norm.", "encoder.layers.{}.final_layer_norm."),
+    ("encoder.layers.{}.adapter_layer.", "encoder.layers.{}.adapter_layer."),  # of MMS
 )
 PRETRAINING_NAMES = (
     ("quantizer.vars", "quantizer.codevectors"),
@@ -101,9 +102,7 @@ def to_our_names(state: Mapping[str, Tensor], kind: str, where: str, *, layer_no
             spelled = spelled.replace(spelling, old)
         new = _rename(spelled, [(theirs, ours) for ours, theirs in heads])
         if new is None:
-            for their_prefix in THEIR_PREFIXES.values():
-                spelled = spelled.removeprefix(their_prefix)
-            inner = _rename(spelled, pairs)
+            inner = _rename(without_prefix(spelled), pairs)
             new = None if inner is None else prefix + inner
         if new is None:
             unknown.append(name)
@@ -112,6 +111,13 @@ def to_our_names(state: Mapping[str, Tensor], kind: str, where: str, *, layer_no
     if unknown:
         raise CheckpointError(f"{where}: holds tensors that are not known here: {', '.join(unknown[:5])}")
     return renamed
+
+
+def without_prefix(name: str) -> str:
+    """Return the name that a tensor of the encoder has in a model without a head."""
+    for prefix in THEIR_PREFIXES.values():
+        name = name.removeprefix(prefix)
+    return name
 
 
 def _rename(name: str, pairs: object) -> str | None:

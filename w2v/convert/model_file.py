@@ -34,6 +34,7 @@ class ModelFile:
         num_updates: how long it was trained.
         notes: what was filled in, left out or assumed.
         score: the best validation of the run, in words; empty where nothing tells of one.
+        language: which one was read of a model of many languages, in words; empty of other models.
     """
 
     path: str
@@ -45,6 +46,7 @@ class ModelFile:
     num_updates: int = 0
     notes: list[str] = field(default_factory=list)
     score: str = ""
+    language: str = ""
 
     @property
     def name(self) -> str:

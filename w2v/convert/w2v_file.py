@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -10,8 +11,13 @@ from w2v.convert.model_file import ModelFile
 from w2v.version import __version__
 
 
-def write_own(path: Path, file: ModelFile) -> None:
+def write_own(path: Path, file: ModelFile, training: Mapping[str, Any] | None = None) -> None:
     """Write a checkpoint that `load_model`, `--path` and `--w2v-path` take.
+
+    Args:
+        path: target.
+        file: the model.
+        training: the state of a run, which `--restore-file` resumes; None: the model alone.
 
     Raises:
         CheckpointError: the disk is full or not writable.
@@ -25,5 +31,6 @@ def write_own(path: Path, file: ModelFile) -> None:
             "model": dict(file.state),
             "task": task,
             "trainer": {"num_updates": file.num_updates, "score": file.score},
+            **(training or {}),
         },
     )

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import io
 import math
+import mmap
 import os
 import stat
 from collections.abc import Callable, Iterable, Iterator
@@ -21,8 +22,10 @@ import numpy.typing as npt
 from w2v.data import media_file as media
 from w2v.data.audio_files import MEDIA_ENDINGS, ending_of
 from w2v.data.guessed_length import is_guessed
+from w2v.data.joined_flac import JoinedFlac
 from w2v.data.size_check import check_sizes
 from w2v.errors import DataError, MissingPackageError
+from w2v.files.pointer import refuse_pointer
 from w2v.shards.member import Loaded, Member, Source
 from w2v.system import OPEN_AT_ONCE
 
@@ -317,7 +320,7 @@ def _open(path: Source) -> Iterator[_AudioFile]:
             raise DataError(f"{path}: its header gives no length (written to a pipe); re-encode the file")
         check_sizes(path, file.format, file.subtype, file.channels, file.frames, file.samplerate)
         if is_guessed(path, file.format):
-            yield _open_whole(stack, path)
+            yield _open_whole(stack, path, file.format)
             return
 
         def blocks(size: int) -> Iterator[Samples]:
@@ -347,15 +350,17 @@ def _open_with_ffmpeg(stack: ExitStack, path: Source, unknown: DataError) -> _Au
     return _AudioFile(file.sample_rate, file.channels, file.frames, False, file.blocks)
 
 
-def _open_whole(stack: ExitStack, path: Source) -> _AudioFile:
+def _open_whole(stack: ExitStack, path: Source, container: str) -> _AudioFile:
     """Open a file of several streams, or of guessed length, with what reads it to its end."""
+    raw = _raw(path)
+    stack.callback(raw.close)
+    if container == "FLAC" and (joined := JoinedFlac.of(_content(stack, raw), str(path))) is not None:
+        return _AudioFile(joined.sample_rate, joined.channels, joined.frames, True, joined.blocks)
     if not media.is_installed():
         raise DataError(
             f"{path}: is joined of several files, or of variable bit rate without a table, and libsndfile reads only a "
             'part of it; re-encode it, or: pip install "w2v[media]"'
         )
-    raw = _raw(path)
-    stack.callback(raw.close)
     file = stack.enter_context(media.media_file(raw, str(path)))
     return _AudioFile(file.sample_rate, file.channels, None, False, file.blocks)
 
@@ -378,6 +383,8 @@ def _open_with_libsndfile(path: Source) -> Iterator[Any]:
     except OSError as e:
         raise DataError(f"{path}: cannot be read: {e.strerror or e}") from e
     except soundfile.LibsndfileError as e:
+        if not isinstance(path, (Member, Loaded)):
+            refuse_pointer(path, DataError)
         reason = "empty file" if _is_empty(path) else e.error_string
         kind = _UnknownFormatError if e.code in _UNKNOWN_FORMATS and reason != "empty file" else DataError
         raise kind(f"{path}: not readable as audio: {' '.join(reason.split()).rstrip('.')}") from e
@@ -392,6 +399,13 @@ def _raw(path: Source) -> io.BytesIO | io.RawIOBase:
     if isinstance(path, Loaded):
         return path.open()
     return open(path, "rb", buffering=0, opener=_open_at_once)
+
+
+def _content(stack: ExitStack, raw: Any) -> bytes | mmap.mmap:
+    """Return what an open file holds; of one on the disk only what is looked at is read."""
+    if isinstance(raw, io.BytesIO):
+        return raw.getvalue()
+    return stack.enter_context(mmap.mmap(raw.fileno(), 0, access=mmap.ACCESS_READ))
 
 
 def _is_empty(path: Source) -> bool:

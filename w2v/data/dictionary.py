@@ -80,14 +80,21 @@ class Dictionary:
                 raise DataError(f"{path}:{number}: must be a symbol, a space and a count, got an empty line")
             overwrite = text.endswith(" " + OVERWRITE)
             symbol, _, count = text.removesuffix(" " + OVERWRITE).rpartition(" ")
-            if not symbol or not count.lstrip("-").isdecimal():
+            if not symbol or not count.removeprefix("-").isdecimal():
                 raise DataError(f"{path}:{number}: must be a symbol, a space and a count, got {text!r}")
             if any(letter.isspace() for letter in symbol):
                 # Labels are split at white space, so no label could ever be this symbol.
                 raise DataError(f"{path}:{number}: a symbol must not hold white space, got {symbol!r} in {text!r}")
-            if (symbol in lines or symbol in SPECIALS) and not overwrite:
-                first = f"line {lines[symbol]}" if symbol in lines else "the four special symbols"
-                raise DataError(f"{path}:{number}: {symbol!r} is in {first} already; end the line in {OVERWRITE}")
+            if symbol in lines and not overwrite:
+                raise DataError(
+                    f"{path}:{number}: {symbol!r} is in line {lines[symbol]} already; end the line in {OVERWRITE}"
+                )
+            if symbol in SPECIALS and not overwrite:
+                # The original's advice, to overwrite it, would give it a second number.
+                raise DataError(
+                    f"{path}:{number}: {symbol!r} is in the four special symbols already, which no dictionary lists; "
+                    "leave the line out"
+                )
             lines[symbol] = number
             symbols.append(symbol)
             counts.append(int(count))

@@ -24,7 +24,7 @@ Codes = npt.NDArray[np.unsignedinteger]
 Mask = npt.NDArray[np.bool_]
 
 NEWLINE = 10
-MOST_UNKNOWN = 0.5  # share of symbols; in another case of letters, only marks and apostrophes are still known
+MOST_UNKNOWN = 0.5  # share of letters; in another case, or where words are not spelled, only marks are still known
 _WHITE = np.array([chr(code).isspace() for code in range(0x3002)])  # what str.split() takes for white space
 
 
@@ -39,6 +39,7 @@ class Labels:
         unknown: symbol -> how often it occurs, for symbols that the dictionary lacks. The original maps them to
             `<unk>` in silence; here the caller can say so (`unknown_warning`).
         source: the file, for messages.
+        word_end: id of the mark at the end of words; None: the dictionary has none.
     """
 
     ids: npt.NDArray[np.int32]
@@ -46,6 +47,7 @@ class Labels:
     pad: int = Dictionary.pad
     unknown: dict[str, int] = field(default_factory=dict)
     source: str = ""
+    word_end: int | None = None
 
     def __len__(self) -> int:
         return len(self.offsets) - 1
@@ -85,7 +87,8 @@ class Labels:
         Raises:
             DataError: most symbols are unknown, or the mark at the end of words is.
         """
-        if self.num_unknown > MOST_UNKNOWN * len(self.ids):
+        marks = int((self.ids == self.word_end).sum()) if self.word_end is not None else 0
+        if self.num_unknown > MOST_UNKNOWN * (len(self.ids) - marks):
             raise DataError(
                 f"{self.unknown_warning()}; labels and dictionary do not belong together: write both with w2v-labels"
             )
@@ -148,7 +151,8 @@ def read_labels(path: str | Path, num_clips: int, dictionary: Dictionary) -> Lab
             f"{path}:{line}: must not hold {dictionary.symbols[found[special[0]]]!r}, which has a meaning of its own "
             f"({len(special)} special symbols in all); w2v-labels leaves them out"
         )
-    return Labels(found, offsets, dictionary.pad, dict(unknown), str(path))
+    word_end = dictionary.index(WORD_END) if WORD_END in dictionary else None
+    return Labels(found, offsets, dictionary.pad, dict(unknown), str(path), word_end)
 
 
 def join_labels(parts: Sequence[Labels]) -> Labels:
@@ -166,6 +170,7 @@ def join_labels(parts: Sequence[Labels]) -> Labels:
         parts[0].pad,
         dict(unknown),
         ", ".join(part.source for part in parts),
+        parts[0].word_end,
     )
 
 

@@ -13,10 +13,12 @@ unless `--allow-outside-root` is given. Links are followed: who can put a link i
 
 from __future__ import annotations
 
+import codecs
 import os
 import re
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Hashable, Iterable, Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import NoReturn
@@ -36,11 +38,17 @@ Bytes = npt.NDArray[np.uint8]
 
 TAB, NEWLINE, RETURN, SPACE, SLASH, ZERO = b"\t\n\r /0"
 MAX_DIGITS = 18  # what fits into int64 whatever the digits are
-STRETCH = re.compile(r"(.+):(\d{1,15}):(\d{1,15})", re.DOTALL)
+STRETCH_DIGITS = 15
+STRETCH = re.compile(rf"(.+):(\d{{1,{STRETCH_DIGITS}}}):(\d{{1,{STRETCH_DIGITS}}})", re.ASCII | re.DOTALL)
 SHARDS_ENDING = ".shards.tsv"
 _IN_SHARD = re.compile(rb"\.(?:tar|zip|parquet):\d+:\d+")
 _EMPTY = re.compile(rb":\d+:0+\t")
-_OUTSIDE = re.compile(rb"(?:^|[/\n])(\.\.)[/\t]|(://)")
+_NO_SAMPLES = re.compile(rb":(?!\d{1,%d}:\d{1,%d}\t)[-+]?[\d.]+:[-+]?[\d.]+\t" % (STRETCH_DIGITS, STRETCH_DIGITS))
+_OUTSIDE = re.compile(rb"(?:^|[/\n])(\.\.)[/\t]|(?:^|\n)([a-zA-Z][a-zA-Z0-9+.-]*://)")
+
+
+class NoClipsError(DataError):
+    """A manifest is missing, or lists no clips."""
 
 
 @dataclass(frozen=True)
@@ -53,6 +61,7 @@ class Manifest:
         offsets: (N + 1,) int64; name i is `names[offsets[i]:offsets[i + 1]]`.
         sizes: (N,) int64 samples per clip.
         source: the file it was read from, for messages; empty where it was not read from a file.
+        parts: of joined manifests, the file of each and its number of clips; empty: all clips are of `source`.
         store: reads clips inside of shards; None: every clip is a file.
     """
 
@@ -61,6 +70,7 @@ class Manifest:
     offsets: IntArray
     sizes: IntArray
     source: str = ""
+    parts: tuple[tuple[str, int], ...] = ()
     store: ShardStore | None = field(default=None, repr=False, compare=False)
 
     def __len__(self) -> int:
@@ -110,6 +120,11 @@ class Manifest:
             return os.path.join(self.root, name if match is None else match[1]), start, frames
         return Member(place if match is None else replace(place, key=match[1]), self.store), start, frames
 
+    @property
+    def identities(self) -> Mapping[str, Identity]:
+        """What the shards were that clips lie in."""
+        return {} if self.store is None else self.store.identities
+
     def is_remote(self, row: int) -> bool:
         """Whether clip `row` lies on a server."""
         source = self.stretch(row)[0]
@@ -129,7 +144,24 @@ class Manifest:
 
     def line(self, row: int) -> str:
         """Return `file:line` of clip `row`, for messages."""
+        for source, count in self.parts:
+            if row < count:
+                return f"{source}:{row + 2}"
+            row -= count
         return f"{self.source}:{row + 2}"
+
+    def check_titles(self) -> None:
+        """Refuse two clips inside of shards that are called alike, where what belongs to a clip is found by its name.
+
+        Raises:
+            DataError: there are some; it names both lines.
+        """
+        for first, second in equal_pairs(self.title, len(self) if self.store is not None else 0):
+            if self.name(first) != self.name(second):
+                raise DataError(
+                    f"{self.line(first)} and {self.line(second)}: two clips are called {self.title(first)!r}, and "
+                    "would be taken for each other; change one of the names, which stand behind the numbers"
+                )
 
     def check_root(self) -> None:
         """Check that the root folder exists; a server is asked by who reads from it.
@@ -200,6 +232,16 @@ def write_identities(manifest: str | Path, shards: Mapping[str, Identity], names
     return len(lines)
 
 
+def equal_pairs(value_of: Callable[[int], Hashable], count: int) -> Iterator[tuple[int, int]]:
+    """Yield rows of equal values, by eight bytes for each of `count` rows; a table of strings takes five hundred."""
+    marks = np.fromiter((hash(value_of(row)) for row in range(count)), dtype=np.int64, count=count)
+    order = np.argsort(marks, kind="stable")
+    for place in np.flatnonzero(np.diff(marks[order]) == 0):
+        first, second = (int(row) for row in order[place : place + 2])
+        if value_of(first) == value_of(second):
+            yield first, second
+
+
 def make_manifest(root: str, names: Iterable[str], sizes: Iterable[int], source: str = "") -> Manifest:
     """Return a manifest of clips held in memory."""
     encoded = [os.fsencode(name) for name in names]
@@ -217,22 +259,33 @@ def join_manifests(parts: Sequence[Manifest]) -> Manifest:
     if len(parts) == 1:
         return parts[0]
     roots = {part.root for part in parts}
-    source, sizes = ", ".join(part.source for part in parts), np.concatenate([part.sizes for part in parts])
+    sizes = np.concatenate([part.sizes for part in parts])
+    source, counts = (
+        ", ".join(part.source for part in parts),
+        tuple(item for part in parts for item in part.parts or [(part.source, len(part))]),
+    )
     stores = [part.store for part in parts if part.store is not None]
     if len(roots) > 1:
         for part in parts:
             part.check_root()  # while a message can name the manifest
+            if is_url(part.root) and "?" in part.root:
+                # What stands behind it belongs to one server, and is no part of a name.
+                raise DataError(
+                    f"{part.source}:1: {shown(part.root)} has a part `?`, which goes for one root only, but the other "
+                    f"manifests have other roots ({', '.join(sorted(shown(root) for root in roots - {part.root}))})"
+                )
         joint = make_manifest(
             "/", (part.absolute_name(row) for part in parts for row in range(len(part))), sizes, source
         )
         known = {absolute(store.root, shard): found for store in stores for shard, found in store.identities.items()}
-        return replace(joint, store=ShardStore("/", known, stores[0].prefetch_bytes) if stores else None)
+        store = ShardStore("/", known, stores[0].prefetch_bytes) if stores else None
+        return replace(joint, parts=counts, store=store)
     shifts = np.cumsum([0, *(len(part.names) for part in parts)])
     offsets = [part.offsets[:-1] + shift for part, shift in zip(parts, shifts, strict=False)]
     names = np.concatenate([part.names for part in parts])
     known = {shard: found for store in stores for shard, found in store.identities.items()}
     store = ShardStore(parts[0].root, known, stores[0].prefetch_bytes) if stores else None
-    return Manifest(parts[0].root, names, np.concatenate([*offsets, shifts[-1:]]), sizes, source, store)
+    return Manifest(parts[0].root, names, np.concatenate([*offsets, shifts[-1:]]), sizes, source, counts, store)
 
 
 def read_manifest(path: str | Path, *, allow_outside_root: bool = False) -> Manifest:
@@ -261,7 +314,7 @@ def read_manifest(path: str | Path, *, allow_outside_root: bool = False) -> Mani
         if text:
             rest = rest.partition(b"\n")[2]  # the end of the last line
         if line == 1:
-            first, _, text = text.partition(b"\n")
+            first, _, text = text.removeprefix(codecs.BOM_UTF8).partition(b"\n")
             root = _read_root(where, first)
             line += 1
         if text:
@@ -272,14 +325,25 @@ def read_manifest(path: str | Path, *, allow_outside_root: bool = False) -> Mani
             line += len(rows.sizes)
     if not sizes:
         root = root or _read_root(where, b"")
-        raise DataError(f"{where}: lists no clips; only its first line, the root folder, is there")
+        raise NoClipsError(f"{where}: lists no clips; only its first line, the root folder, is there")
     offsets = np.cumsum(np.concatenate(lengths))
     flat = np.frombuffer(names, np.uint8)
-    return Manifest(root, flat, offsets, np.concatenate(sizes), where, _store_of(root, flat, where))
+    return Manifest(root, flat, offsets, np.concatenate(sizes), where, store=_store_of(root, flat, where))
 
 
-def write_manifest(path: str | Path, root: str, names: Iterable[str], sizes: Iterable[int]) -> None:
+def write_manifest(
+    path: str | Path,
+    root: str,
+    names: Sequence[str],
+    sizes: Sequence[int],
+    shards: Mapping[str, Identity] | None = None,
+) -> None:
     """Write a manifest in the original's format; the file appears whole or not at all.
+
+    Args:
+        path: of the file.
+        root, names, sizes: as in `Manifest`.
+        shards: what the shards are that clips may lie in, for the list beside the manifest; without any, none is left.
 
     Raises:
         DataError: the file cannot be written, or a name holds a tab or a line break.
@@ -289,6 +353,11 @@ def write_manifest(path: str | Path, root: str, names: Iterable[str], sizes: Ite
         if not is_listable(name):
             raise DataError(f"{path}: a manifest cannot hold the name {name!r}; rename the file")
         lines.append(f"{name}\t{int(size)}")
+    if shards:
+        write_identities(path, shards, names)
+    else:
+        with suppress(OSError):
+            shards_path(path).unlink()  # of another manifest of that name
     write_atomically(path, os.fsencode("\n".join(lines) + "\n"))
 
 
@@ -396,6 +465,11 @@ def _check_inside(block: _Block, tabs: IntArray) -> None:
 def _check_stretches(block: _Block, tabs: IntArray) -> None:
     if b":" not in block.content:
         return
+    wrong = _NO_SAMPLES.search(block.content)
+    if wrong is not None:
+        block.refuse(
+            block.row(wrong.start()), "path:offset:frames must be whole numbers of samples, 0 or more, got", tabs
+        )
     empty = _EMPTY.search(block.content)
     if empty is not None:
         block.refuse(block.row(empty.start()), "path:offset:frames must have at least one frame, got", tabs)

@@ -114,6 +114,7 @@ def _arrays(parts: Any) -> Iterator[Samples]:
 
 
 TITLES = (b"ID3", b"TAG", b"APETAGEX")
+FIRST_ALONE = (b"0&\xb2u\x8ef\xcf\x11", b"FLV\x01", b"TTA1", b"MAC ")  # WMA, Flash, True Audio, Monkey's Audio
 
 
 def _num_indexes(file: ByteFile) -> int:
@@ -132,6 +133,19 @@ def _num_indexes(file: ByteFile) -> int:
         place += length
     file.seek(0)
     return count
+
+
+def _begins_again(file: ByteFile) -> bool:
+    """Return whether another file begins within one of a kind of which FFmpeg reads the first alone."""
+    file.seek(0)
+    head = file.read(8) or b""
+    rest, again = b"", False
+    if head.startswith(FIRST_ALONE):
+        while not again and (block := file.read(1 << 20)):
+            again = head in rest + block
+            rest = block[-7:]
+    file.seek(0)
+    return again
 
 
 def is_installed() -> bool:
@@ -157,8 +171,16 @@ def media_file(file: ByteFile, path: str) -> Iterator[MediaFile]:
             raise DataError(
                 f"{path}: is joined of several MP4 files, of which players see the first; join them with ffmpeg"
             )
+        if _begins_again(file):
+            raise DataError(
+                f"{path}: is joined of several files, of which FFmpeg reads the first; join them with ffmpeg"
+            )
         with av.open(file, options={"format_whitelist": CONTAINERS, "protocol_whitelist": "none"}) as container:
             yield MediaFile(container, path)
+    except av.error.PatchWelcomeError as e:  # an Ogg file joined to one of another rate, for instance
+        raise DataError(
+            f"{path}: cannot be decoded to its end: its rate or form changes within it; re-encode it"
+        ) from e
     except av.FFmpegError as e:
         raise DataError(f"{path}: not readable as audio: {' '.join(str(e.strerror or e).split())}") from e
     except (OSError, ValueError, RuntimeError, MemoryError) as e:  # OSError: a damaged index leads to a place below 0

@@ -2,12 +2,27 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Sequence
 
 MARKS = {"letter": "|", "sentencepiece": "\u2581", "wordpiece": "_", "_EOW": "_EOW"}
 """Names of word marks, and the marks."""
 NOT_SAID = "<unk>"
 """What a model writes where it knows no symbol. It is never right, whatever a reference says."""
+
+_SPECIAL = re.compile(r"<(?:s|pad|/s|unk)(?::\d+)?>")
+"""A special symbol, also with the number that a surplus one of a Hugging Face vocabulary has behind its name."""
+_ESCAPED = re.compile(r"<U\+([0-9A-F]{4,6})>")
+"""A character that cannot stand in a dictionary."""
+
+
+def readable(text: str) -> str:
+    """Return a word or a symbol as people read it: without special symbols, and without names for characters.
+
+    A model may write `<unk>` for a sound that it has no symbol for. Scoring keeps it, since it is an error; in text
+    for people it says nothing. Same as `skip_special_tokens` of transformers.
+    """
+    return _ESCAPED.sub(lambda found: chr(int(found[1], 16)), _SPECIAL.sub("", text))
 
 
 def fitting_post_process(symbol: str, symbols: Iterable[str]) -> str:

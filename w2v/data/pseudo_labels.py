@@ -140,9 +140,8 @@ def write_labels(
     # The record first: where it is, training compares what else there is, so that files of two runs are told apart.
     record = {**asdict(teacher), "columns": COLUMNS, "clips": len(kept), **report}
     write(RECORD, [json.dumps(record, ensure_ascii=False, indent=1)])
-    write_manifest(
-        name.with_name(f"{name.name}.tsv"), manifest.root, names, [int(manifest.sizes[label.row]) for label in kept]
-    )
+    sizes = [int(manifest.sizes[label.row]) for label in kept]
+    write_manifest(name.with_name(f"{name.name}.tsv"), manifest.root, names, sizes, manifest.identities)
     write(f".{teacher.labels}", [label.units for label in kept])
     write(".wrd", [label.words for label in kept])
     write(".conf", [f"{label.confidence:.4f}" for label in kept])

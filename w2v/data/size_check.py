@@ -38,8 +38,10 @@ def check_sizes(path: str | Loaded, container: str, subtype: str, channels: int,
         return  # nearly all files: nothing further is read
     with open(path, "rb") if isinstance(path, str) else path.open() as file:
         rest = _behind_samples(file, held) if file.read(4) == b"RIFF" else None
-    if rest is None:
         too_much = held - told > max(TOLERATED_BYTES, TOLERATED_SHARE * told)
+        if rest is None and not too_much and _begins_again(file, told):
+            raise DataError(f"{path}: is joined of several files, of which only the first would be read; re-encode it")
+    if rest is None:
         rest = held - told if too_much else 0
     if rest > 0:
         seconds = (told + rest) / width / sample_rate
@@ -47,6 +49,14 @@ def check_sizes(path: str | Loaded, container: str, subtype: str, channels: int,
             f"{path}: its header tells of {frames / sample_rate:.1f} s, the file holds {seconds:.1f} s; repair it "
             "(sox --ignore-length FILE NEW), or cut the file where the recording ends"
         )
+
+
+def _begins_again(file: BinaryIO, told: int) -> bool:
+    """Whether another file of the same kind begins behind the samples of the first, which end at `told` or later."""
+    file.seek(0)
+    head = file.read(8)
+    file.seek(told)
+    return head in file.read()
 
 
 def _behind_samples(file: BinaryIO, size: int) -> int | None:
@@ -59,6 +69,31 @@ def _behind_samples(file: BinaryIO, size: int) -> int | None:
             return size - place if behind else None
         behind = behind or name == b"data"
         if name == b"data" and length in (0, 0xFFFFFFFF):
-            return 0  # written to a pipe: libsndfile reads to the end, or says that there is nothing
+            return 0  # written to a pipe: libsndfile reads to the end, or says that there is nothing (`is_untold`)
         place += 8 + length + length % 2
     return 0 if behind else None
+
+
+def is_untold(path: str | Loaded) -> bool:
+    """Whether a WAV file says that it has no samples although they follow.
+
+    Programs that write to a pipe cannot come back to fill in the size.
+
+    Args:
+        path: the file, of which libsndfile has read that it holds no samples.
+    """
+    held = os.path.getsize(path) if isinstance(path, str) else len(path.content)
+    with open(path, "rb") if isinstance(path, str) else path.open() as file:
+        if file.read(4) != b"RIFF":
+            return False
+        place = 12
+        while place + 8 < held:
+            file.seek(place)
+            name, length = struct.unpack("<4sI", file.read(8))
+            if name == b"data":
+                following = file.read(8)
+                is_chunk = len(following) == 8 and all(32 <= byte < 127 for byte in following[:4])
+                is_chunk = is_chunk and place + 16 + struct.unpack("<I", following[4:])[0] <= held + 1
+                return not length and not is_chunk
+            place += 8 + length + length % 2
+    return False

@@ -7,15 +7,17 @@ compared in Unicode's composed form: a Mac stores `José.wav` with a mark of its
 from __future__ import annotations
 
 import csv
+import math
 import os
 import re
 import unicodedata
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import NoReturn
 
+from w2v.data.audio_files import AUDIO_ENDINGS, ending_of
 from w2v.data.text_file import read_lines
 from w2v.errors import DataError
 
@@ -25,6 +27,7 @@ TEXT_COLUMNS = (
     *("sentence", "text", "transcript", "transcription", "transcripts", "normalized_text", "raw_transcription"),
     *("words", "label", "labels"),
 )
+DELIMITERS = "\t,;|"
 KIND = "file of transcripts"
 
 
@@ -83,12 +86,14 @@ class Segment:
 def read_table(path: str, *, by_id: bool = False) -> list[Row]:
     """Read a table of transcripts.
 
-    A first line that names its columns is a header: of a table with tabs, or with commas and the quotes of CSV; all
-    other columns are left alone. Without a header there must be two columns, path and text, with one tab between.
+    A first line that names its columns is a header: of a table with tabs or `|`, or with commas or semicolons and the
+    quotes of CSV; all other columns are left alone. Without a header there must be two columns, path and text, with one
+    tab between.
 
     Args:
         path: the file.
-        by_id: names are ids: the column `id`, or without a header the first word of each line (Kaldi's `text`).
+        by_id: names are ids: the column `id`, else that of paths, whose file names are ids; without a header the first
+            word of each line (Kaldi's `text`).
 
     Raises:
         DataError: the file cannot be read, or a line is none of these; named as file:line.
@@ -98,17 +103,19 @@ def read_table(path: str, *, by_id: bool = False) -> list[Row]:
     if filled is None:
         return []
     first = lines[filled]
-    if "\t" not in first and "," in first and (_is_header(_cells_of(first)) or path.lower().endswith(".csv")):
-        records = _comma_records(path, lines)
-        return list(_named_columns(path, records, by_id=by_id))
-    if _is_header(first.split("\t")):
-        tabbed = ((n, line.split("\t")) for n, line in enumerate(lines, start=1) if line.strip())
-        return list(_named_columns(path, tabbed, by_id=by_id))
-    return list(_id_lines(path, lines) if by_id else _two_columns(path, lines))
+    mark = next((mark for mark in DELIMITERS if mark in first and _is_header(_cells_of(first, mark))), None)
+    if mark is None and path.lower().endswith(".csv") and "," in first and "\t" not in first:
+        mark = ","  # the message says what its first line lacks
+    if mark is None:
+        return list(_id_lines(path, lines) if by_id else _two_columns(path, lines))
+    # Tables with tabs hold quotes as they were spoken, unless all of their cells are in quotes.
+    is_plain = mark in "\t|" and not first.startswith('"')
+    records = _plain_records(lines, mark) if is_plain else _quoted_records(path, lines, mark)
+    return list(_named_columns(path, records, by_id=by_id))
 
 
-def _cells_of(line: str) -> list[str]:
-    return next(csv.reader([line]), [])
+def _cells_of(line: str, mark: str) -> list[str]:
+    return next(csv.reader([line], delimiter=mark), [])
 
 
 def _column(cells: Sequence[str], known: Sequence[str]) -> int | None:
@@ -122,8 +129,21 @@ def _is_header(cells: Sequence[str]) -> bool:
     return has_name and _column(cells, TEXT_COLUMNS) is not None
 
 
-def _comma_records(path: str, lines: Sequence[str]) -> Iterator[tuple[int, list[str]]]:
-    reader = csv.reader((f"{line}\n" for line in lines), strict=True)
+def _plain_records(lines: Sequence[str], mark: str) -> Iterator[tuple[int, list[str]]]:
+    for number, line in enumerate(lines, start=1):
+        if line.strip():
+            yield number, [_unquoted(cell) for cell in line.split(mark)]
+
+
+def _unquoted(cell: str) -> str:
+    """Return a cell without the quotes that pandas, as Common Voice, puts around one that holds quotes, doubled."""
+    inner = cell[1:-1]
+    is_quoted = cell.startswith('"') and cell.endswith('"') and '""' in inner and '"' not in inner.replace('""', "")
+    return inner.replace('""', '"') if is_quoted else cell
+
+
+def _quoted_records(path: str, lines: Sequence[str], mark: str) -> Iterator[tuple[int, list[str]]]:
+    reader = csv.reader((f"{line}\n" for line in lines), delimiter=mark, strict=True)
     try:
         for cells in reader:
             if cells:
@@ -134,7 +154,7 @@ def _comma_records(path: str, lines: Sequence[str]) -> Iterator[tuple[int, list[
 
 def _named_columns(path: str, records: Iterator[tuple[int, list[str]]], *, by_id: bool) -> Iterator[Row]:
     number, titles = next(records)
-    known, flag = (ID_COLUMNS, " of ids") if by_id else (PATH_COLUMNS, " of paths")
+    known, flag = ((*ID_COLUMNS, *PATH_COLUMNS), " of ids") if by_id else (PATH_COLUMNS, " of paths")
     name, text = _column(titles, known), _column(titles, TEXT_COLUMNS)
     if name is None or text is None:
         lacking, names = (flag, known) if name is None else (" of texts", TEXT_COLUMNS)
@@ -143,6 +163,9 @@ def _named_columns(path: str, records: Iterator[tuple[int, list[str]]], *, by_id
             f"{path}:{number}: the header names no column{lacking} ({', '.join(names[:5])} ...){other}, "
             f"got {', '.join(titles)[:200]}"
         )
+    twice = [title for title in (titles[name], titles[text]) if titles.count(title) > 1]
+    if twice:
+        raise DataError(f"{path}:{number}: the header names the column {twice[0].strip()!r} twice; rename one of them")
     for number, cells in records:
         if len(cells) != len(titles):
             raise DataError(f"{path}:{number}: must have the {len(titles)} columns of its header, got {len(cells)}")
@@ -156,17 +179,28 @@ def _two_columns(path: str, lines: Sequence[str]) -> Iterator[Row]:
         cells = line.split("\t")
         if len(cells) != 2:
             _refuse_columns(path, number, line, len(cells))
-        yield Row(cells[0], cells[1], f"{path}:{number}")
+        yield Row(cells[0].strip(), cells[1], f"{path}:{number}")
 
 
 def _refuse_columns(path: str, number: int, line: str, count: int) -> NoReturn:
-    hint = "lines of `id text` go with --by-id" if count == 1 else "more columns need a header such as `path TAB text`"
+    mark = next((mark for mark in DELIMITERS[1:] if mark in line), None)
+    hint = "more columns need a header such as `path TAB text`"
+    if count == 1 and line.startswith("{"):
+        hint = "of lines of JSON a table is made by jq -r '[.audio_filepath, .text] | @tsv'"
+    elif count == 1:
+        hint = "lines of `id text` go with --by-id"
+        hint += f", columns parted by {mark!r} need a header such as `path{mark}text`" if mark is not None else ""
     raise DataError(f"{path}:{number}: must be path TAB TEXT, got {count} columns in {line[:200]!r}; {hint}")
 
 
 def _id_lines(path: str, lines: Sequence[str]) -> Iterator[Row]:
     for number, line in enumerate(lines, start=1):
         name, _, text = line.strip().replace("\t", " ", 1).partition(" ")
+        if "|" in name:
+            raise DataError(
+                f"{path}:{number}: must be an id, a space and a text, got {line[:200]!r}; columns parted by '|' need a "
+                "header such as `id|text`"
+            )
         if name:
             yield Row(name, text, f"{path}:{number}")
 
@@ -186,6 +220,8 @@ def match(rows: Iterable[Row], names: Sequence[str], root: str, *, by_id: bool =
     Raises:
         DataError: a name has two different texts, or, by id, stands for two clips.
     """
+    if not any("\\" in name for name in names):  # a table from Windows
+        rows = [replace(row, name=row.name.replace("\\", "/")) for row in rows]
     if by_id:
         return _pair(_by_name(rows, clip_id), _ids(names))
     table = _by_name(rows, lambda name: _relative(name, root))
@@ -205,8 +241,7 @@ def match(rows: Iterable[Row], names: Sequence[str], root: str, *, by_id: bool =
 def clip_id(name: str) -> str:
     """Return the name under which ids and clips are compared: without folders and the ending of an audio file."""
     file = _key(os.path.basename(name))
-    stem, ending = os.path.splitext(file)
-    return stem if re.fullmatch(r"\.[A-Za-z][A-Za-z0-9]{1,4}", ending) else file
+    return os.path.splitext(file)[0] if ending_of(file) in AUDIO_ENDINGS else file
 
 
 def _ids(names: Sequence[str]) -> list[str]:
@@ -253,9 +288,10 @@ def read_segments(path: str) -> list[Segment]:
     """Read Kaldi's `segments`: lines of utterance, recording, start and end in seconds (-1: to the end).
 
     Raises:
-        DataError: the file cannot be read, or a line is something else; named as file:line.
+        DataError: the file cannot be read or is empty, or a line is something else; named as file:line.
     """
-    segments = []
+    segments: list[Segment] = []
+    places: dict[str, str] = {}
     for number, line in enumerate(read_lines(path, "file of segments"), start=1):
         cells = line.split()
         if not cells:
@@ -266,9 +302,14 @@ def read_segments(path: str) -> list[Segment]:
             start, end = float(first), float(last)
         except ValueError as e:
             raise DataError(f"{where}: must be utterance, recording, start and end in seconds, got {line!r}") from e
-        if not 0 <= start < (end if end != -1 else float("inf")):
+        if not 0 <= start < (end if end != -1 else math.inf) or end == math.inf:
             raise DataError(f"{where}: must start at 0 or later and end after that, got {first} and {last}")
+        if name in places:
+            raise DataError(f"{where}: the utterance {name!r} is in {places[name]} already")
+        places[name] = where
         segments.append(Segment(name, recording, start, None if end == -1 else end, where))
+    if not segments:
+        raise DataError(f"{path}: holds no segments")
     return segments
 
 

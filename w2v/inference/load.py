@@ -55,6 +55,7 @@ def load_model(
     user_dir: str | None = None,
     dictionary: str | None = None,
     data: str | None = None,
+    language: str | None = None,
     mmap: bool = False,
 ) -> LoadedModel:
     """Read a model with all that is needed to use it.
@@ -67,6 +68,7 @@ def load_model(
         dictionary: dictionary file of a model that comes without one (`dict.ltr.txt`, `vocab.json`, of a language
             model `dict.txt`).
         data: folder of the data, in which that file is looked for first.
+        language: of a model with an adapter for each language (MMS), such as `eng`; None: its own.
         mmap: leave the weights in the file, which is opened without reading it, and shared by all processes that do so.
             The file must then stay as it is: a program dies (bus error) when another one, or `torch.save` to the same
             path, cuts it short. By default the model owns its memory.
@@ -78,7 +80,9 @@ def load_model(
     overrides = dict(overrides or {})
     if user_dir:
         import_user_dir(user_dir)
-    file = read_model_file(path, dictionary=dictionary, pretrained=overrides.get("w2v_path"), data=data)
+    file = read_model_file(
+        path, dictionary=dictionary, pretrained=overrides.get("w2v_path"), data=data, language=language
+    )
     for note in file.notes:
         logger.info("%s: %s", path, note)
     if file.symbols_from not in ("", "the checkpoint"):
@@ -146,6 +150,13 @@ def build_model(file: ModelFile, overrides: Mapping[str, Any] | None = None, *, 
     if plain["model"].get("_name") not in MODELS.names() or plain["task"].get("_name") not in TASKS.names():
         import_installed()  # looks through all installed packages, which takes as long as the rest
     _override(plain, overrides or {})
+    try:
+        return _build(file, plain, mmap=mmap)
+    except ConfigError as e:  # of an option that the file holds, which the user has not typed
+        raise e if overrides else CheckpointError(f"{file.path}: {e}") from e
+
+
+def _build(file: ModelFile, plain: dict[str, dict[str, Any]], *, mmap: bool) -> LoadedModel:
     trained_with = plain.get("common", {}).get("user_dir")
     hint = f"; the checkpoint was trained with --user-dir {trained_with}" if trained_with else ""
     task = _build_task(plain, file.path, hint)
@@ -226,6 +237,11 @@ def load_tensors(model: torch.nn.Module, state: Mapping[str, torch.Tensor], wher
         f"{name} has shape {tuple(state[name].shape)}, wanted {tuple(wanted[name].shape)}"
         for name in wanted
         if name in state and state[name].shape != wanted[name].shape
+    ]
+    problems += [
+        f"{name} has whole numbers ({str(state[name].dtype).removeprefix('torch.')}) in place of weights"
+        for name, tensor in wanted.items()
+        if name in state and tensor.is_floating_point() and not state[name].is_floating_point()
     ]
     if problems:
         raise CheckpointError(f"{where}: the tensors do not fit the configuration: {listed(problems)}")

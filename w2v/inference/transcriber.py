@@ -18,6 +18,7 @@ from torch.nn.utils.rnn import pad_sequence
 
 from w2v.data import silero
 from w2v.data.level_detector import LevelDetector
+from w2v.data.post_process import readable
 from w2v.data.speech_segments import SpeechModel
 from w2v.decoders import Decoder
 from w2v.errors import ConfigError, DataError
@@ -322,10 +323,11 @@ def _word(time: WordTime, start: float, info: EmissionInfo) -> Word:
 
     chars = []
     for symbol in time.symbols:
-        text = symbol.symbol.strip("|▁")
+        text = readable(symbol.symbol.strip("|▁"))
         if text:
             chars.append(Char(text, seconds(symbol.start), seconds(symbol.end), symbol.confidence))
-    return Word(time.word, seconds(time.start), seconds(time.end), time.confidence, tuple(chars))
+    # One that is nothing but special symbols has no text then, and `tidy` leaves it out.
+    return Word(readable(time.word), seconds(time.start), seconds(time.end), time.confidence, tuple(chars))
 
 
 def _segments(words: list[Word], max_pause: float) -> list[Segment]:

@@ -104,6 +104,9 @@ class Wav2Vec2EncoderConfig(MaskOptions):
     pos_conv_depth: int = arg(
         1, help="above 1: so many positional convolutions, one after the other, of conv_pos / depth frames (data2vec)"
     )
+    adapter_attn_dim: int = arg(
+        0, help="width of an adapter after each block, as models of many languages have them (MMS); 0: none"
+    )
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -117,7 +120,7 @@ class Wav2Vec2EncoderConfig(MaskOptions):
         )  # fmt: skip
         check_range(
             self, 0, math.inf, "final_dim", "latent_dim", "feature_grad_mult", "mask_min_space",
-            "mask_channel_min_space",
+            "mask_channel_min_space", "adapter_attn_dim",
         )  # fmt: skip
         for divisor in ("encoder_attention_heads", "conv_pos_groups"):
             if self.encoder_embed_dim % getattr(self, divisor):
@@ -172,6 +175,7 @@ class Wav2Vec2EncoderConfig(MaskOptions):
             conv_pos=self.conv_pos,
             conv_pos_groups=self.conv_pos_groups,
             pos_conv_depth=self.pos_conv_depth,
+            adapter_attn_dim=self.adapter_attn_dim,
             checkpoint_activations=self.checkpoint_activations,
         )
 

@@ -164,7 +164,10 @@ class Wav2VecCtc(W2vModel):
         elif isinstance(given, Wav2Vec2EncoderConfig):
             pretrained_config = given
         else:
-            raise ConfigError("--w2v-path: the model there is no wav2vec 2.0; --arch wav2vec_ctc needs such an encoder")
+            raise ConfigError(
+                f"--w2v-path: the model there is no wav2vec 2.0 ({config.w2v_path} is of --arch "
+                f"{context.get('pretrained_name')}); --arch wav2vec_ctc needs such an encoder"
+            )
         # Into the checkpoint, so that the fine-tuned model needs no second file.
         config = dataclasses.replace(config, w2v_args={**_arch_of(pretrained_config), **to_plain(pretrained_config)})
         # Fine-tuning has its own dropout and masks; sizes stay those of pretraining.

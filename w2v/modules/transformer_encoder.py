@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from w2v.functional.dropout import dropout
 from w2v.functional.padding import is_padded, padding_mask
+from w2v.modules.adapted_layer import AdaptedLayer
 from w2v.modules.autograd import checkpointed, with_zero_grads
 from w2v.modules.chunking import chunked
 from w2v.modules.positional_conv import positional_convs
@@ -25,7 +26,12 @@ class TransformerSpec(StackSpec):
     conv_pos: int
     conv_pos_groups: int
     pos_conv_depth: int = 1
+    adapter_attn_dim: int = 0
     checkpoint_activations: bool = False
+
+
+def _block(spec: TransformerSpec) -> TransformerLayer:
+    return AdaptedLayer(spec, spec.adapter_attn_dim) if spec.adapter_attn_dim else TransformerLayer(spec)
 
 
 class TransformerEncoder(BlockStack):
@@ -35,7 +41,7 @@ class TransformerEncoder(BlockStack):
         super().__init__(spec)
         self.spec = spec
         self.pos_conv = positional_convs(spec.embed_dim, spec.conv_pos, spec.conv_pos_groups, spec.pos_conv_depth)
-        self.layers = nn.ModuleList(TransformerLayer(spec) for _ in range(spec.layers))
+        self.layers = nn.ModuleList(_block(spec) for _ in range(spec.layers))
         self.layer_norm = nn.LayerNorm(spec.embed_dim)
         for module in self.layers.modules():
             if isinstance(module, nn.Linear):

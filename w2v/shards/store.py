@@ -18,6 +18,7 @@ from w2v.errors import DataError, ShardError
 from w2v.shards.member import Place, is_url, joined, shown
 from w2v.shards.parquet_file import RowGroups
 from w2v.shards.prefetch import Prefetcher
+from w2v.system import read_at
 
 if TYPE_CHECKING:
     from w2v.shards.remote import RemoteFile
@@ -58,9 +59,10 @@ class LocalFile:
     def read(self, start: int, end: int) -> bytes:
         """Return the bytes from `start` to `end`; fewer where the file ends."""
         parts = []
+        end = min(end, self.size)  # or memory would be taken for what a manifest promises
         while start < end:
             try:
-                part = os.pread(self._file.fileno(), end - start, start)
+                part = read_at(self._file.fileno(), end - start, start)
             except OSError as e:
                 raise ShardError(f"{self._path}: the shard cannot be read: {e.strerror or e}") from e
             if not part:
@@ -115,19 +117,8 @@ class ShardStore:
         Raises:
             ShardError: it is out of reach, or is not the one that the manifest was written for.
         """
-        opened = self._here()
-        with opened.lock:
-            found = opened.files.get(shard)
-            if found is not None:
-                opened.files.move_to_end(shard)
-                return found
-        path = joined(self.root, shard)
-        found = _remote(path) if is_url(path) else LocalFile(path)
+        found = self._open(shard)
         self._check(shard, found)
-        with opened.lock:
-            opened.files[shard] = found
-            while len(opened.files) > MOST_OPEN:
-                opened.files.popitem(last=False)
         return found
 
     def expect(self, places: Sequence[Place]) -> None:
@@ -149,22 +140,41 @@ class ShardStore:
             ShardError: the shard is out of reach, or is another one than it was.
         """
         if place.is_row:
-            content: bytes | bytearray = self._rows().read(place.shard, place.first, place.second)
+            content: bytes | memoryview = self._rows().read(place.shard, place.first, place.second)
         elif self.is_remote(place.shard):
             content = self._prefetcher().take(place.shard, place.first, place.first + place.second)
         else:
-            content = self.file(place.shard).read(place.first, place.first + place.second)
+            content = self._fetch(place.shard, place.first, place.first + place.second)
         where = f"{self.shown(place.shard)}:{place.first}:{place.second} {place.key}".rstrip()
         if not place.is_row and len(content) < place.second:
             raise DataError(f"{where}: the shard ends {place.second - len(content)} bytes before the end of the clip")
         if place.crc is not None and zlib.crc32(content) != place.crc:
             raise DataError(f"{where}: its bytes are not those that its manifest was written for (CRC-32)")
-        if place.shard.endswith(".zip") and content[:4] not in MAGIC:
+        if place.shard.endswith(".zip") and bytes(content[:4]) not in MAGIC:
             raise DataError(
-                f"{where}: no audio begins there (got {content[:4]!r}); only members that are stored, not deflated, "
-                "can be read"
+                f"{where}: no audio begins there (got {bytes(content[:4])!r}); only members that are stored, not "
+                "deflated, can be read"
             )
         return bytes(content)
+
+    def _open(self, shard: str) -> LocalFile | RemoteFile:
+        opened = self._here()
+        with opened.lock:
+            found = opened.files.pop(shard, None)
+            if found is None:
+                path = joined(self.root, shard)
+                found = _remote(path) if is_url(path) else LocalFile(path)
+            opened.files[shard] = found
+            while len(opened.files) > MOST_OPEN:
+                opened.files.popitem(last=False)
+            return found
+
+    def _fetch(self, shard: str, start: int, end: int) -> bytes | memoryview:
+        found = self._open(shard)
+        content = found.read(start, end)
+        # Behind the read: the answer tells what the shard is, so a server is not asked for that first.
+        self._check(shard, found)
+        return content
 
     def _check(self, shard: str, found: LocalFile | RemoteFile) -> None:
         known = self.identities.get(shard)
@@ -188,9 +198,7 @@ class ShardStore:
         opened = self._here()
         with opened.lock:
             if opened.prefetcher is None:
-                opened.prefetcher = Prefetcher(
-                    lambda shard, start, end: self.file(shard).read(start, end), self.prefetch_bytes
-                )
+                opened.prefetcher = Prefetcher(self._fetch, self.prefetch_bytes)
             return opened.prefetcher
 
     def _rows(self) -> RowGroups:
