@@ -50,7 +50,7 @@ FINETUNING = (
     *("--dropout", "0", "--attention-dropout", "0", "--final-dropout", "0.1", "--feature-grad-mult", "1.0"),
     *("--criterion", "ctc", "--zero-infinity"),
     *("--optimizer", "adam", "--adam-betas", "(0.9, 0.98)", "--adam-eps", "1e-08", "--clip-norm", "5"),
-    *("--lr-scheduler", "tri_stage", "--lr", "0.002", "--final-lr-scale", "0.05"),
+    *("--lr-scheduler", "tri_stage", "--lr", "0.0015", "--final-lr-scale", "0.1"),
     *("--best-checkpoint-metric", "wer"),
 )
 # Two batches are an update: more and smaller updates learn faster here than fewer and larger ones. A clip must fit into
@@ -168,7 +168,7 @@ def train_models(
         demo.call("w2v-train", manifests, "--save-dir", pretrained, *PRETRAINING, *common, *rarely, *schedule)
     checkpoint = pretrained / "checkpoint_last.pt"
     with demo.stage("fine-tuning", "fine-tuning: letters from speech"):
-        warm, hold = finetune_updates // 10, finetune_updates // 2
+        warm, hold = finetune_updates // 10, finetune_updates * 3 // 10
         steps = {"--warmup-steps": warm, "--hold-steps": hold, "--decay-steps": finetune_updates - warm - hold}
         schedule = counts({"--max-update": finetune_updates, **steps})
         start = ("--w2v-path", checkpoint, "--save-dir", finetuned)
