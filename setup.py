@@ -47,6 +47,8 @@ EXTRAS = {
     # KenLM's binaries, and a quicker search over single clips. These builds of kenlm and flashlight-text come as wheels
     # for Python 3.10 to 3.14; the packages they are built from need a C++ compiler, or end at Python 3.12.
     "kenlm": ["ufal-kenlm>=26.4", "ufal-flashlight-text>=0.0.7.1"],
+    # The beam search of ARPA models as machine code.
+    "numba": ["numba>=0.61"],
     "onnx": ["onnx>=1.15", "onnxruntime>=1.17"],
     # Clips inside of parquet files, and of shards on s3:// and gs://; tar, zip and https:// need none of them.
     "shards": ["fsspec>=2024.2", "s3fs>=2024.2", "gcsfs>=2024.2", "pyarrow>=15"],
@@ -81,6 +83,7 @@ EXTRAS = {
         "ufal-kenlm>=26.4",
         "ufal-flashlight-text>=0.0.7.1",
         "av>=14",
+        # Not s3fs and moto[s3,server], which are 110 MB: tests of s3:// are skipped without them.
         "fsspec>=2024.2",
         "pyarrow>=15",
         "silero-vad>=6.2.3",

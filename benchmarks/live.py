@@ -19,6 +19,7 @@ from pathlib import Path
 import numpy as np
 import soundfile
 import torch
+from machine import resident
 
 import w2v
 from w2v.data.audio_queue import AudioQueue, Samples
@@ -45,11 +46,6 @@ def speech(folder: Path, seconds: float) -> Iterator[Samples]:
                 done += len(block)
                 if done >= seconds * RATE:
                     return
-
-
-def resident() -> float:
-    """Return the memory that this process has now, in MB."""
-    return int(Path("/proc/self/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE") / 1e6
 
 
 def latency(transcriber: Transcriber, folder: Path, seconds: float) -> None:
@@ -80,7 +76,7 @@ def an_hour(transcriber: Transcriber, folder: Path, hours: float) -> None:
         heard += len(block)
         if heard / RATE >= told + 600:
             told += 600
-            print(f"  {heard / RATE / 60:4.0f} min: {finals} utterances, {resident():.0f} MB", flush=True)
+            print(f"  {heard / RATE / 60:4.0f} min: {finals} utterances, {resident() / 1e6:.0f} MB", flush=True)
     session.finish()
     print(f"  {heard / RATE / (time.process_time() - begun):.0f} x real time per core, speech detection included")
     print(f"  peak {resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e3:.0f} MB")

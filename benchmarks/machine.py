@@ -1,4 +1,4 @@
-"""What figures depend on: the processor, its instructions, and the peak of its products.
+"""What figures depend on: the processor, its instructions, the peak of its products; and the memory of a process.
 
 A step of wav2vec 2.0 is products of matrices for the most part. What share of the machine's own peak of products it
 reaches is what can still be won, whatever another program does on the same machine.
@@ -117,6 +117,11 @@ def machine() -> dict[str, str]:
         "cores": str(len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()),
         **packages,
     }
+
+
+def resident() -> int:
+    """Return the bytes of memory that this process holds now."""
+    return int(Path("/proc/self/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")
 
 
 def share_of_peak(

@@ -20,6 +20,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from machine import resident
+
 REPOSITORY = Path(__file__).resolve().parents[1]
 CONVOLUTIONS = "[(512, 10, 5)] + [(512, 3, 2)] * 4 + [(512, 2, 2)] * 2"
 SIZES: dict[str, dict[str, Any]] = {
@@ -48,11 +50,6 @@ def write(path: Path, options: dict[str, Any]) -> None:
     state = {name: torch.rand(tensor.shape) for name, tensor in shapes.items()}
     sections = {"task": {"_name": "audio_pretraining", "data": "."}, "model": {"_name": "wav2vec2", **to_plain(config)}}
     write_fairseq(path, ModelFile("random", "w2v", sections, state))
-
-
-def resident() -> int:
-    """Return this process's memory in bytes, of all pages or (where Linux tells) of all it holds now."""
-    return int(Path("/proc/self/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")
 
 
 def measure(path: Path, repeat: int) -> dict[str, float]:

@@ -3,9 +3,9 @@
     python benchmarks/scale.py [--measure] [--clips 200000]
 
 With `--measure` the constants of this machine are measured first: memory and time of a manifest of shards and of its
-batches, the spread of work between ranks, an all-reduce over 2 and 4 processes, the writing of a checkpoint; the law of
-the all-reduce is fitted to 2 processes and compared with 4. Without it, the recorded ones are used. Constants that no
-CPU can give are cited beside their values. Tables go to stdout; `docs/scale.md` tells what follows from them.
+batches, the spread of work between ranks, an all-reduce over 2 and 4 processes, the writing of a checkpoint; the rate
+of the machine follows from 2 processes, and the time of 4 is compared. Without it, the recorded ones are used.
+Constants that no CPU can give are cited beside their values. Tables go to stdout; `docs/scale.md` says what follows.
 """
 
 from __future__ import annotations
@@ -13,7 +13,6 @@ from __future__ import annotations
 import argparse
 import math
 import multiprocessing
-import os
 import sys
 import tempfile
 import time
@@ -26,6 +25,7 @@ sys.path.insert(0, str(REPOSITORY))
 
 import numpy as np  # noqa: E402
 import torch  # noqa: E402
+from machine import resident  # noqa: E402
 
 from w2v.data.batch_sampler import plan_batches  # noqa: E402
 from w2v.data.manifest import read_manifest  # noqa: E402
@@ -95,6 +95,7 @@ OVERLAP = 0.5  # of an update is the backward pass of the last micro-batch's lat
 # arXiv 2407.21783: 419 unexpected interruptions in 54 days on 16,384 GPUs.
 HOURS_BETWEEN_FAILURES_OF_A_GPU = 54 * 24 * 16384 / 419
 RESTART_SECONDS = 120.0
+VOLUME = 40_000_000  # bytes of the all-reduce that is measured
 
 
 def straggler_of(constants: Constants, ranks: int) -> float:
@@ -103,8 +104,13 @@ def straggler_of(constants: Constants, ranks: int) -> float:
 
 
 def all_reduce_seconds(volume: float, ranks: int, link: float) -> float:
-    """Return the time of a ring all-reduce: each rank sends 2 (n - 1) / n of the volume."""
+    """Return the time of a ring all-reduce where each rank has a link: it sends 2 (n - 1) / n of the volume."""
     return 2 * (ranks - 1) / ranks * volume / link
+
+
+def shared_all_reduce_seconds(volume: float, ranks: int, rate: float) -> float:
+    """Return the time of a ring all-reduce where all ranks share one link, such as the memory of a machine."""
+    return ranks * all_reduce_seconds(volume, ranks, rate)
 
 
 def tables(constants: Constants) -> None:
@@ -167,11 +173,6 @@ def lengths_of(count: int) -> Any:
     return (np.clip(np.where(rng.random(count) < 0.6, long, short), 1.3, 24.5) * RATE).astype(np.int64)
 
 
-def resident() -> int:
-    """Return the bytes of memory that this process holds now."""
-    return int(Path("/proc/self/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")
-
-
 def measure_start(count: int) -> tuple[Constants, list[Any], Any]:
     """Read a manifest of shards and make its batches."""
     sizes = lengths_of(count)
@@ -224,7 +225,7 @@ def reduce_in_process(rank: int, size: int, folder: str, volume: int, queue: Any
     torch.distributed.destroy_process_group()
 
 
-def measure_all_reduce(volume: int = 40_000_000) -> dict[int, float]:
+def measure_all_reduce(volume: int = VOLUME) -> dict[int, float]:
     """Return the seconds of an all-reduce over 2 and 4 processes of this machine."""
     context, found = multiprocessing.get_context("spawn"), {}
     with tempfile.TemporaryDirectory() as folder:
@@ -263,11 +264,11 @@ def main() -> int:
     if options.measure:
         found, batches, lengths = measure_start(options.clips)
         reduced = measure_all_reduce()
-        link = 40e6 * 2 * (2 - 1) / 2 / reduced[2]
+        rate = shared_all_reduce_seconds(VOLUME, 2, 1.0) / reduced[2]
         constants = replace(found, straggler=measure_stragglers(batches, lengths), checkpoint_rate=measure_checkpoint())
-        predicted = all_reduce_seconds(40e6, 4, link)
-        print(f"all-reduce of 40 MB: 2 processes {reduced[2]:.4f} s, so 4 should take {predicted:.4f} s; "
-              f"they take {reduced[4]:.4f} s")  # fmt: skip
+        predicted = shared_all_reduce_seconds(VOLUME, 4, rate)
+        print(f"all-reduce of 40 MB: 2 processes {reduced[2]:.4f} s, {rate / 1e9:.2f} GB/s, so 4 should take "
+              f"{predicted:.4f} s; they take {reduced[4]:.4f} s")  # fmt: skip
         print(constants)
     tables(constants)
     return 0

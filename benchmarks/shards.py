@@ -3,14 +3,15 @@
     python benchmarks/shards.py [--clips 400] [--seconds 12] [--shard-size 8M] [--repeats 3] [--workers 1,4]
 
 Seconds of audio per second, and MB/s, of a training's data path (workers, batches, crops): files and tar shards on the
-disk, WAV and FLAC; tar shards from a server in another process with 20 ms of latency and 50 MB/s; the package
-`webdataset` on the same shards with the same decoder, where it is installed. Runs take turns; the best of the repeats
-counts. Memory: the largest resident size of a process that reads half of the shards, and of one that reads all.
+disk, WAV and FLAC; tar shards from a server in another process with 20 ms of latency and 50 MB/s; `webdataset`,
+`datasets` (streaming) and `lhotse` on the same files with the same decoder, where they are installed. Runs take turns;
+the best of the repeats counts. `shard_server.py` measures line and memory.
 """
 
 from __future__ import annotations
 
 import argparse
+import importlib.util
 import io
 import json
 import multiprocessing
@@ -92,15 +93,51 @@ def read_webdataset(shards: list[str]) -> tuple[float, float]:
     return time.perf_counter() - begin, _cpu() - cpu
 
 
-def fetch(manifest: Path) -> tuple[float, float]:
-    """Fetch the bytes of all clips, in the order of their shards, without decoding them."""
-    clips = read_manifest(manifest)
+def read_datasets(shards: list[str]) -> tuple[float, float]:
+    """Read the same clips with `datasets`, streaming; its own decoding needs torchcodec, so ours is used."""
+    import datasets
+
+    text, content = datasets.Value("string"), datasets.Value("binary")
+    fields = datasets.Features({"__key__": text, "__url__": text, "flac": content})  # its Audio wants torchcodec, too
     begin, cpu = time.perf_counter(), _cpu()
-    for row in range(len(clips)):
-        if row % 64 == 0:
-            clips.expect(range(row + 64 if row else 0, min(row + 128, len(clips))))
-        clips.stretch(row)[0].load()
+    found = datasets.load_dataset("webdataset", data_files=shards, split="train", streaming=True, features=fields)
+    for sample in found:
+        soundfile.read(io.BytesIO(sample["flac"]), dtype="float32")
     return time.perf_counter() - begin, _cpu() - cpu
+
+
+def write_shar(files: Path, folder: Path, per_shard: int) -> None:
+    """Write the same files in the layout of lhotse, untouched."""
+    from lhotse import CutSet, Recording, RecordingSet
+
+    paths = sorted(files.glob("*.flac"))
+    recordings = RecordingSet.from_recordings(Recording.from_file(path, recording_id=path.stem) for path in paths)
+    folder.mkdir()
+    cuts = CutSet.from_manifests(recordings=recordings)
+    cuts.to_shar(folder, fields={"recording": "original"}, shard_size=per_shard)
+
+
+def read_lhotse(folder: Path) -> tuple[float, float]:
+    """Read the same clips with `lhotse`, which decodes them by soundfile."""
+    from lhotse import CutSet
+
+    begin, cpu = time.perf_counter(), _cpu()
+    for cut in CutSet.from_shar(in_dir=folder):
+        cut.load_audio()
+    return time.perf_counter() - begin, _cpu() - cpu
+
+
+def peers(folder: Path, per_shard: int) -> dict[str, Any]:
+    """Return the readers of others that are installed."""
+    shards = sorted(map(str, (folder / "shards-flac").glob("*.tar")))
+    found: dict[str, Any] = {}
+    for name, read_them in (("webdataset", read_webdataset), ("datasets", read_datasets)):
+        if importlib.util.find_spec(name) is not None:
+            found[f"{name}, tar, flac, this process"] = lambda run=read_them: run(shards)
+    if importlib.util.find_spec("lhotse") is not None:
+        write_shar(folder / "flac", folder / "shar", per_shard)
+        found["lhotse, shar, flac, this process"] = lambda: read_lhotse(folder / "shar")
+    return found
 
 
 def serve(folder: str, queue: Any) -> None:
@@ -110,17 +147,6 @@ def serve(folder: str, queue: Any) -> None:
         served.latency, served.rate = LATENCY, LINE
         queue.put(served.url)
         time.sleep(3600)
-
-
-def measure_memory(manifest: str, rows: int, queue: Any) -> None:
-    """Read the first rows in their order, and report the largest resident size in MB before and after."""
-    torch.set_num_threads(1)
-    clips = AudioDataset(read_manifest(manifest), max_sample_size=250_000)
-    batches = [np.arange(first, min(first + 8, rows)) for first in range(0, rows, 8)]
-    epochs = EpochIterator(clips, batches, seed=1, curriculum=1)
-    for _ in epochs.updates(1):
-        pass
-    queue.put(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024)
 
 
 def main() -> int:
@@ -156,16 +182,11 @@ def main() -> int:
                 if kind == "flac":
                     runs[f"server, {tag}"] = (kind, lambda w=workers: read(remote, w, 4))
                     runs[f"server, any clip, {tag}"] = (kind, lambda w=workers: read(remote, w, None))
-        runs["server, bytes alone, this process"] = ("flac", lambda: fetch(remote))
-        try:
-            import webdataset  # noqa: F401
-        except ImportError:
-            print("webdataset is not installed", file=sys.stderr)
-        else:
-            shards = sorted(map(str, (folder / "shards-flac").glob("*.tar")))
-            runs["webdataset, tar, flac, this process"] = ("flac", lambda: read_webdataset(shards))
-            own = folder / "shards-flac/flac.tsv"
-            runs["tar, flac, this process"] = ("flac", lambda: read(own, 0, 4))
+        num_shards = len(list((folder / "shards-flac").glob("*.tar")))
+        own = folder / "shards-flac/flac.tsv"
+        runs["tar, flac, this process"] = ("flac", lambda: read(own, 0, 4))
+        for name, call in peers(folder, -(-options.clips // num_shards)).items():
+            runs[name] = ("flac", call)
         for _ in range(options.repeats):
             for run, (kind, call) in runs.items():
                 wall, cpu = call()
@@ -173,20 +194,10 @@ def main() -> int:
                 best["seconds"], best["cpu"] = min(best["seconds"], wall), min(best["cpu"], cpu)
                 best["MB/s"] = size[kind] / best["seconds"] / 1e6
                 best["audio seconds per second"] = audio[kind] / best["seconds"]
-        memory = {}
-        half = options.clips // 2 // 8 * 8
-        for label, path, rows in (("files", folder / "flac.tsv", options.clips), ("half of the shards", remote, half),
-                                  ("all shards", remote, options.clips)):  # fmt: skip
-            process = spawn.Process(target=measure_memory, args=(str(path), rows, queue))
-            process.start()
-            memory[label] = queue.get()
-            process.join()
-        num_shards = len(list((folder / "shards-flac").glob("*.tar")))
         server.kill()
     for run, row in results.items():
         print(f"{run:40} " + "  ".join(f"{name} {value:9.2f}" for name, value in row.items()))
-    print(f"largest resident size, MB, {num_shards} shards: {memory}")
-    print(json.dumps({"runs": results, "memory": memory, "shards": num_shards}))
+    print(json.dumps({"runs": results, "shards": num_shards}))
     return 0
 
 

@@ -12,8 +12,9 @@ import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
-from w2v.errors import TrainingError
+from w2v.errors import ConfigError, TrainingError
 from w2v.functional.edit_distance import edit_distance
 
 REPOSITORY = Path(__file__).resolve().parents[1]
@@ -87,13 +88,34 @@ class Run:
             last = log.read_text(encoding="utf-8", errors="replace").strip().rpartition("\n")[2] if log else ""
             raise TrainingError(f"{program} ended with exit code {code}" + (f": {last}" if last else ""))
 
+    def seconds(self) -> dict[str, dict[str, float]]:
+        """Return wall and processor seconds by stage, and of `all` together."""
+        total = {kind: sum(stage[kind] for stage in self.stages.values()) for kind in ("wall", "cpu")}
+        return {**self.stages, "all": total}
+
+    def write_results(self, rows: Sequence[Mapping[str, Any]]) -> None:
+        """Write `results.json`: the rows, and what each stage took."""
+        content = {"results": rows, "seconds": self.seconds()}
+        (self.folder / "results.json").write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
+
     def show_times(self) -> None:
         """Print what each stage took, and all together."""
-        total = {kind: sum(stage[kind] for stage in self.stages.values()) for kind in ("wall", "cpu")}
         print("\n   wall s    cpu s")
-        for name, seconds in [*self.stages.items(), ("all", total)]:
+        for name, seconds in self.seconds().items():
             print(f"{seconds['wall']:9.1f}{seconds['cpu']:9.1f}  {name}")
         print(f"\nEverything is in {self.folder}.")
+
+
+def packs(data: Path, needed: Sequence[str]) -> Path:
+    """Return a folder of speech that holds the packs needed.
+
+    Raises:
+        ConfigError: one is missing there.
+    """
+    missing = [name for name in needed if not (data / name).exists()]
+    if missing:
+        raise ConfigError(f"--data {data}: there is no {missing[0]}")
+    return data
 
 
 def _processor_seconds() -> float:

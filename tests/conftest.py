@@ -33,6 +33,12 @@ def _logging_as_it_was() -> Iterator[None]:
     root.setLevel(level)
 
 
+@pytest.fixture(autouse=True)
+def _search_in_numpy(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let numba pass for missing, so that beam searches are the same ones wherever the tests run."""
+    monkeypatch.setattr("w2v.decoders.compiled_search.is_installed", lambda: False)
+
+
 def _folder(variable: str, default: str) -> Path:
     path = Path(os.environ.get(variable) or REPOSITORY / default)
     if not path.is_dir():

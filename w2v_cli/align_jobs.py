@@ -19,6 +19,7 @@ import torch
 
 from w2v import distributed
 from w2v.errors import DataError, MissingPackageError, W2vError
+from w2v.files import make_folder
 from w2v.inference.emission_file import EmissionFile, EmissionInfo
 from w2v.inference.emissions import ctc_info
 from w2v.inference.load import load_model
@@ -186,6 +187,7 @@ class Results:
             folder = Path(config.output_dir)
             self.files = TranscriptFiles(folder, config.formats, flags.style, config.overwrite, with_chars=True)
         if config.split is not None:
+            make_folder(config.split, "--split")
             star = flags.alignment.star
             self.clips = ClipWriter(Path(config.split), info, flags.cut, config.min_confidence, star)
 

@@ -19,7 +19,7 @@ from w2v.data.flac_file import write_flac
 from w2v.data.manifest import write_manifest
 from w2v.data.post_process import post_process
 from w2v.errors import DataError
-from w2v.files import write_atomically
+from w2v.files import make_folder, write_atomically
 from w2v.inference.clip_cutting import Clip, CutConfig, CutWord, cut_clips
 from w2v.inference.emission_file import EmissionInfo
 from w2v.inference.recording import FileRecording
@@ -78,7 +78,7 @@ class ClipWriter:
                 labels = [symbol.label for word in spelled[clip.first : clip.last] for symbol in word.symbols]
                 good.append((clip, dictionary.string(labels)))
         rows = list(self._clips(stem, path, good))
-        self._note(stem).parent.mkdir(parents=True, exist_ok=True)
+        make_folder(self._note(stem).parent)
         note = {"file": str(path), "clips": rows, "rejects": rejects}
         # Escapes stand for names that are no UTF-8 as well.
         write_atomically(self._note(stem), json.dumps(note).encode())

@@ -12,7 +12,6 @@ import math
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
-from pathlib import Path
 from typing import TypeVar
 
 import torch
@@ -20,7 +19,6 @@ import torch
 from w2v import distributed
 from w2v.config import ArgumentParser, arg, build_config, check_range
 from w2v.data.manifest import Manifest
-from w2v.errors import DataError
 from w2v.inference.encode import ClipEncoder, Cut, Encode, Encoded
 from w2v.inference.load import LoadedModel
 from w2v.inference.part_files import PartFiles
@@ -155,15 +153,3 @@ def describe(clips: Manifest, encoded: Encoded) -> str:
     """Return the path of a clip and why it has no frames."""
     path = clips.path(encoded.row)
     return encoded.reason if path in encoded.reason else f"{path}: {encoded.reason}"
-
-
-def make_folder(folder: Path) -> None:
-    """Make a folder and those above it.
-
-    Raises:
-        DataError: it cannot be made.
-    """
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-    except OSError as e:
-        raise DataError(f"cannot make the folder {folder}: {e.strerror or e}") from e

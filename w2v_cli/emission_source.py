@@ -262,6 +262,8 @@ def open_clips(config: SourceConfig, reader: Reader, info: EmissionInfo, *, has_
     dictionary = Dictionary(info.symbols)
     path = Path(config.data) / f"{config.gen_subset}.tsv"
     manifest = read_manifest(path, allow_outside_root=config.allow_outside_root)
+    if config.dump_emissions or config.load_emissions:
+        manifest.check_titles()  # emissions are found by names
     references = open_references(config, info, manifest, dictionary) if has_labels else None
     plan = plan_batches(config, manifest)
     return EmissionSource(reader, info, dictionary, manifest, references, plan, config.shard.take(plan))

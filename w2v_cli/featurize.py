@@ -24,18 +24,19 @@ import torch
 
 from w2v.config import arg, check_range, str_tuple
 from w2v.convert.locate import fingerprint
+from w2v.data.audio_files import AUDIO_ENDINGS
 from w2v.data.folder import list_folder
-from w2v.data.manifest import Manifest, read_manifest
+from w2v.data.manifest import Manifest, equal_pairs, read_manifest
 from w2v.distributed.ranks import RankInfo
 from w2v.errors import ConfigError, DataError
-from w2v.files import write_atomically
+from w2v.files import make_folder, write_atomically
 from w2v.functional.windows import overlapping_windows
 from w2v.inference.encode import ClipEncoder, feature_function, in_one
 from w2v.inference.feature_file import SUFFIXES, write_features
 from w2v.inference.load import LoadedModel, load_model
 from w2v.inference.token_features import token_features
 from w2v.shards.member import Source
-from w2v_cli.clips import ClipOptions, clip_encoder, describe, make_folder, parse_flags, size_of, work_of
+from w2v_cli.clips import ClipOptions, clip_encoder, describe, parse_flags, size_of, work_of
 from w2v_cli.main import run
 from w2v_cli.progress import set_up_logging, show_progress
 from w2v_cli.sharding import own_part, own_rank
@@ -52,7 +53,9 @@ class FeaturizeConfig(ClipOptions):
     input: str = arg(help="folder, or manifest (.tsv), with the audio", aliases=("-i",))
     output: str = arg(help="folder for the features", aliases=("-o",))
     model: str = arg(help="checkpoint", aliases=("--path", "--checkpoint"))
-    ext: tuple[str, ...] = arg(("wav",), help="endings of audio files, separated by commas", parse=str_tuple)
+    ext: tuple[str, ...] | None = arg(
+        None, help="endings of audio files, separated by commas (default: all kinds of audio)", parse=str_tuple
+    )
     layer: str = arg(
         "c", help="frames to write: c: context; z: before it; q: z quantised; 1, 2, ...: that transformer block"
     )
@@ -260,15 +263,10 @@ def check_names(clips: Manifest, folder: Path, suffix: str) -> None:
     Raises:
         DataError: `a.wav` and `a.flac` are both there.
     """
-    # Eight bytes for each clip, where a table of paths would take five hundred.
-    paths = (feature_path(folder, clips.title(row), suffix) for row in range(len(clips)))
-    marks = np.fromiter(map(hash, paths), dtype=np.int64, count=len(clips))
-    order = np.argsort(marks, kind="stable")
-    for place in np.flatnonzero(np.diff(marks[order]) == 0):
-        first, second = (clips.name(int(row)) for row in order[place : place + 2])
-        path = feature_path(folder, first, suffix)
-        if path == feature_path(folder, second, suffix):
-            raise DataError(f"{first} and {second} would both become {path}; choose with --ext")
+    for first, second in equal_pairs(lambda row: feature_path(folder, clips.title(row), suffix), len(clips)):
+        names = " and ".join(clips.name(row) for row in (first, second))
+        path = feature_path(folder, clips.title(first), suffix)
+        raise DataError(f"{names} would both become {path}; choose with --ext, or change a name in the manifest")
 
 
 def copy_labels(config: FeaturizeConfig, folder: Path, output: Path) -> None:
@@ -277,7 +275,7 @@ def copy_labels(config: FeaturizeConfig, folder: Path, output: Path) -> None:
     Differs from the original, which looks for the ending anywhere in the whole path, and so copies nothing out of a
     folder such as `/data/waves`.
     """
-    endings = tuple(f".{extension.lower().lstrip('.')}" for extension in config.ext)
+    endings = tuple(f".{extension.lower().lstrip('.')}" for extension in config.ext or AUDIO_ENDINGS)
     make_folder(output)
     for path in sorted(folder.iterdir()):
         if path.is_file() and not path.name.lower().endswith(endings):

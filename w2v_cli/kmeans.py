@@ -25,12 +25,12 @@ from w2v.data.manifest import Manifest
 from w2v.data.reference_frames import ReferenceFrames
 from w2v.data.text_file import read_lines
 from w2v.errors import ConfigError, DataError
-from w2v.files import write_atomically
+from w2v.files import make_folder, write_atomically
 from w2v.inference.clustering import Clustering, fit_kmeans, inertia, load_clustering
 from w2v.inference.encode import Encoded
 from w2v.inference.part_files import PartFiles, settings_key
 from w2v.scoring.cluster_quality import ClusterQuality
-from w2v_cli.clips import ClipOptions, describe, line_with, make_folder, parse_flags, texts_of, write_missing
+from w2v_cli.clips import ClipOptions, describe, line_with, parse_flags, texts_of, write_missing
 from w2v_cli.kmeans_frames import FeatureFiles, Frames, mfcc_frames, model_frames
 from w2v_cli.main import run
 from w2v_cli.progress import set_up_logging

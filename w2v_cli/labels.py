@@ -21,10 +21,12 @@ from w2v.data.symbols import Cleaning, TextCleaner, symbol_notes, symbol_table
 from w2v.data.text_file import read_lines
 from w2v.data.transcripts import Row, clip_id, match, read_segments, read_table, read_textgrid
 from w2v.errors import ConfigError, DataError, listed
-from w2v.files import write_atomically
+from w2v.files import make_folder, write_atomically
 from w2v_cli.main import run
 
 PROGRAM = "w2v-labels"
+TEXTGRID = ("TextGrid", "textgrid", "TEXTGRID")  # endings
+OVERSHOOT = 0.5  # seconds that the last stretch may end behind its recording, as in Kaldi
 MOST_SYMBOLS = 80  # rows of the table that is printed
 
 
@@ -225,8 +227,9 @@ def _clips_of_segments(config: LabelsConfig, manifest: Manifest) -> Clips:
 def _clips_of_textgrids(tier: str, manifest: Manifest) -> Clips:
     clips, lacking = Clips(is_new=True), []
     for row in range(len(manifest)):
-        path = f"{os.path.splitext(manifest.path(row))[0]}.TextGrid"
-        if not os.path.exists(path):
+        stem = os.path.splitext(manifest.path(row))[0]
+        path = next((f"{stem}.{ending}" for ending in TEXTGRID if os.path.exists(f"{stem}.{ending}")), None)
+        if path is None:
             lacking.append(manifest.name(row))
             continue
         for start, end, text in read_textgrid(path, tier):
@@ -243,11 +246,16 @@ def _stretch(manifest: Manifest, row: int, start: float, end: float | None, wher
 
     info = audio_info(manifest.source_of(row))
     # Offsets count in samples of the file; sizes, as those of the manifest, in samples of training.
+    seconds = info.frames / info.sample_rate
     first = round(start * info.sample_rate)
     last = info.frames if end is None else min(round(end * info.sample_rate), info.frames)
     if first >= last:
-        seconds = info.frames / info.sample_rate
         raise DataError(f"{where}: begins at {start:g} s, behind the end of {manifest.name(row)} ({seconds:.3f} s)")
+    if end is not None and end > seconds + OVERSHOOT:
+        raise DataError(
+            f"{where}: ends at {end:g} s, behind the end of {manifest.name(row)} ({seconds:.3f} s); are its times in "
+            "seconds, and of this recording?"
+        )
     size = (last - first) * int(manifest.sizes[row]) // info.frames
     return f"{manifest.name(row)}:{first}:{last - first}", size
 
@@ -262,10 +270,7 @@ def _output_folder(config: LabelsConfig, *, writes_manifest: bool) -> Path:
             f"{folder / config.output_name}.tsv: is the manifest that is read, and would be overwritten by one with "
             "fewer clips; give another --output-dir or --output-name"
         )
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-    except OSError as e:
-        raise DataError(f"--output-dir: cannot make the folder {folder}: {e.strerror or e}") from e
+    make_folder(folder, "--output-dir")
     return folder
 
 

@@ -21,8 +21,9 @@ from w2v.config import ArgumentParser, arg, build_config, byte_size, check_range
 from w2v.data.audio import LONGEST, audio_info, read_audio
 from w2v.data.audio_files import list_audio
 from w2v.data.manifest import Manifest, is_listable, make_manifest, read_manifest, write_manifest
+from w2v.data.size_check import is_untold
 from w2v.errors import DataError
-from w2v.files import write_atomically
+from w2v.files import make_folder, write_atomically
 from w2v.shards.member import Source, shown
 from w2v.shards.store import ShardStore
 from w2v_cli.file_pool import file_pool
@@ -119,7 +120,7 @@ def _write(config: ManifestConfig) -> int:
         return _list_shards(config, shards)
     root = os.path.realpath(config.root)
     files, left_out = list_files(config, root)
-    _make_folder("--dest", config.dest)
+    make_folder(config.dest, "--dest")
     draw = random.Random(config.seed).random
     splits: dict[str, list[tuple[str, Found]]] = {"train": [], "valid": []}
     rejects, draws = [], []
@@ -163,8 +164,8 @@ def _pack(config: ManifestConfig, manifest: Manifest, split: str) -> int:
     """
     folder = str(config.shards)
     dest = Path(folder if config.dest == "." else config.dest)
-    _make_folder("--shards", folder)
-    _make_folder("--dest", str(dest))
+    make_folder(folder, "--shards")
+    make_folder(dest, "--dest")
     target = dest / f"{split}.tsv"
     if manifest.source and target.exists() and target.samefile(manifest.source):
         raise DataError(f"{target}: is the manifest that is read, and would be overwritten; give another --dest")
@@ -189,7 +190,7 @@ def _pack(config: ManifestConfig, manifest: Manifest, split: str) -> int:
 
 def _list_shards(config: ManifestConfig, shards: Shards) -> int:
     """Write manifests of the clips in shards, and what is said in them."""
-    _make_folder("--dest", config.dest)
+    make_folder(config.dest, "--dest")
     if config.stream_only:
         shards = unpack(shards, Path(config.dest))
     draw = random.Random(config.seed).random
@@ -218,18 +219,11 @@ def _list_shards(config: ManifestConfig, shards: Shards) -> int:
     return 0
 
 
-def _make_folder(flag: str, folder: str) -> None:
-    try:
-        os.makedirs(folder, exist_ok=True)
-    except OSError as e:
-        raise DataError(f"{flag}: cannot make the folder {folder}: {e.strerror or e}") from e
-
-
 def _fill_valid(config: ManifestConfig, splits: dict[str, list[tuple[str, Found]]], draws: list[float]) -> list[str]:
     """Move a clip to valid.tsv where the draws gave it none; return what is to be said about an empty one."""
     train, valid = splits["train"], splits["valid"]
     if valid:
-        return []
+        return [] if train else [f"--valid-percent {config.valid_percent:g} left train.tsv empty: lower it"]
     if config.valid_percent == 0 or len(train) < 2:
         return ["valid.tsv is empty: write another set's manifest over it, or train with --disable-validation"]
     # The one nearest to being drawn, so that the other clips stay where the original has them.
@@ -304,6 +298,8 @@ def examine(config: ManifestConfig, path: Source) -> Found:
             samples = len(read_audio(path, rate, resample=config.resample, channel=config.channel))
     except DataError as e:
         return Found(reason=_one_line(str(e).removeprefix(f"{path}: ")))
+    if not samples and isinstance(path, str) and is_untold(path):
+        return Found(reason="its header tells of 0 samples, and more follow; repair it (sox --ignore-length FILE NEW)")
     if samples < max(config.min_samples, 1):
         return Found(reason=f"{samples} samples, need at least {max(config.min_samples, 1)}")
     return Found(samples, samples / rate)

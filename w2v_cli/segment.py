@@ -31,7 +31,7 @@ from w2v.data.manifest import is_listable, write_manifest
 from w2v.data.silero import SileroModel
 from w2v.data.speech_segments import SpeechModel, SpeechRule, SpeechSegmenter
 from w2v.errors import ConfigError, DataError
-from w2v.files import write_atomically
+from w2v.files import make_folder, write_atomically
 from w2v_cli.file_pool import file_pool
 from w2v_cli.main import run
 
@@ -141,10 +141,7 @@ def segment(config: SegmentConfig) -> int:
     if not files:
         raise DataError(f"no audio files below {config.root}; {'; '.join(listing.report()) or 'it is empty'}")
     dest = Path(config.dest)
-    try:
-        dest.mkdir(parents=True, exist_ok=True)
-    except OSError as e:
-        raise DataError(f"--dest: cannot make the folder {dest}: {e.strerror or e}") from e
+    make_folder(dest, "--dest")
     if config.vad == "silero":
         SileroModel()  # a missing package is said here, once
     record = CutRecord(dest / RECORD, f"{root!r} {_what_matters(config)}")

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import os
 from collections import Counter
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from w2v.data.manifest import read_identities, write_manifest
@@ -37,6 +38,7 @@ class Clips:
         texts: what others say is spoken.
         shards: what the shards are.
         seconds: durations.
+        counts: name without ending -> how many clips had it so far.
     """
 
     names: list[str] = field(default_factory=list)
@@ -45,14 +47,26 @@ class Clips:
     texts: list[tuple[str, str | None]] = field(default_factory=list)
     shards: dict[str, Identity] = field(default_factory=dict)
     seconds: list[float] = field(default_factory=list)
+    counts: dict[str, int] = field(default_factory=dict, repr=False)
 
     def add(self, clip: FoundInShard, found: Found) -> None:
-        """Take a clip."""
-        self.names.append(clip.place.name())
+        """Take a clip, under a name that no other has."""
+        place = replace(clip.place, key=self._free_name(clip.place.key))
+        self.names.append(place.name())
         self.sizes.append(found.samples)
         self.labels.append(clip.labels)
-        self.texts.append((clip.place.title, clip.text))
+        self.texts.append((place.title, clip.text))
         self.seconds.append(found.seconds)
+
+    def _free_name(self, name: str) -> str:
+        """Return a name with a number where it is taken; what programs write of a clip is called by its name."""
+        stem, ending = os.path.splitext(name)
+        free = stem
+        while name and free in self.counts:
+            self.counts[stem] += 1
+            free = f"{stem}-{self.counts[stem]}"
+        self.counts[free] = 1
+        return free + ending
 
     def close_shard(self, name: str, store: ShardStore) -> None:
         """Note what a shard is from which clips may have come."""

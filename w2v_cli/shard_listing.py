@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 from w2v.data.audio_files import AUDIO_ENDINGS
 from w2v.errors import ConfigError, DataError
-from w2v.files.atomic import atomic_path
+from w2v.files import atomic_path, make_folder
 from w2v.shards.member import ENDINGS, Loaded, Place, is_url, joined, shown
 from w2v.shards.parquet_file import Table
 from w2v.shards.store import LocalFile, ShardStore
@@ -72,7 +72,8 @@ def find_shards(root: str, endings: tuple[str, ...] | None) -> Shards | None:
     """
     if root.startswith("pipe:") or "::" in root:
         raise ConfigError(f"{root}: commands and joined lists are not read; name a folder, an address, or shards")
-    if root.lower().endswith(ENDINGS) or _BRACES.search(root):
+    is_shard = root.lower().endswith(tuple(f".{ending}" for ending in ENDINGS)) and not os.path.isdir(root)
+    if is_shard or _BRACES.search(root):
         base, slash, name = root.rpartition("/")
         return Shards(base + slash if is_url(root) else os.path.realpath(base or "."), list(_expanded(name)))
     wanted = tuple(ending.lower().lstrip(".") for ending in endings or ())
@@ -80,7 +81,9 @@ def find_shards(root: str, endings: tuple[str, ...] | None) -> Shards | None:
         if is_url(root):
             raise ConfigError(f"{shown(root)}: --ext tar, zip or parquet says which shards are listed there")
         return None
-    found = _below(root) if is_url(root) else [str(p.relative_to(root)) for p in Path(root).rglob("*")]
+    found = (
+        _below(root) if is_url(root) else [p.relative_to(root).as_posix() for p in Path(root).rglob("*") if p.is_file()]
+    )
     ends = tuple(f".{ending}" for ending in wanted)
     names = sorted(name for name in found if name.lower().endswith(ends))
     if not names:
@@ -108,7 +111,7 @@ def unpack(shards: Shards, folder: Path) -> Shards:
             raise DataError(f"{name}: --stream-only is for *.tar.gz; leave it out for others")
         names.append(name.removesuffix(".gz"))
         target = folder / names[-1]
-        target.parent.mkdir(parents=True, exist_ok=True)
+        make_folder(target.parent)
         try:
             with gzip.open(joined(shards.root, name)) as packed, atomic_path(target) as part, open(part, "wb") as file:
                 shutil.copyfileobj(packed, file, 1 << 20)

@@ -18,7 +18,6 @@ from pathlib import Path
 from typing import ClassVar
 
 import numpy as np
-import numpy.typing as npt
 
 from w2v import distributed
 from w2v.config import arg, check_range
@@ -29,9 +28,9 @@ from w2v.data.manifest import Manifest, read_manifest
 from w2v.data.text_file import read_lines
 from w2v.data.token_text import read_token_text
 from w2v.errors import ConfigError, DataError
-from w2v.files import write_atomically
+from w2v.files import make_folder, write_atomically
 from w2v.functional.windows import equal_chunks
-from w2v.inference.encode import ClipEncoder, Encoded, code_function, in_one
+from w2v.inference.encode import ClipEncoder, Encoded, code_function, frame_tokens, in_one
 from w2v.inference.load import load_model
 from w2v.inference.part_files import PartFiles, settings_key
 from w2v_cli.clips import (
@@ -39,7 +38,6 @@ from w2v_cli.clips import (
     clip_encoder,
     describe,
     line_with,
-    make_folder,
     parse_flags,
     texts_of,
     write_missing,
@@ -49,8 +47,6 @@ from w2v_cli.progress import set_up_logging
 from w2v_cli.sharding import first_of_ranks, joined_ranks, own_rank
 
 logger = logging.getLogger("w2v-tokenize")
-
-Codes = npt.NDArray[np.int64]
 
 
 @dataclass(frozen=True)
@@ -236,15 +232,10 @@ def key_of(config: TokenizeConfig, clips: Manifest) -> str:
 def line_of(clips: Manifest, encoded: Encoded) -> str:
     """Return a clip's tokens, or why there are none, as a line of `texts_of`."""
     if encoded.frames is not None:
-        return line_with(to_line(encoded.frames))
+        return line_with(" ".join(frame_tokens(encoded.frames)))
     reason = describe(clips, encoded)
     logger.warning("no tokens, the line is empty: %s", reason)
     return line_with("", "" if encoded.is_short else reason)
-
-
-def to_line(codes: Codes) -> str:
-    """Return `14-12 14-12 3-7`: frames separated by spaces, the codes of a frame by hyphens."""
-    return " ".join("-".join(map(str, frame)) for frame in codes.tolist())
 
 
 def write_lines(path: Path, lines: Iterable[str]) -> None:

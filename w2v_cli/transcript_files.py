@@ -8,8 +8,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from w2v.errors import ConfigError, DataError
-from w2v.files import write_atomically
+from w2v.errors import ConfigError
+from w2v.files import make_folder, write_atomically
 from w2v.inference.result import ENDINGS, Transcript, render
 from w2v.inference.subtitles import SubtitleStyle
 
@@ -24,6 +24,9 @@ class TranscriptFiles:
         style: of subtitles.
         overwrite: write files anew that are there.
         with_chars: whether TextGrids have a tier of characters.
+
+    Raises:
+        DataError: the folder cannot be made.
     """
 
     folder: Path
@@ -31,6 +34,10 @@ class TranscriptFiles:
     style: SubtitleStyle = field(default_factory=SubtitleStyle)
     overwrite: bool = False
     with_chars: bool = False
+
+    def __post_init__(self) -> None:
+        # Before hours of audio are transcribed for it.
+        make_folder(self.folder, "--output-dir")
 
     def is_done(self, stem: str) -> bool:
         """Whether all files of a recording are there, and are to be kept."""
@@ -68,10 +75,7 @@ class TranscriptFiles:
             DataError: it cannot be written.
         """
         path = self._path(stem, name)
-        try:
-            path.parent.mkdir(parents=True, exist_ok=True)
-        except OSError as e:
-            raise DataError(f"cannot make the folder {path.parent}: {e.strerror or e}") from e
+        make_folder(path.parent)
         write_atomically(path, (part.encode("utf-8", "surrogateescape") for part in parts))
 
     def _path(self, stem: str, name: str) -> Path:

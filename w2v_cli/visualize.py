@@ -114,15 +114,14 @@ def visualize(argv: Sequence[str]) -> int:
     with drawing_style():
         gallery = Gallery(Path(config.output_dir))
         loaded = load_model(config.checkpoint, user_dir=config.user_dir)
-        if loaded.model.reads == "masked text":
-            loaded.model.to("cuda" if torch.cuda.is_available() and not config.cpu else "cpu")
-            lines = draw_tokens(config, gallery, loaded)
-        elif loaded.model.reads != "audio":
+        if loaded.model.reads not in ("audio", "masked text"):
             raise ConfigError(
                 f"--checkpoint {config.checkpoint}: the model reads text; w2v-visualize needs one of speech"
             )
+        loaded.model.to("cuda" if torch.cuda.is_available() and not config.cpu else "cpu")
+        if loaded.model.reads == "masked text":
+            lines = draw_tokens(config, gallery, loaded)
         else:
-            loaded.model.to("cuda" if torch.cuda.is_available() and not config.cpu else "cpu")
             viewer = Viewer.of(loaded, longest_seconds=config.seconds, max_tokens=config.max_tokens)
             manifest = find_clips(Path(config.data_dir), viewer.clock.sample_rate)
             lines = _Report(config, gallery, viewer, manifest).write()

@@ -11,22 +11,22 @@ done again, and a training that was stopped resumes. Results go to `results.json
 from __future__ import annotations
 
 import argparse
-import json
 import os
 import random
 import sys
 from pathlib import Path
 from typing import Any
 
-from w2v.errors import ConfigError, DataError, W2vError
+from w2v.errors import DataError, W2vError
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from stages import REPOSITORY, Run, counts, read_results, word_errors
+from stages import REPOSITORY, Run, counts, packs, read_results, word_errors
 
 SAMPLE_RATE = 16000
 SPEAKERS = ("george", "jackson", "lucas", "nicolas")
 TRAIN, FEW, SEEN, UNSEEN = "digits_train", "digits_train_few", "digits_valid_seen", "digits_valid_unseen"
+PACKS = ("fsdd16k", TRAIN, SEEN, UNSEEN, "tools/make_digits.py")
 DECODERS = {
     "viterbi": ("--w2l-decoder", "viterbi"),
     "kenlm": ("--w2l-decoder", "kenlm", "--lm-weight", "1", "--word-score", "0", "--beam", "50"),
@@ -65,7 +65,7 @@ def main() -> int:
     """Run what is not done yet, print the results and return the exit code."""
     arguments = _arguments()
     try:
-        data = _packs(arguments.data)
+        data = packs(arguments.data, PACKS)
         run = Run(arguments.folder, arguments.threads)
         prepare(run, data, arguments.minutes, arguments.few_minutes)
         pretrain(run, arguments.pretrain_updates)
@@ -101,27 +101,10 @@ def _arguments() -> argparse.Namespace:
     return parser.parse_args()
 
 
-def _packs(data: Path) -> Path:
-    """Return the folder of speech.
-
-    Raises:
-        ConfigError: a pack is missing there.
-    """
-    missing = [name for name in ("fsdd16k", TRAIN, SEEN, UNSEEN, "tools/make_digits.py") if not (data / name).exists()]
-    if missing:
-        raise ConfigError(f"--data {data}: there is no {missing[0]}")
-    return data
-
-
 def prepare(run: Run, data: Path, minutes: float, few_minutes: float) -> None:
     """Make unlabelled speech; write manifests, labels, and a language model of the training texts."""
-    unlabelled, manifests, labels = run.folder / "unlabelled", run.folder / "manifests", run.folder / "labels"
-    if not run.is_done("speech"):
-        with run.stage("speech"):
-            # Recordings 10 to 49 only: 0 to 9 of the same speakers are what `digits_valid_seen` is made of.
-            how = ("--speakers", *SPEAKERS, "--index", "10", "49", "--minutes", f"{minutes:g}", "--seed", "7")
-            digits = ("--min-digits", "8", "--max-digits", "20", "--format", "wav")
-            run.call(str(data / "tools" / "make_digits.py"), data / "fsdd16k", unlabelled, *how, *digits)
+    manifests, labels = run.folder / "manifests", run.folder / "labels"
+    unlabelled = make_speech(run, data, minutes)
     if run.is_done("lists"):
         return
     with run.stage("lists"):
@@ -131,15 +114,28 @@ def prepare(run: Run, data: Path, minutes: float, few_minutes: float) -> None:
             (manifests / "valid.tsv").write_bytes((manifests / "train.tsv").read_bytes())
         for name in (TRAIN, SEEN, UNSEEN):
             run.call("w2v-manifest", data / name, "--dest", manifests / name, "--valid-percent", "0", *listed)
-            _label(run, data, name, manifests / name / "train.tsv", *(["--dict"] if name == TRAIN else []))
+            write_labels(run, data, name, manifests / name / "train.tsv", *(["--dict"] if name == TRAIN else []))
         few = manifests / "few.tsv"
         write_subset(labels / f"{TRAIN}.tsv", few, few_minutes * 60)
-        _label(run, data, FEW, few)
+        write_labels(run, data, FEW, few)
         texts = labels / f"{TRAIN}.wrd"
         run.call("w2v-lm", texts, "--order", "2", "--arpa", run.folder / "bigrams.arpa", "--quiet")
 
 
-def _label(run: Run, data: Path, name: str, manifest: Path, *flags: str) -> None:
+def make_speech(run: Run, data: Path, minutes: float) -> Path:
+    """Make connected digits without labels, unless they are there; return their folder."""
+    unlabelled = run.folder / "unlabelled"
+    if not run.is_done("speech"):
+        with run.stage("speech"):
+            # Recordings 10 to 49 only: 0 to 9 of the same speakers are what `digits_valid_seen` is made of.
+            how = ("--speakers", *SPEAKERS, "--index", "10", "49", "--minutes", f"{minutes:g}", "--seed", "7")
+            digits = ("--min-digits", "8", "--max-digits", "20", "--format", "wav")
+            run.call(str(data / "tools" / "make_digits.py"), data / "fsdd16k", unlabelled, *how, *digits)
+    return unlabelled
+
+
+def write_labels(run: Run, data: Path, name: str, manifest: Path, *flags: str) -> None:
+    """Write the labels of a pack, or of the few clips of one (`NAME_few`)."""
     texts = data / name.removesuffix("_few") / "transcripts.tsv"
     listed = ("--output-dir", run.folder / "labels", "--output-name", name, "--drop-missing")
     run.call("w2v-labels", manifest, *listed, "--transcripts", texts, *flags)
@@ -215,9 +211,7 @@ def report(run: Run) -> None:
             folder = run.folder / "results" / f"{model}-{decoder}"
             if f"{model}, {decoder}" in run.stages:
                 rows += [{"model": model, "decoder": decoder, "set": s, **score(folder, s)} for s in (SEEN, UNSEEN)]
-    total = {kind: sum(stage[kind] for stage in run.stages.values()) for kind in ("wall", "cpu")}
-    content = {"results": rows, "seconds": {**run.stages, "all": total}}
-    (run.folder / "results.json").write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
+    run.write_results(rows)
     print()
     for row in rows:
         print(

@@ -26,7 +26,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "digits"))
 
 import numpy as np
 from digits_probe import Array, accuracy, log_mel, mean_features, read_clips, read_table
-from run import DECODERS, FEW, SEEN, SPEAKERS, TRAIN, UNSEEN, score, transcribe, write_subset
+from run import DECODERS, FEW, SEEN, TRAIN, UNSEEN, make_speech, score, transcribe, write_labels, write_subset
 from stages import REPOSITORY, Run, counts
 
 from w2v.errors import W2vError
@@ -106,31 +106,21 @@ def main() -> int:
 def prepare(run: Run, data: Path, minutes: float, labelled_minutes: float) -> None:
     """Make unlabelled speech; write manifests, labels, and classes of MFCC."""
     manifests, labels = run.folder / "manifests", run.folder / "labels"
-    if not run.is_done("speech"):
-        with run.stage("speech"):
-            how = ("--speakers", *SPEAKERS, "--index", "10", "49", "--minutes", f"{minutes:g}", "--seed", "7")
-            digits = ("--min-digits", "8", "--max-digits", "20", "--format", "wav")
-            run.call(str(data / "tools" / "make_digits.py"), data / "fsdd16k", run.folder / "unlabelled", *how, *digits)
+    unlabelled = make_speech(run, data, minutes)
     if not run.is_done("lists"):
         with run.stage("lists"):
             listed = ("--valid-percent", "0", "--ext", "flac,wav,ogg", "--sorted")
-            run.call("w2v-manifest", run.folder / "unlabelled", "--dest", manifests, *listed)
+            run.call("w2v-manifest", unlabelled, "--dest", manifests, *listed)
             for name in (TRAIN, SEEN, UNSEEN):
                 run.call("w2v-manifest", data / name, "--dest", manifests / name, *listed)
-                _label(run, data, name, manifests / name / "train.tsv", *(["--dict"] if name == TRAIN else []))
+                write_labels(run, data, name, manifests / name / "train.tsv", *(["--dict"] if name == TRAIN else []))
             write_subset(labels / f"{TRAIN}.tsv", manifests / "few.tsv", 60 * labelled_minutes)
-            _label(run, data, FEW, manifests / "few.tsv")
+            write_labels(run, data, FEW, manifests / "few.tsv")
             texts = labels / f"{FEW}.wrd"
             run.call("w2v-lm", texts, "--order", "2", "--arpa", run.folder / "bigrams.arpa", "--quiet")
     if not run.is_done("k-means of MFCC"):
         with run.stage("k-means of MFCC"):
             run.call("w2v-kmeans", manifests, "--mfcc", "-K", "50", *KMEANS, "--output-dir", run.folder / "mfcc")
-
-
-def _label(run: Run, data: Path, name: str, manifest: Path, *flags: str) -> None:
-    texts = data / name.removesuffix("_few") / "transcripts.tsv"
-    listed = ("--output-dir", run.folder / "labels", "--output-name", name, "--drop-missing")
-    run.call("w2v-labels", manifest, *listed, "--transcripts", texts, *flags)
 
 
 def pretrain(run: Run, seed: int, contrastive: int, first: int, second: int) -> dict[str, Path]:

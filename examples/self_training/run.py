@@ -21,14 +21,14 @@ from pathlib import Path
 from statistics import mean
 from typing import Any
 
-from w2v.errors import ConfigError, DataError, TrainingError, W2vError
+from w2v.errors import DataError, TrainingError, W2vError
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 sys.path.insert(0, str(Path(__file__).resolve().parent))
 
 from digits.run import FINETUNING, LOGGING, PRETRAINING
 from guard import Round, fault_of_labels, fault_of_round
-from stages import REPOSITORY, Run, counts, read_results, word_errors
+from stages import REPOSITORY, Run, counts, packs, read_results, word_errors
 
 SAMPLE_RATE = 16000
 PACK, SEEN, UNSEEN = "digits_train", "digits_valid_seen", "digits_valid_unseen"
@@ -53,7 +53,7 @@ def main() -> int:
         given = arguments.model
         needed = (PACK, SEEN, *(("fsdd16k", "tools/make_digits.py") if given else (UNSEEN,)))
         run = Run(arguments.folder, arguments.threads)
-        prepare(run, _packs(arguments.data, needed), arguments)
+        prepare(run, packs(arguments.data, needed), arguments)
         if not given:
             pretrain(run, PRETRAIN, arguments.pretrain_updates)
         updates = arguments.updates or (150 if given else 1000)
@@ -98,18 +98,6 @@ def _arguments() -> argparse.Namespace:
     shown = "of these, with labels, to choose by instead of speakers whom the model knows (default: 0)"
     option("--speaker-dev-minutes", type=float, default=0, metavar="M", help=shown)
     return parser.parse_args()
-
-
-def _packs(data: Path, needed: tuple[str, ...]) -> Path:
-    """Return the folder of speech.
-
-    Raises:
-        ConfigError: a pack is missing there.
-    """
-    missing = [name for name in needed if not (data / name).exists()]
-    if missing:
-        raise ConfigError(f"--data {data}: there is no {missing[0]}")
-    return data
 
 
 def prepare(run: Run, data: Path, arguments: argparse.Namespace) -> None:
@@ -401,9 +389,7 @@ def report(run: Run, seeds: list[int]) -> None:
                 row["labels"] = label_errors(run.folder / "labels", f"pseudo{number}-{seed}")
             rows.append(row)
         print("\n".join(f"seed {seed}: {line}" for line in rounds["said"]))
-    total = {kind: sum(stage[kind] for stage in run.stages.values()) for kind in ("wall", "cpu")}
-    content = {"results": rows, "seconds": {**run.stages, "all": total}}
-    (run.folder / "results.json").write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
+    run.write_results(rows)
     print(f"\n{'model':12} {'seeds':>5} " + " ".join(f"{f'{d} {s}':>28}" for d in ("viterbi", "kenlm") for s in SETS))
     for model in dict.fromkeys(row["model"] for row in rows):
         ours = [row for row in rows if row["model"] == model]

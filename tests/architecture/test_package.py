@@ -82,7 +82,7 @@ def test_all_files_beside_the_code_are_packed(package: dict[str, Any]) -> None:
         path
         for folder in ("w2v", "w2v_cli")
         for path in (REPOSITORY / folder).rglob("*")
-        if path.is_file() and path.suffix not in (".py", ".pyc")
+        if path.is_file() and path.suffix != ".py" and "__pycache__" not in path.parts  # of Python and of numba
     }
     assert beside == packed
 

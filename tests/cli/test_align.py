@@ -194,6 +194,20 @@ def test_flags_that_do_not_go(corpus: Path, more: list[Any], message: str) -> No
     assert "Traceback" not in done.err
 
 
+def test_a_folder_of_clips_is_made_first(corpus: Path) -> None:
+    """What is in its way is said before anything is aligned; without any clip, the reason is said and not its lists."""
+    done = aligned(corpus, "--split", corpus / "test.wrd")
+    assert done.code == 2
+    assert f"--split: cannot make the folder {corpus / 'test.wrd'}" in done.err
+    assert done.err.count("\n") == 1
+    rows = (corpus / "test.tsv").read_text().splitlines(keepends=True)
+    (corpus / "test.tsv").write_text("".join(rows[:2]))
+    (corpus / "test.wrd").write_text("a" * 500 + "\n")
+    refused = aligned(corpus, "--split", corpus / "clips")
+    assert refused.code == 2
+    assert "499 equal neighbours" in refused.err
+
+
 def test_help_needs_no_torch() -> None:
     """P10."""
     code = "import sys; sys.modules['torch'] = None; from w2v_cli import align; align.main(['--help'])"

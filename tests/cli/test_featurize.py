@@ -288,4 +288,5 @@ def test_a_name_that_stands_for_two_clips_is_refused(
     write_clips(tmp_path / "in", {"a.wav": 2000, "a.flac.wav": 2000})
     soundfile.write(tmp_path / "in" / "a.flac", np.zeros(2000), 16000)
     assert run_in(tmp_path, "--ext", "wav,flac") == 2
+    assert run_in(tmp_path) == 2  # all kinds of audio, so that none is left out without a word
     assert "would both become" in capsys.readouterr().err

@@ -193,6 +193,17 @@ def test_long_and_unreadable_clips_keep_their_place(
     assert "1 of 5 clips are unreadable" in said
 
 
+def test_a_clip_without_sound_is_named(program: Program, folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    soundfile.write(folder / "clip0.wav", np.zeros(0), 16000)
+    code, files = program()
+    assert code == 1
+    expected = sorted(f"{TEXTS[row] if row else ''} (None-{row})" for row in ORDER)
+    assert sorted(files["hypo.word-checkpoint_best.pt-test.txt"]) == expected
+    said = capsys.readouterr().out
+    assert f"too short for the model, its transcript is empty: {folder / 'clip0.wav'}: 0 samples, one frame" in said
+    assert "1 of 5 clips are unreadable" in said
+
+
 def test_shards_share_the_clips(program: Program, folder: Path) -> None:
     for shard in ("0", "1"):
         _, files = program("--batch-size", "2", "--num-shards", "2", "--shard-id", shard)

@@ -224,6 +224,15 @@ def test_kaldi_segments(recordings, capsys):
     (recordings / "segments").write_text("u1 a 3.5 4\n")
     assert call(recordings, *options) == 2
     assert "segments:1: begins at 3.5 s, behind the end of a.wav (3.000 s)" in capsys.readouterr().err
+    (recordings / "segments").write_text("u1 a 500 1500\n")  # milliseconds
+    assert call(recordings, *options) == 2
+    assert "segments:1: begins at 500 s" in capsys.readouterr().err
+    (recordings / "segments").write_text("u1 a 0 1500\n")
+    assert call(recordings, *options) == 2
+    assert "segments:1: ends at 1500 s, behind the end of a.wav (3.000 s); are its times" in capsys.readouterr().err
+    (recordings / "segments").write_text("u1 a 2 3.4\n")  # rounded times, or a recording whose end was cut
+    assert call(recordings, *options) == 0
+    assert clips(recordings) == [("a.wav:44100:22050", 16000)]
     (recordings / "segments").write_text("u1 x 1 2\n")
     assert call(recordings, *options) == 2
     assert "segments:1: no recording of" in capsys.readouterr().err
@@ -237,6 +246,9 @@ def test_textgrids(recordings, capsys):
     assert clips(recordings) == [("b/c.wav:22050:22050", 16000), ("b/c.wav:44100:22050", 16000)]
     assert read(recordings, "train.wrd") == "ONE\nTWO\n"
     assert "1 recordings have no TextGrid beside them: a.wav" in capsys.readouterr().out
+    (recordings / "audio" / "b" / "c.TextGrid").rename(recordings / "audio" / "b" / "c.textgrid")
+    assert call(recordings, "--textgrid", "said") == 0
+    assert read(recordings, "train.wrd") == "ONE\nTWO\n"
     assert call(recordings, "--textgrid", "other") == 2
     assert "got said" in capsys.readouterr().err
     assert call(recordings, "--textgrid", "said", "--transcripts", "x") == 2

@@ -313,6 +313,9 @@ def test_a_small_set_has_a_clip_for_validation(tmp_path, capsys):
     assert len(lines(dest / "valid.tsv")) == 2
     assert len(lines(dest / "train.tsv")) == 5
     assert "--valid-percent 0.01 gave valid.tsv no clip of 5: it has one" in capsys.readouterr().out
+    assert main([str(tmp_path / "a"), "--dest", str(dest), "--valid-percent", "1"]) == 0
+    assert "--valid-percent 1 left train.tsv empty: lower it" in capsys.readouterr().out
+    assert main([str(tmp_path / "a"), "--dest", str(dest), "--sorted"]) == 0
     rng = random.Random(42)
     draws = [rng.random() for _ in range(5)]
     assert lines(dest / "valid.tsv")[1].startswith(f"{draws.index(min(draws))}.wav")
@@ -333,6 +336,18 @@ def test_headers_that_lie_are_rejected(tmp_path, capsys):
     assert rejects["nine_hours.wav"] == "9.0 hours, at most 8 are read; w2v-segment cuts it into clips"
     with pytest.raises(DataError, match="its header tells of"):
         read_audio(str(folder / "stale.wav"), 16000)
+
+
+def test_a_header_without_a_length_is_named(tmp_path, capsys):
+    write(tmp_path / "a" / "good.wav", 16000)
+    content = bytearray((tmp_path / "a" / "good.wav").read_bytes())
+    content[40:44] = bytes(4)
+    (tmp_path / "a" / "pipe.wav").write_bytes(content)
+    assert main([str(tmp_path / "a"), "--dest", str(tmp_path), "--valid-percent", "0"]) == 0
+    assert lines(tmp_path / "train.tsv")[1:] == ["good.wav\t16000"]
+    assert lines(tmp_path / "rejects.tsv")[0].startswith(
+        "pipe.wav\tits header tells of 0 samples, and more follow; rep"
+    )
 
 
 def test_what_cropping_loses_is_said(tmp_path, capsys):

@@ -84,8 +84,14 @@ def test_a_missing_folder(tmp_path: Path) -> None:
 def test_a_missing_validation_manifest_is_found_before_training(data: Path) -> None:
     (data / "valid.tsv").unlink()
     outcome = pretrain(data)
-    refused(outcome, "valid.tsv", "No such file")
+    refused(outcome, "valid.tsv", "No such file", "or train with --disable-validation")
     assert not outcome.lines("train_inner")
+
+
+def test_an_empty_validation_manifest_names_what_to_do(data: Path) -> None:
+    edit(data / "valid.tsv", lambda lines: lines[:1])
+    refused(pretrain(data), "valid.tsv: lists no clips", "or train with --disable-validation")
+    assert pretrain(data, "--disable-validation").code == 0
 
 
 def test_a_manifest_without_clips(data: Path) -> None:
@@ -121,7 +127,7 @@ def test_an_empty_label_line(data: Path, corpus: Path) -> None:
 
 def test_no_dictionary(data: Path, corpus: Path) -> None:
     (data / "dict.ltr.txt").unlink()
-    refused(finetune(data, corpus=corpus), "dict.ltr.txt", "No such file")
+    refused(finetune(data, corpus=corpus), "dict.ltr.txt", "No such file", "w2v-labels --dict writes it")
 
 
 def test_labels_wanted_and_not_given(data: Path) -> None:
@@ -150,6 +156,10 @@ def test_labels_wanted_and_not_given(data: Path) -> None:
         (["--distributed-world-size", 0], ["--distributed-world-size must be at least 1"]),
         (["--distributed-world-size", 6400], ["6400 processes", "no usable GPU", "--update-freq 6400"]),
         (["--train-subset", "other"], ["other.tsv", "No such file"]),
+        (
+            ["--valid-subset", "valid,"],
+            ["--valid-subset must be different names", "--disable-validation trains without"],
+        ),
     ],
     ids=lambda value: " ".join(map(str, value))[:40],
 )
@@ -191,7 +201,8 @@ def test_stereo_clips(data: Path) -> None:
     for number in range(6):
         soundfile.write(folder / f"{number}.wav", np.zeros((20000, 2)), RATE)
     (data / "train.tsv").write_text(f"{folder}\n" + "".join(f"{n}.wav\t20000\n" for n in range(6)))
-    refused(pretrain(data, "--num-workers", 1), "not 16000 Hz mono: 0.wav (16000 Hz, 2 channels)", "--resample")
+    words = ["not 16000 Hz mono: 0.wav (16000 Hz, 2 channels)", "--resample", "--channel takes one channel"]
+    refused(pretrain(data, "--num-workers", 1), *words)
 
 
 # ----------------------------------------------------------------------------------- counted, and carried on
@@ -206,6 +217,17 @@ def test_a_dictionary_that_lacks_a_letter(data: Path, corpus: Path) -> None:
     assert f"{expected} of " in line
     assert "become <unk>: 'E'" in line
     assert load_checkpoint(data.parent / "run/checkpoint_last.pt")["trainer"]["num_updates"] == 2
+
+
+def test_labels_without_the_end_of_words(data: Path, corpus: Path) -> None:
+    edit(data / "train.ltr", lambda lines: [line.replace(" |", "") for line in lines])
+    outcome = finetune(data, "--post-process", "sentencepiece", corpus=corpus)
+    assert outcome.code == 0, outcome.err
+    [line] = [line for line in outcome.out.splitlines() if "no line holds '|'" in line]
+    assert "train.ltr" in line
+    assert "WARNING" in line
+    [line] = [line for line in outcome.out.splitlines() if "by which --post-process sentencepiece finds words" in line]
+    assert "its words end in '|': give --post-process letter" in line
 
 
 @pytest.mark.parametrize("workers", [0, 1])

@@ -198,15 +198,24 @@ def test_formats_on_stdout(model, folder):
     assert "needs --output-dir" in run(model, folder / "a.wav", "--output-format", "srt,vtt").err
 
 
+def test_a_folder_that_cannot_be_made_is_said_before_the_model_is_read(folder, tmp_path):
+    in_its_way = folder / "a.wav"
+    done = call(transcribe.main, ["no model", folder / "b.wav", "--output-dir", in_its_way])
+    assert done.code == 2
+    assert f"--output-dir: cannot make the folder {in_its_way}" in done.err
+
+
 def test_a_bad_file_costs_one_line(model, folder, tmp_path):
     """P9: a reason on stderr, the rest goes on, exit code 1 and a count."""
     (folder / "bad.wav").write_bytes(b"nothing")
+    soundfile.write(folder / "header.wav", np.zeros(0), RATE)
     done = run(model, folder, folder / "none.wav", "--output-dir", tmp_path / "out")
     assert done.code == 1
     lines = done.err.splitlines()
     assert len([line for line in lines if "bad.wav: not readable" in line]) == 1
     assert len([line for line in lines if "none.wav: cannot be read: No such file" in line]) == 1
-    assert lines[-1] == "w2v-transcribe: 2 of 6 files failed"
+    assert len([line for line in lines if "header.wav: holds no samples" in line]) == 1
+    assert lines[-1] == "w2v-transcribe: 3 of 7 files failed"
     assert len(list((tmp_path / "out").rglob("*.txt"))) == 4
 
 

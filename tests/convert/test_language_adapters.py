@@ -184,8 +184,9 @@ def test_of_a_hub_only_the_adapter_asked_for_comes(
 ) -> None:
     hub = pytest.importorskip("huggingface_hub")
 
-    def snapshot(*, repo_id: str, revision: str | None, allow_patterns: list[str]) -> str:
-        for name in hub.utils.filter_repo_objects(os.listdir(folder), allow_patterns=allow_patterns):
+    def snapshot(*, repo_id: str, revision: str | None, **patterns: Any) -> str:
+        names = [*os.listdir(folder), "language_model/unigrams.txt", "onnx/config.json"]
+        for name in hub.utils.filter_repo_objects(names, **patterns):
             (tmp_path / name).write_bytes((folder / name).read_bytes())
         return str(tmp_path)
 
@@ -200,3 +201,30 @@ def test_of_a_hub_only_the_adapter_asked_for_comes(
         assert read_model_file("team/mms", language=language).symbols == expected
     fetched = {path.name for path in tmp_path.glob("adapter.*")}
     assert fetched == {"adapter.rus.bin", "adapter.deu-script_latin.safetensors"}
+
+
+def test_programs_take_a_language(folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    soundfile = pytest.importorskip("soundfile")
+    from w2v_cli import featurize, transcribe
+
+    audio = tmp_path / "audio"
+    audio.mkdir()
+    soundfile.write(audio / "a.wav", 0.1 * np.random.default_rng(3).standard_normal(32000), 16000)
+    texts = {}
+    for language in VOCABULARIES:
+        assert transcribe.main([str(folder), str(audio / "a.wav"), "--cpu", "--language", language]) == 0
+        texts[language] = capsys.readouterr().out.strip()
+        (expected,) = w2v.transcribe([audio / "a.wav"], model=w2v.load_model(folder, language=language))
+        assert texts[language] == expected.text
+    assert len(set(texts.values())) == len(texts)
+    assert transcribe.main([str(folder), str(audio / "a.wav"), "--cpu"]) == 0
+    said = capsys.readouterr()
+    assert said.out.strip() == texts["eng"]
+    assert "its language is eng of 3; --language takes another one" in said.err
+    assert transcribe.main([str(folder), str(audio / "a.wav"), "--language", "fra"]) == 2
+    assert "it has deu-script_latin, eng, rus" in capsys.readouterr().err
+    # Features are the language's, too, and those of two languages are never mixed.
+    arguments = ["-i", str(audio), "-o", str(tmp_path / "f"), "--model", str(folder), "--cpu", "--language"]
+    assert featurize.main([*arguments, "rus"]) == 0
+    assert featurize.main([*arguments, "eng"]) == 2
+    assert "holds features of another --model" in capsys.readouterr().err

@@ -73,7 +73,10 @@ def test_a_padded_batch_is_its_clips(golden: Path, tmp_path: Path, name: str) ->
 
 
 class _Wav2Vec2Ctc:
-    """The model type `wav2vec2-ctc`, which onnx-asr has after 0.12.0; here from the parts that 0.12.0 has."""
+    """The model type `wav2vec2-ctc`: in onnx-asr's repository since July 2026, but not in 0.12.0, its newest release.
+
+    What it does there, from the parts that 0.12.0 has.
+    """
 
     @staticmethod
     def register(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -85,7 +88,10 @@ class _Wav2Vec2Ctc:
 
         class Wav2Vec2Ctc(_AsrWithCtcDecoding):
             _preprocessor_name = "identity"
-            _subsampling_factor = 320
+
+            @property
+            def _subsampling_factor(self) -> int:
+                return int(self.config.get("subsampling_factor", 320))
 
             def __init__(self, model_files: dict[str, Path], factory: Any, options: Any) -> None:
                 super().__init__(model_files, factory, options)
@@ -98,7 +104,7 @@ class _Wav2Vec2Ctc:
             def _encode(self, waves: Any, lengths: Any) -> Any:
                 inputs = {"input_values": waves, "input_lengths": lengths.astype(np.int64)}
                 (found,) = self._model.run(["logprobs"], inputs)
-                return found, np.minimum(lengths // 320 + 1, found.shape[1])
+                return found, np.minimum(lengths // self._subsampling_factor + 1, found.shape[1])
 
         real = loader.Resolver
 

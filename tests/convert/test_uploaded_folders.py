@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import hashlib
 import http.server
 import json
@@ -10,6 +11,7 @@ import re
 import shutil
 import subprocess
 import sys
+import tarfile
 import threading
 from collections.abc import Iterator
 from pathlib import Path
@@ -18,6 +20,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from safetensors.torch import load_file, save_file
 
 from w2v.convert import read_model_file
 from w2v.convert.huggingface_folder import write_huggingface
@@ -27,6 +30,7 @@ from w2v.data.audio import normalize
 from w2v.data.dictionary import Dictionary, write_dictionary
 from w2v.data.post_process import post_process
 from w2v.errors import CheckpointError, ConfigError, DataError
+from w2v.inference.load import build_model, load_model
 from w2v.lm.ngram_model import open_ngram_model
 from w2v.models.wav2vec_ctc import Wav2VecCtc, Wav2VecCtcConfig
 from w2v.tasks.audio_pretraining import AudioPretrainingConfig, AudioPretrainingTask
@@ -271,6 +275,202 @@ def test_adapters_say_what_they_are(tmp_path: Path) -> None:
         read_model_file(tmp_path)
 
 
+@pytest.fixture(scope="module")
+def uploaded(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return ctc(tmp_path_factory.mktemp("uploaded") / "m", STANDARD, STANDARD_TOKENS)
+
+
+def edited(folder: Path, file: str, **changes: Any) -> None:
+    dump(folder / file, {**json.loads((folder / file).read_text()), **changes})
+
+
+def replaced(folder: Path, *names: str) -> None:
+    """Put other files in the place of the weights."""
+    (folder / "model.safetensors").unlink()
+    for name in names:
+        (folder / name).parent.mkdir(exist_ok=True)
+        (folder / name).write_bytes(bytes(64))
+
+
+@pytest.mark.parametrize(
+    ("names", "said"),
+    [
+        (["tf_model.h5"], "TensorFlow: .*from_tf=True"),
+        (["flax_model.msgpack"], "Flax: .*from_flax=True"),
+        (["model.gguf"], "a GGUF model: take the model that it was made from"),
+        (["onnx/model.onnx"], "onnx/model.onnx holds an ONNX graph"),
+        (["openvino_model.xml"], "OpenVINO"),
+        (["model-00001-of-00002.safetensors"], r"shards without the index .*index.json"),
+        (["adapter_model.safetensors"], "holds neither model.safetensors nor pytorch_model.bin$"),
+    ],
+)
+def test_other_weights_are_named(names: list[str], said: str, uploaded: Path, tmp_path: Path) -> None:
+    folder = shutil.copytree(uploaded, tmp_path / "m")
+    replaced(folder, *names)
+    with pytest.raises(CheckpointError, match=said):
+        read_model_file(folder)
+    dump(folder / "adapter_config.json", dict(peft_type="LORA", base_model_name_or_path="some/base"))
+    with pytest.raises(CheckpointError, match="LoRA adapter of some/base"):  # beside a config.json, too
+        read_model_file(folder)
+
+
+def test_a_folder_without_a_configuration(golden: Path, tmp_path: Path) -> None:
+    with pytest.raises(CheckpointError, match=r"is a folder without config.json$"):
+        read_model_file(tmp_path)
+    for name in ("checkpoint_last.pt", "checkpoint_best.pt"):
+        (tmp_path / name).write_bytes(b"")
+    with pytest.raises(CheckpointError, match=r"; name a checkpoint in it: checkpoint_best.pt, checkpoint_last"):
+        read_model_file(tmp_path)
+
+
+@pytest.mark.parametrize("dtype", [torch.int8, torch.uint8, torch.int32, torch.float8_e4m3fn])
+def test_quantised_weights_are_not_taken_as_they_are(dtype: torch.dtype, uploaded: Path, tmp_path: Path) -> None:
+    folder = shutil.copytree(uploaded, tmp_path / "m")
+    state = load_file(folder / "model.safetensors")
+    name = next(name for name in state if "feed_forward" in name)
+    save_file({**state, name: state[name].to(dtype)}, folder / "model.safetensors")
+    with pytest.raises(CheckpointError, match=r"its weights are quantised \((u?int|float)\d+.*dequantize"):
+        read_model_file(folder)
+    edited(folder, "config.json", quantization_config=dict(quant_method="bitsandbytes"))
+    with pytest.raises(CheckpointError, match=r"quantised \(bitsandbytes"):
+        read_model_file(folder)
+    # What holds no such word: a file of another kind.
+    plain = read_model_file(uploaded)
+    broken = {**plain.state, "w2v_encoder.proj.weight": plain.state["w2v_encoder.proj.weight"].to(torch.int8)}
+    with pytest.raises(CheckpointError, match=r"proj.weight has whole numbers \(int8\) in place of weights"):
+        build_model(dataclasses.replace(plain, state=broken))
+
+
+@pytest.mark.parametrize(
+    "part", ["model.safetensors", "model-00001-of-00002.safetensors", "model.safetensors.index.json", "config.json"]
+)
+def test_a_part_of_a_folder_names_it(part: str, uploaded: Path, tmp_path: Path) -> None:
+    folder = shutil.copytree(uploaded, tmp_path / "m")
+    if part not in ("model.safetensors", "config.json"):
+        state = load_file(folder / "model.safetensors")
+        (folder / "model.safetensors").unlink()
+        names = [f"model-0000{number}-of-00002.safetensors" for number in (1, 2)]
+        places = {key: names[number % 2] for number, key in enumerate(state)}
+        for name in names:
+            save_file({key: state[key] for key, place in places.items() if place == name}, folder / name)
+        dump(folder / "model.safetensors.index.json", dict(metadata={}, weight_map=places))
+    file, whole = read_model_file(folder / part), read_model_file(uploaded)
+    assert file.symbols == whole.symbols
+    assert all(torch.equal(tensor, whole.state[name]) for name, tensor in file.state.items())
+    assert fingerprint(folder / part) == fingerprint(folder)
+
+
+def test_a_fast_tokenizer_has_its_symbols_in_another_file(uploaded: Path, tmp_path: Path) -> None:
+    """Not the standard letters, whose number fits: the order is another one."""
+    folder = shutil.copytree(uploaded, tmp_path / "m")
+    (folder / "vocab.json").unlink()
+    vocabulary = {token: number if number < 4 else 35 - number for token, number in STANDARD.items()}
+    added = [dict(id=0, content="<pad>", special=True)]
+    dump(folder / "tokenizer.json", dict(added_tokens=added, model=dict(type="WordLevel", vocab=vocabulary)))
+    file = read_model_file(folder)
+    assert file.symbols == ["<s>", "<pad>", "</s>", "<unk>", *LETTERS[::-1]]
+    dump(folder / "tokenizer.json", dict(model=dict(type="Unigram", vocab=[["a", 0.0]])))
+    with pytest.raises(CheckpointError, match="holds no vocabulary of symbols and their numbers; name one with --dict"):
+        read_model_file(folder)
+
+
+@pytest.mark.parametrize(
+    ("changes", "said"),
+    [
+        (dict(hidden_act="swish"), "m: has hidden_act = 'swish'; known here: gelu"),
+        (dict(num_hidden_layers=0), "m: --encoder-layers must be at least 1, got 0"),
+        (dict(num_attention_heads=3), "m: --encoder-attention-heads must divide"),
+        (dict(do_stable_layer_norm=None), "m: --layer-norm-first needs a value"),
+        (dict(architectures=["WhisperForConditionalGeneration"], model_type="whisper"), "holds a Whisper.*by CTC"),
+        (dict(architectures=["WavLMForCTC"], model_type="wavlm"), "holds a WavLMForCTC"),
+    ],
+)
+def test_messages_name_the_folder(changes: dict[str, Any], said: str, uploaded: Path, tmp_path: Path) -> None:
+    folder = shutil.copytree(uploaded, tmp_path / "m")
+    edited(folder, "config.json", **changes)
+    with pytest.raises(CheckpointError, match=said):
+        load_model(folder)
+
+
+def test_odd_settings_that_transformers_takes(uploaded: Path, tmp_path: Path) -> None:
+    folder = shutil.copytree(uploaded, tmp_path / "m")
+    whole = read_model_file(uploaded)
+    edited(folder, "config.json", architectures=[])
+    edited(folder, "preprocessor_config.json", feature_extractor_type=None)
+    assert read_model_file(folder).symbols == whole.symbols
+    dump(folder / "vocab.json", {"eng": STANDARD})  # the only language, which nothing names
+    assert read_model_file(folder).symbols == whole.symbols
+    dump(folder / "vocab.json", {token: number for token, number in STANDARD.items() if number})
+    assert read_model_file(folder).symbols == whole.symbols  # the blank is number 0, which has no name
+
+
+def test_other_files_are_told_by_how_they_begin(tmp_path: Path) -> None:
+    for content, said in (
+        (b"<!DOCTYPE html><html>", "a web page"), (b"\x89HDF\r\n\x1a\n", "an HDF5 file"), (b"GGUF", "a GGUF file"),
+        (b"\x1f\x8b\x08", "packed by gzip"), (b"RIFF", "a recording"), (b'{"a": 1}', "JSON"),
+    ):  # fmt: skip
+        (tmp_path / "x.pt").write_bytes(content.ljust(64, b"0"))
+        with pytest.raises(CheckpointError, match=f"it is {said}"):
+            read_model_file(tmp_path / "x.pt")
+    with tarfile.open(tmp_path / "x.tar", "w") as file:
+        file.add(tmp_path / "x.pt", "x.pt")
+    with pytest.raises(CheckpointError, match="a tar archive: unpack it, and name the checkpoint that is in it"):
+        read_model_file(tmp_path / "x.tar")
+    (tmp_path / "x.onnx").write_text(POINTER)
+    with pytest.raises(CheckpointError, match="Git LFS pointer"):
+        read_model_file(tmp_path / "x.onnx")
+
+
+@pytest.mark.parametrize(
+    ("name", "said"),
+    [
+        ("wav2vec_small_960", "did you mean 'wav2vec_small_960h'"),
+        ("wav2vec2-base-960h", "a name on the Hugging Face hub is OWNER/NAME"),
+        ("s3://bucket/model.pt", "addresses begin with https://"),
+        ("some/where/model.pt", "there is no such checkpoint$"),
+    ],
+)
+def test_what_may_be_meant(name: str, said: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(CheckpointError, match=said):
+        read_model_file(name)
+
+
+@pytest.mark.parametrize(
+    ("name", "expected"),
+    [
+        ("https://huggingface.co/team/tiny", "team/tiny"),
+        ("https://huggingface.co/team/tiny/tree/main", "team/tiny@main"),
+        ("https://hf.co/team/tiny/blob/v2/config.json", "team/tiny@v2"),
+        (
+            "https://huggingface.co/team/tiny/resolve/refs%2Fpr%2F1/pytorch_model.bin?download=true",
+            "team/tiny@refs/pr/1",
+        ),
+        ("hf://team/tiny@v2", "team/tiny@v2"),
+        ("team/tiny/", "team/tiny"),
+    ],
+)
+def test_pages_of_the_hub(name: str, expected: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setattr("w2v.convert.locate._from_hub", lambda text, language: Path(text))
+    monkeypatch.chdir(tmp_path)
+    assert str(locate(name)) == expected
+
+
+def test_one_file_on_a_page_of_the_hub(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    asked = []
+
+    def answer(address: str, timeout: float) -> Any:
+        asked.append(address)
+        raise OSError("no net")
+
+    monkeypatch.setenv("W2V_CACHE", str(tmp_path))
+    monkeypatch.delenv("HF_HUB_OFFLINE", raising=False)
+    monkeypatch.setattr("urllib.request.urlopen", answer)
+    with pytest.raises(CheckpointError, match="no net"):
+        locate("https://huggingface.co/team/tiny/blob/main/checkpoint_best.pt")
+    assert asked == ["https://huggingface.co/team/tiny/resolve/main/checkpoint_best.pt"]
+
+
 @pytest.mark.parametrize("head", ["SequenceClassification", "AudioFrameClassification", "XVector"])
 def test_the_encoder_of_a_classifier(head: str, tmp_path: Path) -> None:
     file = read_model_file(save(tmp_path / "a", f"Wav2Vec2For{head}", num_labels=3, xvector_output_dim=8))
@@ -280,6 +480,10 @@ def test_the_encoder_of_a_classifier(head: str, tmp_path: Path) -> None:
     assert file.state.keys() == expected.state.keys()
     assert all(torch.equal(tensor, expected.state[name]) for name, tensor in file.state.items())
     assert any("without its head" in note for note in file.notes)
+    edited(tmp_path / "a", "config.json", architectures=["SomebodysEmotionModel"])  # a class of the uploader's own
+    again = read_model_file(tmp_path / "a")
+    assert all(torch.equal(tensor, expected.state[name]) for name, tensor in again.state.items())
+    assert "the encoder of SomebodysEmotionModel, without its head" in again.notes
 
 
 # ---------------------------------------------------------------------------------------------- any kind

@@ -97,6 +97,11 @@ def test_refusals(tmp_path, monkeypatch):
     (tmp_path / "empty.wav").touch()
     with pytest.raises(DataError, match=r"empty.wav: not readable as audio: empty file"):
         read_audio(str(tmp_path / "empty.wav"), 16000)
+    pointer = f"version https://git-lfs.github.com/spec/v1\noid sha256:{'0' * 64}\nsize 377000\n"
+    for name in ("pointer.wav", "pointer.m4a"):
+        (tmp_path / name).write_text(pointer)
+        with pytest.raises(DataError, match=f"{name}: is a Git LFS pointer and not the file itself"):
+            read_audio(str(tmp_path / name), 16000)
     with pytest.raises(DataError, match=r"none.wav: cannot be read: No such file"):
         read_audio(str(tmp_path / "none.wav"), 16000)
     with pytest.raises(DataError, match="cannot be read: Is a directory"):

@@ -146,9 +146,16 @@ def test_kaldi_segments(tmp_path):
     assert [(s.name, s.recording, s.start, s.end) for s in read_segments(path)] == [
         ("u1", "rec", 0.5, 2.0), ("u2", "rec", 2.25, None),
     ]  # fmt: skip
-    for line in ("u rec 1", "u rec one 2", "u rec 2 1", "u rec -1 2", "u rec 1 2 3", "u rec nan 2"):
+    for line in ("u rec 1", "u rec one 2", "u rec 2 1", "u rec -1 2", "u rec 1 2 3", "u rec nan 2", "u rec 1 inf"):
         with pytest.raises(DataError, match="segments:1: must"):
             read_segments(write(tmp_path, line + "\n", "segments"))
+
+
+def test_segments_that_are_none(tmp_path):
+    with pytest.raises(DataError, match=r"segments:3: the utterance 'u1' is in .*segments:1 already"):
+        read_segments(write(tmp_path, "u1 rec 0 1\nu2 rec 1 2\nu1 rec 2 3\n", "segments"))
+    with pytest.raises(DataError, match="holds no segments"):
+        read_segments(write(tmp_path, "\n", "segments"))
 
 
 def test_textgrids_of_the_reference(golden):

@@ -1,9 +1,10 @@
-"""Our beam search against flashlight-text's, on noisy emissions of a made-up language; and alone against in batches."""
+"""Our beam search against flashlight-text's, on noisy emissions of a made-up language; alone, in batches, compiled."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
 from typing import Any
+from unittest import mock
 
 import numpy as np
 import pytest
@@ -12,7 +13,7 @@ from noisy_emissions import noisy_log_probs
 from torch import Tensor
 
 from w2v.data.dictionary import Dictionary
-from w2v.decoders import DecoderConfig, build_decoder
+from w2v.decoders import DecoderConfig, build_decoder, compiled_search
 from w2v.decoders.beam_decoder import BeamDecoder
 from w2v.functional.ctc_path import best_paths
 from w2v.lm.arpa import write_arpa
@@ -119,6 +120,35 @@ def test_readings_are_those_of_flashlight(
     assert any(len(h) > 1 for h in ours)
 
 
+@pytest.mark.parametrize("name", OPTIONS)
+def test_what_is_compiled_finds_the_same(
+    name: str, files: dict[str, str], emissions: tuple[Tensor, Tensor], own_search: pytest.MonkeyPatch
+) -> None:
+    # Run as plain Python: 50 frames of two clips.
+    clips = list(OPTIONS).index(name) + torch.tensor([0, 20])
+    some = emissions[0][clips, :50], emissions[1][clips].clamp(max=50)
+    expected = decode(OPTIONS[name], files, some)
+    own_search.setattr(compiled_search, "is_installed", lambda: True)
+    search = mock.Mock(side_effect=compiled_search.search)
+    own_search.setattr(compiled_search, "compiled", lambda: search)
+    own_search.setattr("w2v.decoders.kenlm.import_flashlight", None)  # numba comes first
+    own_search.setattr("w2v.decoders.beam_search.NUMBERS_AT_ONCE", 300)
+    with np.errstate(over="ignore"):
+        assert decode(OPTIONS[name], files, some) == expected
+    assert search.call_count > len(clips)  # several blocks of frames
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["unknown words", "homophones", "letters"])
+def test_machine_code_finds_the_same(
+    name: str, files: dict[str, str], emissions: tuple[Tensor, Tensor], own_search: pytest.MonkeyPatch
+) -> None:
+    pytest.importorskip("numba")
+    expected = decode(OPTIONS[name], files, emissions)
+    own_search.setattr(compiled_search, "is_installed", lambda: True)
+    assert decode(OPTIONS[name], files, emissions) == expected
+
+
 def test_the_language_is_hidden_from_the_best_path_alone(
     files: dict[str, str], emissions: tuple[Tensor, Tensor], own_search: pytest.MonkeyPatch
 ) -> None:
@@ -175,10 +205,16 @@ def test_what_the_model_rules_out_is_never_said(
     assert all(np.isfinite(hypothesis.score) for nbest in found for hypothesis in nbest)
 
 
-def test_impossible_emissions_are_an_empty_reading(files: dict[str, str], own_search: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("is_compiled", [False, True], ids=["numpy", "compiled"])
+def test_impossible_emissions_are_an_empty_reading(
+    is_compiled: bool, files: dict[str, str], own_search: pytest.MonkeyPatch
+) -> None:
+    own_search.setattr(compiled_search, "is_installed", lambda: is_compiled)
+    own_search.setattr(compiled_search, "compiled", lambda: compiled_search.search)
     for options in ({}, dict(kenlm_model="letters")):
         nothing = torch.full((2, 4, len(DICTIONARY)), -torch.inf)
         nothing[0] = 0.0
-        found = decode(options, files, (nothing, torch.tensor([4, 4])))
+        with np.errstate(over="ignore"):
+            found = decode(options, files, (nothing, torch.tensor([4, 4])))
         assert np.isfinite(found[0][0].score)
         assert [(hypothesis.tokens, hypothesis.score) for hypothesis in found[1]] == [([], -np.inf)]

@@ -10,15 +10,17 @@ import functools
 import itertools
 import logging
 import math
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from torch import Tensor
 
 from w2v.data.dictionary import Dictionary
-from w2v.decoders import DecoderConfig, KenlmDecoder, build_decoder, wer_args_config
+from w2v.decoders import DecoderConfig, KenlmDecoder, build_decoder, compiled_search, wer_args_config
 from w2v.decoders.beam_search import BeamSearch
 from w2v.errors import ConfigError, DataError, MissingPackageError
 from w2v.types import Hypothesis
@@ -31,13 +33,18 @@ USED = [0, BAR, DICTIONARY.index("A"), DICTIONARY.index("B")]
 NUM_FRAMES = 6
 
 
-@pytest.fixture(params=["flashlight", "own"], autouse=True)
-def backend(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
+# What is compiled runs as plain Python here; `test_beam_search` compares it with numpy in a few seconds.
+@pytest.fixture(params=["flashlight", "own", pytest.param("compiled", marks=pytest.mark.slow)], autouse=True)
+def backend(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
     if request.param == "own":
         monkeypatch.setattr("w2v.decoders.kenlm.import_flashlight", lambda: None)
+    elif request.param == "compiled":
+        monkeypatch.setattr(compiled_search, "is_installed", lambda: True)
+        monkeypatch.setattr(compiled_search, "compiled", lambda: compiled_search.search)
     else:
         pytest.importorskip("flashlight.lib.text")
-    return str(request.param)
+    with np.errstate(over="ignore"):
+        yield str(request.param)
 
 
 def config(model: str | None = WORDS, **options: Any) -> DecoderConfig:
@@ -215,7 +222,8 @@ def test_without_flashlight_our_own_search_is_used_and_said(backend: str, caplog
     with caplog.at_level(logging.INFO):
         decoder = build_decoder(config(), DICTIONARY)
     assert isinstance(decoder, KenlmDecoder)
-    assert isinstance(decoder.search, BeamSearch) == (backend == "own")
+    assert isinstance(decoder.search, BeamSearch) == (backend != "flashlight")
+    assert isinstance(decoder.search, compiled_search.CompiledLexiconSearch) == (backend == "compiled")
     assert ("flashlight-text is not installed" in caplog.text) == (backend == "own")
 
 

@@ -68,19 +68,21 @@ class _Handler(BaseHTTPRequestHandler):
         if isinstance(fault, int) or not path.is_file():
             self.send_error(fault if isinstance(fault, int) else 404)
             return
-        content = path.read_bytes()
+        size = path.stat().st_size
         match = re.fullmatch(r"bytes=(\d+)-(\d+)", asked or "") if served.ranges else None
-        start, end = (int(match[1]), min(int(match[2]) + 1, len(content))) if match else (0, len(content))
-        if start >= len(content):
+        start, end = (int(match[1]), min(int(match[2]) + 1, size)) if match else (0, size)
+        if start >= size:
             self.send_error(416)
             return
         self.send_response(206 if match else 200)
         self.send_header("Content-Length", str(end - start))
         self.send_header("ETag", f'"{path.stat().st_mtime_ns}"')
         if match:
-            self.send_header("Content-Range", f"bytes {start}-{end - 1}/{len(content)}")
+            self.send_header("Content-Range", f"bytes {start}-{end - 1}/{size}")
         self.end_headers()
-        self._send(memoryview(content)[start:end], fault)
+        with path.open("rb") as file:
+            file.seek(start)
+            self._send(memoryview(file.read(end - start)), fault)
 
     def _send(self, content: memoryview, fault: Any) -> None:
         stop = len(content) // 2 if fault else len(content)

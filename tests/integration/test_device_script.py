@@ -26,7 +26,7 @@ def scripts(monkeypatch: pytest.MonkeyPatch) -> Any:
 
 
 def test_the_script_writes_one_file(tmp_path: Path) -> None:
-    """A section that runs, in a process of its own; parity of a CPU with itself is exact."""
+    """A section that runs, in a process of its own: float32 on the device against float64."""
     out = tmp_path / "gpu.json"
     command = [str(BENCHMARKS / "gpu.sh"), "--device", "cpu", "--small", "--only", "parity", "--out", str(out)]
     done = subprocess.run(
@@ -36,8 +36,10 @@ def test_the_script_writes_one_file(tmp_path: Path) -> None:
     found = json.loads(out.read_text())
     assert found["machine"]["small"]
     assert found["machine"]["instructions"]
-    assert found["parity"]["logits, largest difference"] == 0
-    assert found["parity"]["gradients, relative difference"] == 0
+    parity = found["parity"]
+    assert parity["same best path"]
+    for name in ("logits, largest difference", "loss, relative difference", "gradients, relative difference"):
+        assert 0 < parity[name] < 1e-5, name
 
 
 def test_without_a_gpu_it_says_so(scripts: Any, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -159,6 +159,14 @@ def test_the_shards_of_a_server_are_listed(packed, server, tmp_path, local):
     assert (code, "commands and joined lists are not read" in err) == (2, True)
 
 
+@pytest.mark.parametrize("far", [False, True], ids=["disk", "server"])
+def test_a_length_that_no_shard_has_takes_no_memory(packed, server, tmp_path, far):
+    root = server.url if far else str(packed / "shards")
+    (tmp_path / "train.tsv").write_text(f"{root}\ntrain-000000.tar:512:{10**15 - 1}/x.wav\t100\n")
+    with pytest.raises(DataError, match=r"the shard ends \d+ bytes before the end of the clip"):
+        read_manifest(tmp_path / "train.tsv").stretch(0)[0].load()
+
+
 def test_a_shard_that_is_replaced_while_it_is_read_is_refused(packed, tmp_path):
     for path in (packed / "shards").glob("train*"):
         (tmp_path / path.name).write_bytes(path.read_bytes())

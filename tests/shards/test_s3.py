@@ -15,8 +15,9 @@ from w2v.data.manifest import read_manifest
 from w2v.errors import ShardError
 from w2v.shards import remote
 
-pytest.importorskip("s3fs", reason="s3fs is not installed; its botocore wants python-dateutil<3")
-server = pytest.importorskip("moto.server", reason="moto[server,s3] is not installed")
+NEEDED = "needs s3fs and moto[s3,server], 110 MB that the test extra leaves out"
+pytest.importorskip("s3fs", reason=NEEDED)
+server = pytest.importorskip("moto.server", reason=NEEDED)
 
 
 @pytest.fixture

@@ -17,6 +17,7 @@ from w2v.data.manifest import read_manifest
 from w2v.errors import DataError, MissingPackageError
 from w2v.shards.parquet_file import RowGroups
 from w2v.shards.store import LocalFile
+from w2v_cli import featurize
 from w2v_cli.shard_listing import split_of
 
 
@@ -129,6 +130,36 @@ def test_every_form_of_the_column_is_read(files, tmp_path, form):
     assert [line.split("\t")[1] for line in lines] == texts[:10]
     assert manifest_program(tmp_path / "train.tsv", "--check")[0] == 0
     assert not {"datasets", "torchcodec"} & set(sys.modules)
+
+
+@pytest.mark.parametrize("paths", [True, False])
+def test_clips_that_are_called_alike_get_names_of_their_own(files, tmp_path, paths):
+    clips, expected = files
+    same_name = [("far/audio.wav", content) for _, content in clips]
+    folder = tmp_path / "parquet"  # a folder may be called so
+    for number, first in enumerate((0, 6)):
+        write_table(folder / f"train-{number}.parquet", same_name[first : first + 6], texts=["a b"] * 6, paths=paths)
+    code, _, err = manifest_program(folder, "--ext", "parquet", "--dest", tmp_path)
+    assert code == 0, err
+    same(tmp_path / "train.tsv", expected)
+    manifest = read_manifest(tmp_path / "train.tsv")
+    titles = [manifest.title(row) for row in range(12)]
+    assert len({title.removesuffix(".wav") for title in titles}) == 12
+    if paths:
+        assert titles[:3] == ["audio.wav", "audio-2.wav", "audio-3.wav"]
+    lines = (tmp_path / "train.transcripts.tsv").read_text().splitlines()
+    assert [line.split("\t")[0] for line in lines] == titles
+    manifest.check_titles()
+
+
+def test_two_clips_of_one_name_are_refused_where_results_are_found_by_it(tmp_path):
+    (tmp_path / "train.tsv").write_text(f"{tmp_path}\n" + "".join(f"{s}.tar:0:9/a/x.wav\t1\n" for s in "abba"))
+    with pytest.raises(DataError, match=r"train.tsv:2 and .*train.tsv:3: two clips are called 'a/x.wav'"):
+        read_manifest(tmp_path / "train.tsv").check_titles()
+    (tmp_path / "twice.tsv").write_text(f"{tmp_path}\n" + "a.tar:0:9/a/x.wav\t1\n" * 2)
+    read_manifest(tmp_path / "twice.tsv").check_titles()  # one clip
+    with pytest.raises(DataError, match=r"a.tar:0:9/a/x.wav and b.tar:0:9/a/x.wav would both become .*a/x.npy"):
+        featurize.check_names(read_manifest(tmp_path / "train.tsv"), tmp_path, ".npy")
 
 
 def test_rows_without_bytes_are_rejected(files, tmp_path):

@@ -63,6 +63,15 @@ def test_an_encoder_for_fine_tuning(golden: Any, speech: Path, tmp_path: Path, n
     assert torch.equal(ours[conv], theirs[conv if name == "ctc_base" else conv.removeprefix(prefix)].float())
 
 
+def test_a_fine_tuned_model_with_other_symbols(golden: Any, speech: Path, tmp_path: Path) -> None:
+    path = model(golden, "ctc_base")
+    flags = ["--save-dir", tmp_path, "--finetune-from-model", path, *CTC, *normalized(golden, "ctc_base")]
+    outcome = call(train.main, [speech, *flags])
+    theirs = list(read_model_file(path).state["w2v_encoder.proj.weight"].shape)
+    assert_one_line(outcome, f"w2v_encoder.proj.weight has the shape {theirs} there, ")
+    assert "--w2v-path takes its encoder alone" in outcome.err
+
+
 def test_our_own_fine_tuned_model_is_fine_tuned_further(golden: Any, speech: Path, tmp_path: Path) -> None:
     first = [speech, "--save-dir", tmp_path / "a", "--w2v-path", model(golden, "w2v2_base"), *CTC]
     assert call(train.main, first).code == 0

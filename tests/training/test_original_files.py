@@ -79,6 +79,28 @@ def test_the_same_by_hydras_command_line(tmp_path: Path) -> None:
     assert parse_train_command(words).config.to_plain() == typed.to_plain()
 
 
+def test_references_within_a_file(tmp_path: Path) -> None:
+    sections = finetuning()
+    sections["distributed_training"] = {"distributed_world_size": 4}
+    sections["dataset"]["num_workers"] = "${distributed_training.distributed_world_size}"
+    sections["checkpoint"]["save_dir"] = "${task.data}"
+    config = parse(tmp_path, sections, "--w2v-path", "MODEL", "task.data=HERE")
+    assert (config.dataset.num_workers, config.checkpoint.save_dir) == (4, "HERE")
+    for text in ("${env:HOME}", "${oc.env:HOME}", "${task.none}", "${task.data}/model.pt", "x-${task.data}"):
+        sections["model"]["w2v_path"] = text
+        with pytest.raises(ConfigError, match=r"x\.yaml:\d+: w2v_path: .* is no option of this file.*write the value"):
+            parse(tmp_path, sections, "task.data=HERE")
+
+
+@pytest.mark.parametrize(
+    ("section", "message"),
+    [("defaults", "Hydra joins files by it: write their sections into this file"), ("generation", "leave it out")],
+)
+def test_sections_that_are_none_here(tmp_path: Path, section: str, message: str) -> None:
+    with pytest.raises(ConfigError, match=rf"x\.yaml:\d+: unknown section '{section}'; .*{message}"):
+        parse(tmp_path, finetuning() | {section: [{"task": "audio_finetuning"}]}, "DATA", "--w2v-path", "MODEL")
+
+
 def test_a_file_of_pretraining(tmp_path: Path) -> None:
     config = parse(tmp_path, pretraining(), "DATA")
     assert config.model.config.layer_norm_first

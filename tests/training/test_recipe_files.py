@@ -86,6 +86,10 @@ def test_all_are_listed(capsys: pytest.CaptureFixture[str]) -> None:
     assert str(FOLDER) in outcome.out
     with pytest.raises(ConfigError, match="no recipe 'base-2gpu'; did you mean base-"):
         parse("data", "--recipe", "base-2gpu")
+    with pytest.raises(
+        ConfigError, match=r"no recipe 'my\.yaml'; --config my\.yaml reads a file of your own; known: base"
+    ):
+        parse("data", "--recipe", "my.yaml")
 
 
 @pytest.mark.parametrize("name", NAMES)

@@ -304,7 +304,10 @@ def _resets(asked: dict[str, Any]) -> list[str]:
 
 
 def _named(asked: dict[str, Any]) -> str:
-    return " and ".join(f"--{name.replace('_', '-')}" for name in asked)
+    flags = [f"--{name.replace('_', '-')}" for name in asked]
+    # A file without the state of a run means the same under both flags.
+    model = "--finetune-from-model"
+    return " and ".join(f"{model} (or --restore-file with a model)" if flag == model else flag for flag in flags)
 
 
 def _word() -> str:

@@ -26,6 +26,12 @@ MAX_PICKLE = 64 << 20
 VERIFIED_AT_ONCE = 16 << 20  # bytes
 LEGACY_MAGIC = 0x1950A86A20F9469CFC6C
 LEGACY_PROTOCOL = 1001
+OTHER_KINDS = {
+    b"<!doctype": "a web page: the address is that of a page, or asks for a login", b"<html": "a web page",
+    b"\x89hdf": "an HDF5 file, as Keras writes them", b"gguf": "a GGUF file", b"\x1f\x8b": "packed by gzip",
+    b"riff": "a recording", b"flac": "a recording", b"{": "JSON",
+}  # fmt: skip
+"""What other files begin with, in small letters."""
 _CENTRAL = struct.Struct("<4s6H3L5H2L")
 _END = struct.Struct("<4s4H2LH")
 _END64 = struct.Struct("<4sQ2H2L4Q")
@@ -224,9 +230,11 @@ def _read_archive(path: Path, content: mmap.mmap, *, verify: bool, keep_mapped: 
 
 def _read_legacy(path: Path, content: mmap.mmap) -> Any:
     if content[257:262] == b"ustar":
-        raise UnsafePickleError("a tar archive, as torch wrote them before 2017")
+        raise UnsafePickleError("a tar archive: unpack it, and name the checkpoint that is in it")
     if content[:1] != b"\x80":
-        raise DamageError("it is no file of torch.save")
+        start = content[:16].lower()
+        kind = next((kind for magic, kind in OTHER_KINDS.items() if start.startswith(magic)), "no file of torch.save")
+        raise DamageError(f"it is {kind}")
     magic, place = Unpickler(_no_storage).load(content)
     protocol, place = Unpickler(_no_storage).load(content, place)
     if magic != LEGACY_MAGIC or protocol != LEGACY_PROTOCOL:

@@ -24,8 +24,10 @@ def recipe_path(name: str) -> Path:
     names = recipe_names()
     if name not in names:
         near = difflib.get_close_matches(name, names, n=2)
-        meant = f"; did you mean {' or '.join(near)}?" if near else ""
-        raise ConfigError(f"--recipe: no recipe {name!r}{meant} Known: {', '.join(names)}")
+        meant = f"did you mean {' or '.join(near)}? " if near else ""
+        if name.endswith((".yaml", ".yml")):
+            meant = f"--config {name} reads a file of your own; "
+        raise ConfigError(f"--recipe: no recipe {name!r}; {meant}known: {', '.join(names)}")
     return FOLDER / f"{name}.yaml"
 
 

@@ -22,8 +22,10 @@ class Released:
         split: labels that it was fine-tuned with; empty: none.
         data: recordings that it was pretrained on.
         file: its name under `BASE`.
-        wer: word error rate in percent on test-clean / test-other, with the Transformer language model, in the paper of
-            its table; empty where it gives none.
+        wer: word error rate in percent on test-clean / test-other, with the Transformer language model, in the paper
+            (tables 1 and 2 of arXiv 2006.11477). Empty where there is none for this file: the figures in the abstract
+            of the self-training paper (arXiv 2010.11430) are of other models, which were trained from the beginning
+            on the labels that a model like these wrote.
     """
 
     model: str
@@ -57,9 +59,9 @@ WAV2VEC2 = (
     Released("Wav2Vec 2.0 Large (LV-60)", "10 minutes", _LIGHT, "wav2vec_vox_10m_new.pt", "4.8 / 8.2"),
     Released("Wav2Vec 2.0 Large (LV-60)", "100 hours", _LIGHT, "wav2vec_vox_100h_new.pt", "2.0 / 4.0"),
     Released("Wav2Vec 2.0 Large (LV-60)", "960 hours", _LIGHT, "wav2vec2_vox_960h_new.pt", "1.8 / 3.3"),
-    Released("Wav2Vec 2.0 Large (LV-60) + Self Training", "10 minutes", _LIGHT, "wav2vec_vox_10m_pl.pt", "3.0 / 5.2"),
+    Released("Wav2Vec 2.0 Large (LV-60) + Self Training", "10 minutes", _LIGHT, "wav2vec_vox_10m_pl.pt"),
     Released("Wav2Vec 2.0 Large (LV-60) + Self Training", "100 hours", _LIGHT, "wav2vec_vox_100h_pl.pt"),
-    Released("Wav2Vec 2.0 Large (LV-60) + Self Training", "960 hours", _LIGHT, "wav2vec_vox_960h_pl.pt", "1.5 / 3.1"),
+    Released("Wav2Vec 2.0 Large (LV-60) + Self Training", "960 hours", _LIGHT, "wav2vec_vox_960h_pl.pt"),
 )
 WAV2VEC = (Released("Wav2Vec large", "", _LIBRI, "wav2vec_large.pt"),)
 VQ_WAV2VEC = (
@@ -86,6 +88,6 @@ def _lines() -> Iterator[str]:
             cells = [cell.ljust(width) for cell, width in zip(row, widths, strict=True)]
             yield "  " + "  ".join([*cells, "address" if one is None else one.url])
         yield ""
-    yield "WER: percent on Librispeech test-clean / test-other with the Transformer language model, as in the papers"
-    yield "(arXiv 2006.11477, 2010.11430). A name opens its checkpoint in every program: w2v-transcribe NAME FILE,"
+    yield "WER: percent on Librispeech test-clean / test-other with the Transformer language model, as in the paper"
+    yield "(arXiv 2006.11477). A name opens its checkpoint in every program: w2v-transcribe NAME FILE,"
     yield f'w2v.load_model("NAME"), --path NAME. Letters of the fine-tuned ones: {LETTERS}'

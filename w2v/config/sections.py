@@ -125,6 +125,11 @@ class DatasetConfig:
         names = self._train_names
         if "" in names or len(set(names)) < len(names):
             raise ConfigError(f"--train-subset must be different names between commas, got {self.train_subset!r}")
+        if "" in (valid := [name.strip() for name in self.valid_subset.split(",")]) or len(set(valid)) < len(valid):
+            raise ConfigError(
+                f"--valid-subset must be different names between commas, got {self.valid_subset!r}; "
+                "--disable-validation trains without"
+            )
         weights = self.subset_weights
         if weights is not None and len(weights) != len(names):
             raise ConfigError(

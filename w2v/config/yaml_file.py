@@ -16,6 +16,13 @@ from w2v.errors import ConfigError
 LONGEST_FILE = 1 << 20
 DEEPEST = 20
 PREFIX = "tag:yaml.org,2002:"
+ELSEWHERE = {  # sections of the original's files that are none here
+    "defaults": "Hydra joins files by it: write their sections into this file",
+    **dict.fromkeys(
+        ("common_eval", "generation", "eval_lm", "interactive", "bpe", "tokenizer", "scoring", "ema", "simul_type"),
+        "training does not read it: leave it out",
+    ),
+}
 
 
 @dataclass(frozen=True)
@@ -113,7 +120,8 @@ class _Sections:
         for key, node in root.value:
             values = plain[key.value]
             if key.value not in self._known:
-                self._refuse(key, f"unknown section {key.value!r}; known: {names}")
+                hint = f"; {ELSEWHERE[key.value]}" if key.value in ELSEWHERE else f"; known: {names}"
+                self._refuse(key, f"unknown section {key.value!r}{hint}")
             if not isinstance(values, dict):
                 self._refuse(key, f"section {key.value!r} must hold options, got {values!r}")
             places |= {(key.value, name.value): f"{self._path}:{name.start_mark.line + 1}" for name, _ in node.value}

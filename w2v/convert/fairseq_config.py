@@ -217,7 +217,7 @@ class FairseqConfig:
 
 
 # Options that the original never had.
-NEW_HERE = {"original_padding", "w2v_args", "num_classes", "adapter_attn_dim"}
+NEW_HERE = {"original_padding", "w2v_args", "num_classes", "adapter_attn_dim", "bert_path", "bert_args"}
 
 
 def _is_given(value: Any) -> bool:

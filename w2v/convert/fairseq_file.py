@@ -31,7 +31,7 @@ SECTIONS = (
 )  # fmt: skip
 SPELLED_OUT = ("conv_feature_layers", "conv_aggregator_layers")
 """Options that the original keeps as text."""
-DROPPED_THERE = {"encoder", "bert_path", "bert_args"}
+DROPPED_THERE = {"encoder"}
 BASE_NAMES = {
     "Wav2VecConfig": "wav2vec", "Wav2Vec2Config": "wav2vec2", "Wav2VecCtcConfig": CTC, "RobertaConfig": MASKED_MODEL,
     "HubertConfig": HUBERT,

@@ -20,12 +20,6 @@ CLASSES = {
 }  # fmt: skip
 FAMILIES = {"wav2vec2": "Wav2Vec2", "hubert": "Hubert", "data2vec-audio": "Data2VecAudio"}
 """`model_type`, and what the names of its classes begin with."""
-# Classifiers: their encoder is taken, as `Wav2Vec2Model.from_pretrained` takes it; the head is not.
-CLASSIFIERS = (
-    "Wav2Vec2ForSequenceClassification", "Wav2Vec2ForAudioFrameClassification", "Wav2Vec2ForXVector",
-    "HubertForSequenceClassification", "Data2VecAudioForSequenceClassification",
-    "Data2VecAudioForAudioFrameClassification", "Data2VecAudioForXVector",
-)  # fmt: skip
 ACTIVATIONS = {"gelu": "gelu", "gelu_accurate": "gelu_new", "gelu_fast": "gelu_new", "relu": "relu", "tanh": "tanh"}
 OUR_ACTIVATIONS = {
     "gelu": "gelu", "gelu_new": "gelu_accurate", "gelu_fast": "gelu_accurate", "relu": "relu", "tanh": "tanh",
@@ -228,8 +222,9 @@ def _encoder_of(get: Mapping[str, Any], where: str, *, is_data2vec: bool) -> dic
     convolutions = [get["conv_dim"], get["conv_kernel"], get["conv_stride"]]
     if not all(isinstance(row, list) for row in convolutions) or len({len(row) for row in convolutions}) != 1:
         raise CheckpointError(f"{where}: conv_dim, conv_kernel and conv_stride must be lists of the same length")
-    if get["hidden_act"] not in OUR_ACTIVATIONS or get["feat_extract_norm"] not in ("group", "layer"):
-        raise CheckpointError(f"{where}: has an activation or a norm that is not known here")
+    for option, known in (("hidden_act", tuple(OUR_ACTIVATIONS)), ("feat_extract_norm", ("group", "layer"))):
+        if get[option] not in known:
+            raise CheckpointError(f"{where}: has {option} = {str(get[option])[:40]!r}; known here: {', '.join(known)}")
     encoder = {ours: get[theirs] for ours, theirs in ENCODER_OPTIONS}
     encoder |= {
         "activation_fn": OUR_ACTIVATIONS[get["hidden_act"]],

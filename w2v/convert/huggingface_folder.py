@@ -18,7 +18,7 @@ from torch import Tensor
 from w2v.convert.hubert_model import EXTRA_FILE, HEADS
 from w2v.convert.huggingface_config import (
     CLASSES,
-    CLASSIFIERS,
+    FAMILIES,
     from_their_config,
     kind_of,
     progress_before,
@@ -29,6 +29,7 @@ from w2v.convert.huggingface_names import THEIR_PREFIXES, to_our_names, to_their
 from w2v.convert.huggingface_symbols import find_vocabulary, read_json, read_vocabulary, reorder, tokenizer_files
 from w2v.convert.language_adapters import choose_language
 from w2v.convert.model_file import CTC, ENCODER, HUBERT, ModelFile
+from w2v.convert.other_folders import CONFIG_FILE, refuse_quantised
 from w2v.convert.safetensors_file import read_safetensors, write_safetensors
 from w2v.convert.symbols import find_symbols
 from w2v.convert.weight_files import WEIGHTS, read_weights
@@ -36,11 +37,9 @@ from w2v.data.post_process import fitting_post_process
 from w2v.errors import CheckpointError
 from w2v.models.wav2vec_ctc import ENCODER_PREFIX
 
-CONFIG_FILE = "config.json"
 AUDIO_FILE = "preprocessor_config.json"
 PROCESSOR_FILE = "processor_config.json"
 """Where transformers 5 keeps the settings of AUDIO_FILE, under the key `feature_extractor`."""
-ADAPTER_FILE = "adapter_config.json"
 EXTRACTOR = "Wav2Vec2FeatureExtractor"
 THEIR_EPSILON = 1e-7
 """What Wav2Vec2FeatureExtractor adds to the variance of a clip."""
@@ -60,9 +59,10 @@ def read_huggingface(folder: Path, dictionary: str | None, language: str | None 
     Raises:
         CheckpointError: it holds another model, or is incomplete.
     """
-    _refuse_adapter(folder)
     config = read_json(folder / CONFIG_FILE)
-    spoken = choose_language(folder, config, read_weights(folder), language)
+    weights = read_weights(folder)
+    refuse_quantised(folder, config, weights)
+    spoken = choose_language(folder, config, weights, language)
     their_state = spoken.state
     kind, name = _kind(config, their_state, folder)
     extra: dict[str, Tensor] = {}
@@ -72,11 +72,11 @@ def read_huggingface(folder: Path, dictionary: str | None, language: str | None 
     encoder = sections["model"]["w2v_args"] if kind == CTC else sections["model"]
     is_layer_norm = encoder["extractor_mode"] == "layer_norm"
     notes = [spoken.note] if spoken.note else []
-    if name in CLASSIFIERS:
+    if name not in CLASSES:
         their_state = {
             key: tensor for key, tensor in their_state.items() if key.startswith(tuple(THEIR_PREFIXES.values()))
         }
-        notes.append(f"the encoder of a {name}, without its head")
+        notes.append(f"the encoder of {name}, without its head")
     state = {**to_our_names(their_state, kind, str(folder), layer_norm=is_layer_norm), **extra}
     _fit_encoder(state, ENCODER_PREFIX if kind == CTC else "", encoder, folder, notes)
     before = sections_before(config, str(folder))
@@ -100,17 +100,23 @@ def read_huggingface(folder: Path, dictionary: str | None, language: str | None 
 def _kind(config: Mapping[str, Any], state: Mapping[str, Tensor], folder: Path) -> tuple[str, str]:
     """Return our name of the model, and theirs."""
     names = config.get("architectures")
-    if names is None:  # an old file: the heads tell
+    if not names:  # an old file: the heads tell
         name = "Wav2Vec2ForCTC" if "lm_head.weight" in state else "Wav2Vec2Model"
         name = "Wav2Vec2ForPreTraining" if "project_hid.weight" in state else name
         return CLASSES[name], name
     name = names[0] if isinstance(names, list) and names else names
-    if name in CLASSIFIERS:
-        return ENCODER, str(name)
-    if not isinstance(name, str) or name not in CLASSES:
-        known = ", ".join((*CLASSES, *CLASSIFIERS))
-        raise CheckpointError(f"{folder}: holds a {str(name)[:60]}; known here: {known}")
-    return CLASSES[name], name
+    name = str(name)[:60]
+    if name in CLASSES:
+        return CLASSES[name], name
+    # A class with another head (a classifier, or one of the uploader): `Wav2Vec2Model.from_pretrained` takes its
+    # encoder, too.
+    prefix = THEIR_PREFIXES.get(str(config.get("model_type")))
+    if prefix is not None and any(key.startswith(prefix) for key in state):
+        return ENCODER, name
+    raise CheckpointError(
+        f"{folder}: holds a {name}; what opens here are models of {', '.join(FAMILIES.values())}: those that write "
+        "by CTC, those of pretraining, and the encoders of others"
+    )
 
 
 def _fit_encoder(
@@ -129,22 +135,13 @@ def _fit_encoder(
         del state[f"{prefix}post_extract_proj.weight"], state[f"{prefix}post_extract_proj.bias"]
 
 
-def _refuse_adapter(folder: Path) -> None:
-    if (folder / ADAPTER_FILE).is_file() and not any((folder / name).is_file() for name in (CONFIG_FILE, *WEIGHTS)):
-        base = read_json(folder / ADAPTER_FILE).get("base_model_name_or_path")
-        raise CheckpointError(
-            f"{folder}: is a LoRA adapter of {str(base)[:80]} and no whole model; merge it in Python "
-            "(peft: merge_and_unload), save the result with save_pretrained, and open that folder"
-        )
-
-
 def _audio(folder: Path, is_layer_norm: bool, notes: list[str]) -> dict[str, Any]:
     """Return how input is read: from the settings of the folder, or of the one above; guessed where there are none."""
     for place in (folder, folder.parent):
         content = _audio_settings(place)
         if content is None:
             continue
-        kind = content.get("feature_extractor_type", EXTRACTOR)
+        kind = content.get("feature_extractor_type") or EXTRACTOR
         if kind != EXTRACTOR:
             raise CheckpointError(f"{place}: its input is made by a {str(kind)[:60]}; only {EXTRACTOR} is known here")
         return {

@@ -15,10 +15,11 @@ from torch import Tensor
 
 from w2v.config import build_config, to_plain
 from w2v.convert.huggingface_config import progress_before, sections_before
-from w2v.convert.huggingface_folder import CONFIG_FILE, write_parts
+from w2v.convert.huggingface_folder import write_parts
 from w2v.convert.huggingface_symbols import read_json
 from w2v.convert.masked_model_state import ENCODER, OUTPUT, POSITIONS, TOKENS, token_symbols
 from w2v.convert.model_file import MASKED_MODEL, ModelFile
+from w2v.convert.other_folders import CONFIG_FILE
 from w2v.convert.weight_files import read_weights
 from w2v.data.dictionary import MASK, SPECIALS
 from w2v.errors import CheckpointError

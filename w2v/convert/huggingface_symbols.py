@@ -22,6 +22,8 @@ from w2v.errors import CheckpointError, listed
 from w2v.files.pointer import refuse_pointer
 
 VOCABULARY = "vocab.json"
+FAST_TOKENIZER = "tokenizer.json"
+"""Of tokenizers that were saved as fast ones, which have no VOCABULARY."""
 TOKENIZER = "tokenizer_config.json"
 PHONEMES = "Wav2Vec2PhonemeCTCTokenizer"
 LETTERS = "Wav2Vec2CTCTokenizer"
@@ -103,12 +105,13 @@ def read_json(path: Path) -> dict[str, Any]:
 
 def find_vocabulary(folder: Path) -> Path | None:
     """Return `vocab.json` of a folder, or of the one above: a Trainer's `checkpoint-500` may lie below its own."""
-    return next((place / VOCABULARY for place in (folder, folder.parent) if (place / VOCABULARY).is_file()), None)
+    places = (place / name for place in (folder, folder.parent) for name in (VOCABULARY, FAST_TOKENIZER))
+    return next((place for place in places if place.is_file()), None)
 
 
 def languages_of(vocabulary: Path) -> list[str]:
     """Return the languages of a `vocab.json` that holds one vocabulary for each; [] where it is a single one."""
-    content = read_json(vocabulary)
+    content = _content(vocabulary)
     return list(content) if content and all(isinstance(part, dict) for part in content.values()) else []
 
 
@@ -134,7 +137,8 @@ def read_vocabulary(path: Path, config: Mapping[str, Any], num_classes: int, lan
     tokens = {number: token for token, number in numbers.items() if number < num_classes}
     number_of = {token: number for number, token in tokens.items()}
     blank = config.get("pad_token_id")
-    if type(blank) is not int or blank not in tokens:
+    # CTC was trained with this number as its blank, whatever it is called.
+    if type(blank) is not int or not 0 <= blank < num_classes or not tokens:
         blank = number_of.get(tokenizer.tokens["pad_token"] or "")
     if blank is None:
         pad = tokenizer.tokens["pad_token"]
@@ -149,10 +153,23 @@ def read_vocabulary(path: Path, config: Mapping[str, Any], num_classes: int, lan
     return Vocabulary(path, [*SPECIALS, *symbols], [*rows, *rest], post_process, notes)
 
 
-def _numbers_of(path: Path, tokenizer: _Tokenizer, language: str | None) -> dict[str, int]:
+def _content(path: Path) -> dict[str, Any]:
+    """Return what `vocab.json` holds, or the same of `tokenizer.json`."""
     content = read_json(path)
+    if path.name != FAST_TOKENIZER:
+        return content
+    model, added = content.get("model"), content.get("added_tokens")
+    vocabulary = model.get("vocab") if isinstance(model, dict) else None
+    if not isinstance(vocabulary, dict):
+        raise CheckpointError(f"{path}: holds no vocabulary of symbols and their numbers; name one with --dict")
+    entries = [entry for entry in (added if isinstance(added, list) else ()) if isinstance(entry, dict)]
+    return {**vocabulary, **{str(entry.get("content")): entry.get("id") for entry in entries}}
+
+
+def _numbers_of(path: Path, tokenizer: _Tokenizer, language: str | None) -> dict[str, int]:
+    content = _content(path)
     if content and all(isinstance(part, dict) for part in content.values()):
-        chosen = language or tokenizer.language
+        chosen = language or tokenizer.language or (next(iter(content)) if len(content) == 1 else None)
         if chosen not in content:
             raise CheckpointError(
                 f"{path}: holds vocabularies of {len(content)} languages ({listed(list(content), 8)}), and the "

@@ -15,24 +15,32 @@ import urllib.request
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
+from urllib.parse import unquote
 
 from w2v.config.released import RELEASED
 from w2v.convert.language_adapters import adapter_files
+from w2v.convert.other_folders import CONFIG_FILE
 from w2v.errors import CheckpointError, MissingPackageError
 from w2v.files import atomic_path
 
-CONFIG_FILE = "config.json"
 WEIGHTS = ("model*.safetensors", "pytorch_model*.bin")
 SMALL_FILES = ("*.json", "*.txt", "w2v_extra.safetensors")  # the last: what HuBERT has beside its encoder
 TIMEOUT = 60.0  # seconds without a byte
 _ADDRESS = re.compile(r"^https?:/+(?=.)")
 _HUB_NAME = re.compile(r"^[\w-][\w.-]*/[\w-][\w.-]*(@[\w./-]+)?$")
+_HUB_PAGE = re.compile(
+    r"https?://(?:www\.)?(?:huggingface|hf)\.co/(?!datasets/|spaces/)([\w.-]+/[\w.-]+)"
+    r"(?:/(?:tree|blob|resolve)/([\w.%-]+)(?:/([^?]+))?)?/?(?:\?.*)?$"
+)
+"""A page of a model: its name; revision; a file."""
+_OF_FOLDER = re.compile(r"(config\.json|(pytorch_)?model(-\d+-of-\d+)?\.(safetensors|bin)(\.index\.json)?)$")
+"""Files that mean nothing without their folder."""
 _FILE_ENDINGS = (".pt", ".pth", ".bin", ".safetensors", ".json", ".arpa", ".gz", ".ckpt", ".onnx", ".txt")
 
 
 def is_address(name: str | Path) -> bool:
-    """Tell whether a name is an address on the web."""
-    return _ADDRESS.match(str(name)) is not None
+    """Tell whether a name is an address: on the web, of the hub (`hf://OWNER/NAME`), or of a file here."""
+    return re.match(r"(https?|hf|file):/", str(name)) is not None
 
 
 def is_hub_name(name: str) -> bool:
@@ -45,18 +53,19 @@ def locate(name: str | Path, language: str | None = None) -> Path:
 
     Args:
         name: a path; the name of a released checkpoint (`config/released`); `OWNER/NAME` or `OWNER/NAME@REVISION` on
-            the Hugging Face hub; or an address.
+            the Hugging Face hub; or an address, of a file or of a page of the hub.
         language: whose adapter is downloaded, too, of a model on the hub that has one for each language.
 
     Raises:
         CheckpointError: it cannot be downloaded; the message says what to do.
         MissingPackageError: huggingface_hub is needed and not installed.
     """
-    text = str(name)
-    if is_address(text):
+    text = str(name).removeprefix("file://").rstrip("/") or str(name)
+    text = re.sub(r"^hf:/+", "", text)
+    if _ADDRESS.match(text):
         # A path object has made one slash of two.
         return _from_web(_ADDRESS.sub(lambda found: found[0].split(":")[0] + "://", text), language)
-    path = Path(name)
+    path = Path(text).expanduser()
     if text in RELEASED and not path.exists():
         return _from_web(RELEASED[text].url)
     if path.exists() or not _HUB_NAME.match(text) or text.lower().endswith(_FILE_ENDINGS):
@@ -85,8 +94,16 @@ def fingerprint(name: str | Path, language: str | None = None) -> str:
     return digest.hexdigest()
 
 
+def folder_of(path: Path) -> Path | None:
+    """Return the Hugging Face folder that a path names: itself, or that of one of its parts; None: it is one file."""
+    if path.is_dir():
+        return path
+    is_part = _OF_FOLDER.match(path.name) and (path.parent / CONFIG_FILE).is_file()
+    return path.parent if is_part else None
+
+
 def _files(path: Path, language: str | None) -> Iterator[Path]:
-    folder = path if path.is_dir() else path.parent if path.name == CONFIG_FILE else None
+    folder = folder_of(path)
     if folder is None:
         yield path
         return
@@ -111,7 +128,8 @@ def _from_hub(text: str, language: str | None) -> Path:
         raise MissingPackageError(
             "huggingface_hub", "hub", f"{text}, which is no file here, but a name on the hub"
         ) from e
-    wanted: dict[str, Any] = {"repo_id": name, "revision": revision or None}
+    # Not what lies in folders: language models, graphs, copies in other formats.
+    wanted: dict[str, Any] = {"repo_id": name, "revision": revision or None, "ignore_patterns": "*/*"}
     adapters = adapter_files(language) if language else []
     small = [*SMALL_FILES, *adapters[:1]]
     try:
@@ -137,9 +155,11 @@ def _from_hub(text: str, language: str | None) -> Path:
 
 def _from_web(address: str, language: str | None = None) -> Path:
     """Download one file into the cache; the files of one address lie in a folder of their own."""
-    host = re.match(r"https?://(?:www\.)?huggingface\.co/([\w.-]+/[\w.-]+)/?$", address)
-    if host:
-        return _from_hub(host[1], language)
+    page = _HUB_PAGE.match(address)
+    if page and (page[3] is None or _OF_FOLDER.match(page[3])):
+        return _from_hub(page[1] + (f"@{unquote(page[2])}" if page[2] else ""), language)
+    if page:  # the page that shows a file, and the file
+        address = address.replace("/blob/", "/resolve/", 1)
     cache = Path(os.environ.get("W2V_CACHE", "~/.cache/w2v")).expanduser()
     folder = cache / hashlib.blake2b(address.encode(), digest_size=8).hexdigest()
     path = folder / (re.sub(r"[^\w.-]", "_", address.partition("?")[0].rstrip("/").rpartition("/")[2]) or "model")

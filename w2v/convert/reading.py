@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from difflib import get_close_matches
 from pathlib import Path
 from typing import Any
 
@@ -11,19 +12,22 @@ from torch import Tensor
 from w2v.checkpoint.file import check_version
 from w2v.checkpoint.torch_file import read_torch_file
 from w2v.checkpoint.unpickle import Record, UnsafePickleError, plain_data
+from w2v.config.released import RELEASED
 from w2v.convert.encoder_shape import infer_encoder
 from w2v.convert.fairseq_config import FairseqConfig
 from w2v.convert.hubert_model import complete_hubert
-from w2v.convert.huggingface_folder import CONFIG_FILE, read_huggingface
+from w2v.convert.huggingface_folder import read_huggingface
 from w2v.convert.huggingface_masked import is_masked_folder, read_masked_folder
 from w2v.convert.language_model_state import num_words, upgrade_language_model
-from w2v.convert.locate import locate
+from w2v.convert.locate import folder_of, locate
 from w2v.convert.masked_model_state import stored_symbols, token_symbols, upgrade_masked_model
 from w2v.convert.model_file import CTC, ENCODER, HUBERT, LANGUAGE_MODEL, MASKED_MODEL, ModelFile
 from w2v.convert.onnx_file import is_onnx_folder
+from w2v.convert.other_folders import CONFIG_FILE, check_folder
 from w2v.convert.safetensors_file import read_safetensors_model
 from w2v.convert.symbols import find_symbols
 from w2v.errors import CheckpointError
+from w2v.files.pointer import refuse_pointer
 from w2v.models.wav2vec_ctc import ENCODER_PREFIX, PRETRAINING_HEADS
 
 # Heads of pretraining, which a fine-tuned model does not use.
@@ -49,12 +53,25 @@ def read_model_file(
         CheckpointError: it cannot be read, is of another kind, or is incomplete; the message says what is missing.
     """
     place = locate(path, language)
-    folder = place if place.is_dir() else place.parent if place.name == CONFIG_FILE else None
+    if not place.exists():
+        raise CheckpointError(f"{path}: there is no such checkpoint{_meant(str(path))}")
+    refuse_pointer(place, CheckpointError)
+    folder = folder_of(place)
+    place = folder or place
     if language is not None and (folder is None or is_onnx_folder(folder) or is_masked_folder(folder)):
         raise CheckpointError(f"--language {language}: {place} has one language only; leave --language out")
     file = _open(place, dictionary, pretrained, data, language)
     check_sizes(file.path, file.config["model"], file.state)
     return file
+
+
+def _meant(name: str) -> str:
+    near = get_close_matches(name, RELEASED, n=1, cutoff=0.9)
+    if near:
+        return f"; did you mean {near[0]!r}, a released one (`w2v models`)?"
+    if "://" in name:
+        return "; addresses begin with https://"
+    return "" if set(name) & set("/.\\") else "; a name on the Hugging Face hub is OWNER/NAME"
 
 
 def _open(
@@ -65,11 +82,11 @@ def _open(
             f"{place}: is an ONNX graph, which an ONNX runtime opens (w2v-convert --inspect describes it); "
             "give the checkpoint that it was exported from"
         )
-    if place.is_dir() or place.name == CONFIG_FILE:
-        folder = place if place.is_dir() else place.parent
-        if is_masked_folder(folder):
-            return read_masked_folder(folder, dictionary)
-        return read_huggingface(folder, dictionary, language)
+    if place.is_dir():
+        check_folder(place)
+        if is_masked_folder(place):
+            return read_masked_folder(place, dictionary)
+        return read_huggingface(place, dictionary, language)
     if place.suffix == ".safetensors":
         return read_safetensors_model(place, dictionary)
     # Mapped, so that an optimizer's state is not read; the model that is built copies its tensors.
@@ -227,7 +244,8 @@ def _complete_encoder(
         tried = f" (it names {str(recorded)[:200]}, which is not here)" if recorded else ""
         raise CheckpointError(
             f"{path}: does not hold its encoder's options{tried}, and they cannot be told from its tensors: {problem}; "
-            "name the pretrained file with --w2v-path, or the option w2v_path of load_model's overrides"
+            "w2v-convert --w2v-path FILE writes a checkpoint that holds them (in python: the option w2v_path of "
+            "load_model's overrides)"
         )
     model["w2v_args"] = options
     notes.append(

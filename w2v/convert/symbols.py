@@ -66,7 +66,8 @@ def find_symbols(
     standard = f"the standard {len(LETTERS)} letters" + ("" if with_standard else " (its blank is another symbol)")
     raise CheckpointError(
         f"{path}: holds no dictionary for its {num_classes} symbols, and neither {name} beside it nor {standard} fit"
-        f"{''.join(f' ({other})' for other in others)}; name the file with --dict ({name}, or vocab.json)"
+        f"{''.join(f' ({other})' for other in others)}; put {name} beside it, or name the file with --dict ({name}, or "
+        "vocab.json), which w2v-convert and the programs that write text take"
     )
 
 

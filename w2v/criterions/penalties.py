@@ -28,7 +28,8 @@ def weighted_penalties(
         weights = weights * len(penalties)
     if len(weights) != len(penalties):
         raise ConfigError(
-            f"--loss-weights must hold 1 or {len(penalties)} numbers (for {', '.join(penalties) or 'no penalty'}), "
+            f"--loss-weights must hold {'1' if len(penalties) == 1 else f'1 or {len(penalties)}'} numbers "
+            f"(for {', '.join(penalties) or 'no penalty'}), "
             f"got {list(weights)}"
         )
     return [

@@ -48,7 +48,7 @@ class Wav2VecCriterion(Criterion):
         """Return the summed loss; `sample_size` is the number of predictions.
 
         Raises:
-            ConfigError: `--loss-weights` does not fit the model's penalties, or a key of `--log-keys` is unknown.
+            ConfigError: `--loss-weights` does not fit the model's penalties.
         """
         self.expect(output, ContrastiveOutput, "--criterion wav2vec needs wav2vec or wav2vec2")
         # (N, 1 + K), in float32: a sum over thousands of rows follows

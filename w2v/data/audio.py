@@ -23,8 +23,9 @@ from w2v.data import media_file as media
 from w2v.data.audio_files import MEDIA_ENDINGS, ending_of
 from w2v.data.guessed_length import is_guessed
 from w2v.data.joined_flac import JoinedFlac
-from w2v.data.size_check import check_sizes, untold_size
+from w2v.data.size_check import check_sizes
 from w2v.errors import DataError, MissingPackageError
+from w2v.files.pointer import refuse_pointer
 from w2v.shards.member import Loaded, Member, Source
 from w2v.system import OPEN_AT_ONCE
 
@@ -33,7 +34,6 @@ Samples = npt.NDArray[np.float32]
 STREAM_BLOCK = 1 << 19  # values read at once where a recording of any length streams through
 BLOCK = 1 << 22  # values read at once: 262 s of 16 kHz mono, so that an ordinary clip takes one read
 UNKNOWN_LENGTH = 1 << 60
-STREAMED = b"\xff" * 4  # a size in a WAV file by which libsndfile reads to the end
 LONGEST = 8 * 3600  # seconds of a clip: 1.8 GB at 16 kHz. A FLAC of silence holds weeks in a few megabytes
 LOUDEST = 2.0**31  # integers of 32 bits, stored as floats; squares of these still fit into float32
 LARGEST_RATIO = 100  # of two sample rates; a header of 1 Hz would make gigabytes of a small file
@@ -316,8 +316,6 @@ def _open(path: Source) -> Iterator[_AudioFile]:
         except _UnknownFormatError as unknown:
             yield _open_with_ffmpeg(stack, path, unknown)
             return
-        if not file.frames and file.format in ("WAV", "WAVEX") and (place := untold_size(path)) is not None:
-            file = stack.enter_context(_open_to_its_end(stack, path, place))
         if file.frames >= UNKNOWN_LENGTH:
             raise DataError(f"{path}: its header gives no length (written to a pipe); re-encode the file")
         check_sizes(path, file.format, file.subtype, file.channels, file.frames, file.samplerate)
@@ -385,6 +383,8 @@ def _open_with_libsndfile(path: Source) -> Iterator[Any]:
     except OSError as e:
         raise DataError(f"{path}: cannot be read: {e.strerror or e}") from e
     except soundfile.LibsndfileError as e:
+        if not isinstance(path, (Member, Loaded)):
+            refuse_pointer(path, DataError)
         reason = "empty file" if _is_empty(path) else e.error_string
         kind = _UnknownFormatError if e.code in _UNKNOWN_FORMATS and reason != "empty file" else DataError
         raise kind(f"{path}: not readable as audio: {' '.join(reason.split()).rstrip('.')}") from e
@@ -399,29 +399,6 @@ def _raw(path: Source) -> io.BytesIO | io.RawIOBase:
     if isinstance(path, Loaded):
         return path.open()
     return open(path, "rb", buffering=0, opener=_open_at_once)
-
-
-class _Map(mmap.mmap):
-    """A map that can be moved behind its end, as a file can."""
-
-    def seek(self, position: int, whence: int = os.SEEK_SET) -> None:
-        start = (0, self.tell(), len(self))[whence]
-        super().seek(min(max(start + position, 0), len(self)))
-
-
-def _open_to_its_end(stack: ExitStack, path: Source, place: int) -> Any:
-    """Open a WAV file whose header, at `place`, says 0 bytes where the sound has no end that it knew of."""
-    import soundfile
-
-    raw = _raw(path)
-    stack.callback(raw.close)
-    if isinstance(raw, io.BytesIO):
-        file: Any = raw
-        file.getbuffer()[place : place + 4] = STREAMED
-    else:  # a map whose changes stay in memory
-        file = stack.enter_context(_Map(raw.fileno(), 0, access=mmap.ACCESS_COPY))
-        file[place : place + 4] = STREAMED
-    return soundfile.SoundFile(file)
 
 
 def _content(stack: ExitStack, raw: Any) -> bytes | mmap.mmap:

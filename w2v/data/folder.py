@@ -8,21 +8,21 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 from w2v.data.audio import audio_info
+from w2v.data.audio_files import AUDIO_ENDINGS
 from w2v.data.manifest import Manifest, make_manifest
 from w2v.errors import DataError
 
+HEADERS_AT_ONCE = 4  # threads
 
-def list_folder(
-    folder: Path, extensions: Sequence[str], sample_rate: int, *, recursive: bool, num_threads: int = 4
-) -> Manifest:
+
+def list_folder(folder: Path, extensions: Sequence[str] | None, sample_rate: int, *, recursive: bool) -> Manifest:
     """Find the audio files of a folder, in the order of their names, and read their headers.
 
     Args:
         folder: where to look; hidden folders are left out.
-        extensions: what a name may end in, without the dot; case does not matter.
+        extensions: what a name may end in, without the dot; case does not matter. None: all kinds of audio.
         sample_rate: sizes are given at this rate, in Hz.
         recursive: look into folders inside the folder.
-        num_threads: headers read at once.
 
     Returns:
         A manifest whose root is `folder`. A file whose header cannot be read has size 0: who reads it learns why.
@@ -32,10 +32,11 @@ def list_folder(
     """
     if not folder.is_dir():
         raise DataError(f"no folder {folder}")
-    endings = tuple(f".{extension.lower().lstrip('.')}" for extension in extensions)
+    endings = tuple(f".{extension.lower().lstrip('.')}" for extension in extensions or AUDIO_ENDINGS)
     names = sorted(name for name in names_below(folder, recursive=recursive) if name.lower().endswith(endings))
     if not names:
-        raise DataError(f"{folder}: holds no file with the ending {' or '.join(endings)}")
+        kind = f"file with the ending {' or '.join(endings)}" if extensions else "audio file"
+        raise DataError(f"{folder}: holds no {kind}")
 
     def size(name: str) -> int:
         try:
@@ -43,7 +44,7 @@ def list_folder(
         except DataError:
             return 0
 
-    with ThreadPoolExecutor(num_threads) as pool:
+    with ThreadPoolExecutor(HEADERS_AT_ONCE) as pool:
         sizes = list(pool.map(size, names))
     return make_manifest(str(folder), names, sizes, str(folder))
 

@@ -206,8 +206,6 @@ def iterate(
     *,
     num_workers: int = 0,
     data_buffer_size: int = 10,
-    pin_memory: bool = False,
-    start_method: str | None = None,
 ) -> Iterator[Any]:
     """Yield batches in the order given, once: validation and inference.
 
@@ -217,15 +215,11 @@ def iterate(
         seeds: seed of each batch.
         num_workers: processes that read; 0 reads in this process.
         data_buffer_size: batches that the workers prepare ahead, in all.
-        pin_memory: put batches into page-locked memory.
-        start_method: how workers start; None is the system's default.
 
     Raises:
         DataError: a batch cannot be read.
     """
-    reader = BatchReader(
-        dataset, num_workers, data_buffer_size, pin_memory=pin_memory, start_method=start_method, batches=batches
-    )
+    reader = BatchReader(dataset, num_workers, data_buffer_size, batches=batches)
     try:
         yield from reader.read(zip(batches, seeds, strict=True))
     finally:

@@ -69,23 +69,23 @@ def _behind_samples(file: BinaryIO, size: int) -> int | None:
             return size - place if behind else None
         behind = behind or name == b"data"
         if name == b"data" and length in (0, 0xFFFFFFFF):
-            return 0  # written to a pipe: libsndfile reads to the end, or says that there is nothing (`untold_size`)
+            return 0  # written to a pipe: libsndfile reads to the end, or says that there is nothing (`is_untold`)
         place += 8 + length + length % 2
     return 0 if behind else None
 
 
-def untold_size(path: str | Loaded) -> int | None:
-    """Return where a RIFF file says that it has no samples although they follow; None: it does not.
+def is_untold(path: str | Loaded) -> bool:
+    """Whether a WAV file says that it has no samples although they follow.
 
     Programs that write to a pipe cannot come back to fill in the size.
 
     Args:
-        path: the file, of which libsndfile has read that it is a WAV file without samples.
+        path: the file, of which libsndfile has read that it holds no samples.
     """
     held = os.path.getsize(path) if isinstance(path, str) else len(path.content)
     with open(path, "rb") if isinstance(path, str) else path.open() as file:
         if file.read(4) != b"RIFF":
-            return None
+            return False
         place = 12
         while place + 8 < held:
             file.seek(place)
@@ -94,6 +94,6 @@ def untold_size(path: str | Loaded) -> int | None:
                 following = file.read(8)
                 is_chunk = len(following) == 8 and all(32 <= byte < 127 for byte in following[:4])
                 is_chunk = is_chunk and place + 16 + struct.unpack("<I", following[4:])[0] <= held + 1
-                return None if length or is_chunk else place + 4
+                return not length and not is_chunk
             place += 8 + length + length % 2
-    return None
+    return False

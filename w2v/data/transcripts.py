@@ -7,6 +7,7 @@ compared in Unicode's composed form: a Mac stores `José.wav` with a mark of its
 from __future__ import annotations
 
 import csv
+import math
 import os
 import re
 import unicodedata
@@ -287,9 +288,10 @@ def read_segments(path: str) -> list[Segment]:
     """Read Kaldi's `segments`: lines of utterance, recording, start and end in seconds (-1: to the end).
 
     Raises:
-        DataError: the file cannot be read, or a line is something else; named as file:line.
+        DataError: the file cannot be read or is empty, or a line is something else; named as file:line.
     """
-    segments = []
+    segments: list[Segment] = []
+    places: dict[str, str] = {}
     for number, line in enumerate(read_lines(path, "file of segments"), start=1):
         cells = line.split()
         if not cells:
@@ -300,9 +302,14 @@ def read_segments(path: str) -> list[Segment]:
             start, end = float(first), float(last)
         except ValueError as e:
             raise DataError(f"{where}: must be utterance, recording, start and end in seconds, got {line!r}") from e
-        if not 0 <= start < (end if end != -1 else float("inf")):
+        if not 0 <= start < (end if end != -1 else math.inf) or end == math.inf:
             raise DataError(f"{where}: must start at 0 or later and end after that, got {first} and {last}")
+        if name in places:
+            raise DataError(f"{where}: the utterance {name!r} is in {places[name]} already")
+        places[name] = where
         segments.append(Segment(name, recording, start, None if end == -1 else end, where))
+    if not segments:
+        raise DataError(f"{path}: holds no segments")
     return segments
 
 

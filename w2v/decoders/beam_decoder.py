@@ -10,6 +10,7 @@ from typing import Protocol
 import numpy as np
 from torch import Tensor
 
+from w2v.decoders import compiled_search
 from w2v.decoders.base import Decoder, DecoderConfig
 from w2v.decoders.beam_search import BeamSearch, FoundPath, SearchOptions
 from w2v.decoders.free_search import FreeSearch
@@ -18,6 +19,7 @@ from w2v.decoders.lexicon_tree import LexiconTree
 from w2v.decoders.search_space import SearchSpace
 from w2v.errors import ConfigError
 from w2v.lm.language_model import LanguageModel
+from w2v.lm.ngram_model import NgramModel
 from w2v.types import BLANK, FloatArray, Hypothesis, IntArray
 
 
@@ -93,17 +95,20 @@ WORDS_AT_ONCE = 4096
 
 
 def build_search(options: SearchOptions, model: LanguageModel, space: SearchSpace) -> BeamSearch:
-    """Return the search of a space with a language model."""
+    """Return the search of a space with a language model; compiled, if it is an n-gram model and numba is there."""
     units, words = _numbers(model, space.units), _numbers(model, space.entries)
+    free, bound = FreeSearch, LexiconSearch
+    if isinstance(model, NgramModel) and compiled_search.is_installed():
+        free, bound = compiled_search.CompiledFreeSearch, compiled_search.CompiledLexiconSearch
     if not space.words:
-        return FreeSearch(options, model, space.silence, entries=units)
+        return free(options, model, space.silence, entries=units)
     scores = np.zeros(len(words)) if space.is_unit_lm else _first_scores(model, words)
     # A word that the language model rules out only takes up room in the beam.
     kept = [i for i, word in enumerate(space.spelled) if scores[word] > -np.inf]
     tree = LexiconTree.build(
         [space.spellings[i] for i in kept], [space.spelled[i] for i in kept], scores[[space.spelled[i] for i in kept]]
     )
-    return LexiconSearch(
+    return bound(
         options,
         model,
         space.silence,

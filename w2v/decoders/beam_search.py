@@ -20,11 +20,10 @@ from w2v.decoders.hypotheses import (
     BASE,
     CLIP,
     HISTORY,
-    HOLD,
+    KEY,
     LM,
     NO_WORD,
-    NUM_COLUMNS,
-    ODD,
+    NUM_FIELDS,
     SCORE,
     SOURCE,
     STATE,
@@ -112,14 +111,28 @@ class Beam:
     """Hypotheses of all clips after one frame.
 
     Attributes:
-        rows: the hypotheses.
-        seconds: rows that have a better one of the same stem in the beam.
+        hypotheses: (NUM_FIELDS, N).
+        held: (N,) symbol by which each repeats its last one.
+        places: (2, N) places in the next frame's emissions of its blank and of the symbol that it holds.
+        ranks: (N,) clip * 2 * beam_size + place within the clip.
         num_clips: clips that are not over yet.
     """
 
-    rows: Hypotheses
-    seconds: IntArray
+    hypotheses: Hypotheses
+    held: IntArray
+    places: IntArray
+    ranks: IntArray
     num_clips: int
+
+    def first(self, number: int, num_clips: int) -> Beam:
+        """Return the hypotheses of the first clips."""
+        return Beam(
+            self.hypotheses[:, :number], self.held[:number], self.places[:, :number], self.ranks[:number], num_clips
+        )
+
+    def by_hypothesis(self, values: FloatArray) -> FloatArray:
+        """Return numbers of clips, one for each hypothesis; a single clip's number serves all of them."""
+        return values if self.num_clips == 1 else values.take(self.hypotheses[CLIP])
 
 
 class BeamSearch:
@@ -139,6 +152,8 @@ class BeamSearch:
         self.nothing = num_symbols  # its emission is -inf
         self._held = np.arange(num_symbols)
         self._held[BLANK] = self.nothing
+        self.symbol_hash = hashes(num_symbols + 1, seed=4)
+        self.symbol_hash[BLANK] = 0
         self._table = np.zeros(TABLE_SIZE, dtype=np.int64)
 
     def reweighed(self, options: SearchOptions) -> BeamSearch:
@@ -147,9 +162,14 @@ class BeamSearch:
         other.options = options
         return other
 
-    def held_symbols(self, rows: Hypotheses, seconds: IntArray) -> IntArray:
-        """Return (N,) the symbol by which a hypothesis repeats its last symbol; `nothing` where it ends in a blank."""
-        held: IntArray = self._held.take(rows[:, SYMBOL])
+    def held_symbols(self, hypotheses: Hypotheses, seconds: IntArray) -> IntArray:
+        """Return (N,) the symbol by which a hypothesis repeats its last symbol; `nothing` where it ends in a blank.
+
+        Args:
+            hypotheses: (NUM_FIELDS, N).
+            seconds: hypotheses that have a better one of the same stem in the beam.
+        """
+        held: IntArray = self._held.take(hypotheses[SYMBOL])
         return held
 
     def waiting_emissions(self, frame: Frame) -> FloatArray:
@@ -157,7 +177,7 @@ class BeamSearch:
         return frame.emissions
 
     def grow(self, beam: Beam, frame: Frame, floor: FloatArray) -> Hypotheses:
-        """Return the continuations by new symbols; SOURCE is set, CLIP and BASE are those of the source.
+        """Return the continuations by new symbols, all their fields set.
 
         Args:
             beam: the hypotheses.
@@ -166,7 +186,7 @@ class BeamSearch:
         """
         raise NotImplementedError
 
-    def may_end(self, rows: Hypotheses) -> BoolArray:
+    def may_end(self, hypotheses: Hypotheses) -> BoolArray:
         """Return (N,) whether a clip may end in a hypothesis."""
         raise NotImplementedError
 
@@ -199,15 +219,19 @@ class BeamSearch:
         ended: list[Hypotheses] = []
         for t, frame in enumerate(self._frames(log_probs)):
             beam = self._advance(beam, frame)
-            steps.append(beam.rows[:, SOURCE : WORD + 1].astype(np.int32))
+            steps.append(beam.hypotheses[SOURCE : WORD + 1].astype(np.int32))
             if alive[t + 1] < beam.num_clips:
-                done = int(np.searchsorted(beam.rows[:, CLIP], alive[t + 1]))
-                if done < len(beam.rows):
-                    ended.append(self._end(beam.rows[done:], done, nbest))
-                beam = Beam(beam.rows[:done], beam.seconds[beam.seconds < done], alive[t + 1])
-        return _trace(steps, ended, log_probs, lengths, self.silence)
+                number = int(np.searchsorted(beam.hypotheses[CLIP], alive[t + 1]))
+                ended.append(self._end(beam.hypotheses[:, number:], number, nbest))
+                beam = beam.first(number, alive[t + 1])
+        return trace(steps, ended, log_probs, lengths, self.silence)
 
     def _frames(self, log_probs: npt.NDArray[np.float32]) -> Iterator[Frame]:
+        for emissions, tried, best in self._blocks(log_probs):
+            yield from map(Frame, emissions.reshape(len(best), -1), tried.reshape(len(best), -1), best)
+
+    def _blocks(self, log_probs: npt.NDArray[np.float32]) -> Iterator[tuple[FloatArray, FloatArray, FloatArray]]:
+        """Yield the fields of `Frame`, (T, clips, V + 1) twice and (T, clips), of some frames at a time."""
         num_frames, num_clips, num_symbols = log_probs.shape
         at_once = max(NUMBERS_AT_ONCE // (num_clips * (num_symbols + 1)), 1)
         for first in range(0, num_frames, at_once):
@@ -220,71 +244,71 @@ class BeamSearch:
                 best = np.argpartition(-block, number - 1, axis=2)[:, :, :number]
                 tried = np.full_like(emissions, -np.inf)
                 np.put_along_axis(tried, best, np.take_along_axis(emissions, best, axis=2), axis=2)
-            most = tried[:, :, BLANK + 1 :].max(axis=2)
-            yield from map(Frame, emissions.reshape(len(block), -1), tried.reshape(len(block), -1), most)
+            yield emissions, tried, tried[:, :, BLANK + 1 :].max(axis=2)
 
     def _start(self, num_clips: int) -> Beam:
-        rows = np.zeros((num_clips, NUM_COLUMNS), dtype=np.int64)
-        clips = np.arange(num_clips)
-        rows[:, SYMBOL] = rows[:, HOLD] = self.silence
-        rows[:, WORD] = NO_WORD
-        rows[:, STATE] = self.model.start()
-        rows[:, HISTORY] = rows[:, STEM] = hashes(num_clips, seed=1)
-        rows[:, CLIP] = clips
-        rows[:, BASE] = clips * (self.nothing + 1)
-        none = clips[:0]
-        rows[:, HOLD] = self.held_symbols(rows, none)
-        return Beam(rows, none, num_clips)
+        hypotheses = np.zeros((NUM_FIELDS, num_clips), dtype=np.int64)
+        hypotheses[SYMBOL] = self.silence
+        hypotheses[STATE] = self.model.start()
+        hypotheses[HISTORY] = hypotheses[STEM] = hashes(num_clips, seed=1)
+        hypotheses[CLIP] = np.arange(num_clips)
+        hypotheses[BASE] = hypotheses[CLIP] * (self.nothing + 1)
+        return self._beam(hypotheses, 2 * self.options.beam_size * hypotheses[CLIP], num_clips)
+
+    def _beam(self, hypotheses: Hypotheses, ranks: IntArray, num_clips: int) -> Beam:
+        """Return a beam: here it is decided what its hypotheses may wait by.
+
+        Of hypotheses of equal stem the best one alone waits by a blank: so no two of these candidates are the same.
+        """
+        seconds = self._repeated(hypotheses[STEM]).nonzero()[0]
+        held = self.held_symbols(hypotheses, seconds)
+        places = np.empty((2, len(held)), dtype=np.int64)
+        places[:] = hypotheses[BASE]
+        places[0][seconds] += self.nothing
+        places[1] += held
+        return Beam(hypotheses, held, places, ranks, num_clips)
 
     def _advance(self, beam: Beam, frame: Frame) -> Beam:
         """Return the next beam.
 
         Blanks and held symbols can be ranked without the language model, and already bound what else can be chosen.
         """
-        rows, emissions = beam.rows, self.waiting_emissions(frame)
-        score, base = floats(rows)[:, SCORE], rows[:, BASE]
-        blank = score + emissions.take(base)
-        # Of hypotheses of equal stem the best one gives the best blank. So no two of these candidates are the same.
-        blank[beam.seconds] = -np.inf
-        held = score + emissions.take(base + rows[:, HOLD])
-        floor = self._floor(beam, blank, held)
-        reach = floor if beam.num_clips == 1 else floor.take(rows[:, CLIP])
-        by_blank, by_hold = (blank >= reach).nonzero()[0], (held >= reach).nonzero()[0]
-        source = np.concatenate([by_blank, by_hold])
+        before = beam.hypotheses
+        number = before.shape[1]
+        if not number:
+            return beam
+        waiting = self.waiting_emissions(frame).take(beam.places)  # (2, N)
+        waiting += floats(before)[SCORE]
+        floor = self._floor(beam, waiting)
         grown = self.grow(beam, frame, floor if self.options.lm_weight >= 0 else np.full_like(floor, LOWEST))
-        pool = np.empty((len(source) + len(grown), NUM_COLUMNS), dtype=np.int64)
-        waiting = pool[: len(source)]
-        rows.take(source, axis=0, out=waiting, mode="clip")
-        waiting[:, SOURCE] = source
-        waiting[:, WORD] = NO_WORD
-        waiting[: len(by_blank), SYMBOL] = BLANK
-        waiting[len(by_blank) :, SYMBOL] = waiting[len(by_blank) :, HOLD]
-        waiting_score = floats(waiting)[:, SCORE]
-        waiting_score[: len(by_blank)] = blank[by_blank]
-        waiting_score[len(by_blank) :] = held[by_hold]
-        pool[len(source) :] = grown
-        return self._choose(pool, beam.num_clips, distinct=not len(grown))
+        # Candidates: blanks, held symbols, new symbols, each in the order of the beam.
+        pool = np.empty((NUM_FIELDS, 2 * number + grown.shape[1]), dtype=np.int64)
+        blank, held = pool[:, :number], pool[:, number : 2 * number]
+        blank[:] = held[:] = before
+        pool[:, 2 * number :] = grown
+        floats(blank)[SCORE], floats(held)[SCORE] = waiting
+        blank[SOURCE] = held[SOURCE] = np.arange(number)
+        pool[WORD, : 2 * number] = NO_WORD
+        blank[SYMBOL], blank[KEY] = BLANK, before[STEM]
+        held[SYMBOL], held[KEY] = beam.held, before[STEM] ^ self.symbol_hash.take(beam.held)
+        return self._choose(pool, beam, floor)
 
-    def _floor(self, beam: Beam, blank: FloatArray, held: FloatArray) -> FloatArray:
+    def _floor(self, beam: Beam, waiting: FloatArray) -> FloatArray:
         """Return (clips,) the score that a candidate must reach: the threshold below the best, or the last one kept."""
-        size, clips = self.options.beam_size, beam.num_clips
-        dense: FloatArray
-        if clips == 1:
-            # (1, 2 * size) at most: no scatter is needed
-            dense = np.concatenate([blank, held])[None]
+        size = self.options.beam_size
+        if beam.num_clips == 1:
+            # (1, 2 * N): no scatter is needed
+            dense = waiting.reshape(1, -1).copy()
         else:
-            clip = beam.rows[:, CLIP]
-            starts = 2 * size * np.arange(clips) - clip.searchsorted(np.arange(clips))
-            place = np.arange(len(clip)) + starts.take(clip)
-            dense = np.full((clips, 2 * size), -np.inf)
-            dense.put(place, blank)
-            dense.put(place + size, held)
-        floor: FloatArray = dense.max(axis=1, initial=LOWEST) - self.options.beam_threshold
+            dense = np.full((beam.num_clips, 2 * size), -np.inf)
+            dense.put(beam.ranks, waiting[0])
+            dense.put(beam.ranks + size, waiting[1])
+        dense.sort(axis=1)  # of so few numbers faster than a partition
+        floor: FloatArray = np.maximum(dense[:, -1] - self.options.beam_threshold, LOWEST)
         last = dense.shape[1] - size
         if last > 0:
-            dense.partition(last, axis=1)
-            floor = np.maximum(floor, dense[:, last])
-        return np.maximum(floor, LOWEST)
+            np.maximum(floor, dense[:, last], out=floor)
+        return floor
 
     def ask(self, states: IntArray, words: IntArray) -> tuple[FloatArray, IntArray]:
         """Return the language model's log-probabilities of words after states, and the states that follow."""
@@ -296,32 +320,34 @@ class BeamSearch:
             return self.options.lm_weight * lm
         return np.where(lm == -np.inf, -np.inf, self.options.lm_weight * lm)
 
-    def _choose(self, pool: Hypotheses, num_clips: int, *, distinct: bool) -> Beam:
+    def _choose(self, pool: Hypotheses, beam: Beam, floor: FloatArray) -> Beam:
         """Return the best candidates of each clip, best first.
 
         Of candidates that differ in nothing but their past the best is kept.
         """
-        order = (-floats(pool)[:, SCORE]).argsort(kind="stable")
-        if num_clips > 1:
-            # 16-bit integers are sorted by radix, in linear time; the order within a clip stays.
-            order = order[pool[:, CLIP].take(order).astype(np.int16).argsort(kind="stable")]
-        rows = pool.take(order, axis=0)
-        if not distinct:
-            again = self._repeated(rows[:, STEM] + rows[:, SYMBOL] * ODD)
-            rows = rows[~again] if len(rows) else rows
-        score, size = floats(rows)[:, SCORE], self.options.beam_size
-        if num_clips == 1:
-            # Best first: what is kept are the first rows, and no copy is made.
-            rows = rows[: np.count_nonzero(score[:size] >= score[:1] - self.options.beam_threshold)]
-        else:
-            clip = rows[:, CLIP]
-            firsts = clip.searchsorted(np.arange(num_clips)).take(clip)
-            kept = np.arange(len(rows)) - firsts < size
-            kept &= score >= score.take(firsts) - self.options.beam_threshold
-            rows = rows[kept]
-        seconds = self._repeated(rows[:, STEM]).nonzero()[0]
-        rows[:, HOLD] = self.held_symbols(rows, seconds)
-        return Beam(rows, seconds, num_clips)
+        score, size, threshold = floats(pool)[SCORE], self.options.beam_size, self.options.beam_threshold
+        if beam.num_clips == 1:
+            order = _best_first(score)
+            order = order.compress(~self._repeated(pool[KEY].take(order)))[:size]
+            # What is kept are the first of them.
+            score = score.take(order)
+            order = order[: np.count_nonzero(score >= max(score[0] - threshold, LOWEST))]
+            return self._beam(pool.take(order, axis=1), order, 1)
+        near = (score >= floor.take(pool[CLIP])).nonzero()[0]
+        clip, clips = pool[CLIP].take(near), np.arange(beam.num_clips)
+        # Scores of clips are far apart. Measured from the best of the frame before, all of them are small and exact.
+        best = np.zeros(beam.num_clips)
+        best[beam.hypotheses[CLIP][::-1]] = floats(beam.hypotheses)[SCORE][::-1]
+        order = _best_first(score.take(near) - best.take(clip))
+        # 16-bit integers are sorted by radix, in linear time; the order within a clip stays.
+        order = near.take(order.take(clip.take(order).astype(np.int16).argsort(kind="stable")))
+        order = order.compress(~self._repeated(pool[KEY].take(order)))
+        score, clip = score.take(order), pool[CLIP].take(order)
+        firsts = clip.searchsorted(clips).take(clip)
+        rank = np.arange(len(order)) - firsts
+        kept = ((rank < size) & (score >= score.take(firsts) - threshold)).nonzero()[0]
+        ranks = (clip * (2 * size) + rank).take(kept)
+        return self._beam(pool.take(order.take(kept), axis=1), ranks, beam.num_clips)
 
     def _repeated(self, key: IntArray) -> BoolArray:
         """Return (N,) whether an equal key stands further up.
@@ -341,28 +367,45 @@ class BeamSearch:
             again[ranked[1:]] = key[ranked[1:]] == key[ranked[:-1]]
         return again
 
-    def _end(self, rows: Hypotheses, first_row: int, nbest: int) -> Hypotheses:
-        """Return finished hypotheses, best first by clip; SOURCE is the row of the last beam that each comes from."""
-        rows = rows.copy()
-        rows[:, SOURCE] = np.arange(first_row, first_row + len(rows))
-        clip, may_end = rows[:, CLIP], self.may_end(rows)
-        rows = rows[may_end | ~np.isin(clip, clip[may_end])]
-        lm = self.model.finish(rows[:, STATE])
-        score = floats(rows)[:, SCORE]
-        score += self.weigh(lm)
-        floats(rows)[:, LM] += lm
-        rows = rows[np.lexsort((-score, rows[:, CLIP]))]
-        rows = rows[floats(rows)[:, SCORE] > -np.inf]
+    def _end(self, hypotheses: Hypotheses, first: int, nbest: int) -> Hypotheses:
+        """Return finished hypotheses, best first by clip; SOURCE is the place in the last beam that each comes from."""
+        ended: Hypotheses = hypotheses.copy()
+        ended[SOURCE] = np.arange(first, first + ended.shape[1])
+        may_end = self.may_end(ended)
+        ended = ended[:, may_end | ~np.isin(ended[CLIP], ended[CLIP, may_end])]
+        lm = self.model.finish(ended[STATE])
+        floats(ended)[SCORE] += self.weigh(lm)
+        floats(ended)[LM] += lm
+        ended = ended[:, np.lexsort((-floats(ended)[SCORE], ended[CLIP]))]
+        ended = ended[:, floats(ended)[SCORE] > -np.inf]
         # Paths that end in silence and in a blank are the same hypothesis.
-        rows = rows[np.sort(np.unique(rows[:, STEM], return_index=True)[1])]
-        score, clip = floats(rows)[:, SCORE], rows[:, CLIP]
+        ended = ended[:, np.sort(np.unique(ended[STEM], return_index=True)[1])]
+        score, clip = floats(ended)[SCORE], ended[CLIP]
         firsts = np.searchsorted(clip, clip)
-        kept = np.arange(len(rows)) - firsts < nbest
+        kept = np.arange(len(clip)) - firsts < nbest
         kept &= score >= score[firsts] - self.options.beam_threshold
-        return rows[kept]
+        return ended[:, kept]
 
 
-def _trace(
+def _best_first(score: FloatArray) -> IntArray:
+    """Return the order of falling scores, by one sort of integers: numpy is several times faster at it than at argsort.
+
+    Of negative floats the bits, read as an integer, rise as the number falls. The last bits give way to the place:
+    scores that differ by some 1e-11 count as equal, and keep their order.
+    """
+    if not len(score):
+        return np.empty(0, dtype=np.int64)
+    highest = max(float(score[score.argmax()]), LOWEST)
+    mask = (1 << len(score).bit_length()) - 1
+    places: IntArray = (score - (highest + 1.0)).view(np.int64)
+    places &= ~mask
+    places |= np.arange(len(score))
+    places.sort()
+    places &= mask
+    return places
+
+
+def trace(
     steps: list[npt.NDArray[np.int32]],
     ended: list[Hypotheses],
     log_probs: npt.NDArray[np.float32],
@@ -374,19 +417,18 @@ def _trace(
     if not ended:
         return found
     # Clips that end late come first, so that the paths under way are always the first rows.
-    finished = np.concatenate(ended[::-1])
-    clip, rows = finished[:, CLIP], finished[:, SOURCE]
+    finished = np.concatenate(ended[::-1], axis=1)
+    clip, places = finished[CLIP], finished[SOURCE]
     under_way = np.count_nonzero(lengths[clip] > np.arange(len(steps))[:, None], axis=1).tolist()
-    path = np.empty((len(steps), 3, len(rows)), dtype=np.int32)  # source, symbol, word
+    path = np.empty((len(steps), 3, len(places)), dtype=np.int32)  # source, symbol, word
     for t in reversed(range(len(steps))):
         number = under_way[t]
-        said = steps[t].take(rows[:number], axis=0)
-        path[t, :, :number] = said.T
-        rows[:number] = said[:, 0]
-    for row, number in enumerate(clip.tolist()):
+        path[t, :, :number] = steps[t].take(places[:number], axis=1)
+        places[:number] = path[t, 0, :number]
+    for i, number in enumerate(clip.tolist()):
         length = int(lengths[number])
-        symbols, words = path[:length, 1, row], path[:length, 2, row]
-        score, lm = floats(finished)[row, :2].tolist()
+        symbols, words = path[:length, 1, i], path[:length, 2, i]
+        score, lm = floats(finished)[:2, i].tolist()
         emission = log_probs[np.arange(length), number, symbols].sum(dtype=np.float64)
         found[number].append(
             FoundPath(

@@ -9,14 +9,18 @@ import numpy as np
 
 from w2v.decoders.beam_search import Beam, BeamSearch, Frame, SearchOptions
 from w2v.decoders.hypotheses import (
-    CLIP,
+    BASE,
     HISTORY,
+    KEY,
     LM,
+    NO_WORD,
+    NUM_FIELDS,
     SCORE,
     SOURCE,
     STATE,
     STEM,
     SYMBOL,
+    WORD,
     Hypotheses,
     floats,
     hashes,
@@ -39,30 +43,32 @@ class FreeSearch(BeamSearch):
     def __init__(self, options: SearchOptions, model: LanguageModel, silence: int, *, entries: IntArray) -> None:
         super().__init__(options, model, silence, len(entries))
         self.entries = entries
-        self._said = hashes(len(entries), seed=2)
+        self.said = hashes(len(entries), seed=2)
 
-    def may_end(self, rows: Hypotheses) -> BoolArray:
-        return np.ones(len(rows), dtype=bool)
+    def may_end(self, hypotheses: Hypotheses) -> BoolArray:
+        return np.ones(hypotheses.shape[1], dtype=bool)
 
     def waiting_emissions(self, frame: Frame) -> FloatArray:
         return frame.tried
 
     def grow(self, beam: Beam, frame: Frame, floor: FloatArray) -> Hypotheses:
-        rows = beam.rows
-        floor = floor[:1] if beam.num_clips == 1 else floor.take(rows[:, CLIP])
-        clip, score = rows[:, CLIP], floats(rows)[:, SCORE]
-        chosen = (score + frame.best.take(clip) >= floor).nonzero()[0]
-        before = rows.take(chosen, axis=0)
-        tried = frame.tried.reshape(-1, self.nothing + 1)
-        scores = floats(before)[:, SCORE, None] + tried[before[:, CLIP]]  # (N, V + 1)
+        score, base = floats(beam.hypotheses)[SCORE], beam.hypotheses[BASE]
+        best, floor = beam.by_hypothesis(frame.best[: len(floor)]), beam.by_hypothesis(floor)
+        hopeful = (score + best >= floor).nonzero()[0]
+        tried = frame.tried.take(base.take(hopeful)[:, None] + np.arange(self.nothing))
+        scores = score.take(hopeful)[:, None] + tried  # (N, V)
         scores[:, BLANK] = -np.inf
-        scores[np.arange(len(before)), before[:, SYMBOL]] = -np.inf
-        row, symbol = (scores >= (floor if len(floor) == 1 else floor.take(chosen)[:, None])).nonzero()
-        grown = before.take(row, axis=0)
-        lm, grown[:, STATE] = self.ask(grown[:, STATE], self.entries.take(symbol))
-        floats(grown)[:, SCORE] = scores[row, symbol] + self.weigh(lm)
-        floats(grown)[:, LM] += lm
-        grown[:, SOURCE] = chosen.take(row)
-        grown[:, SYMBOL] = symbol
-        grown[:, HISTORY] = grown[:, STEM] = longer(grown[:, HISTORY], self._said.take(symbol))
+        scores[np.arange(len(hopeful)), beam.hypotheses[SYMBOL].take(hopeful)] = -np.inf
+        place, symbol = (scores >= (floor if len(floor) == 1 else floor.take(hopeful)[:, None])).nonzero()
+        source = hopeful.take(place)
+        grown = np.zeros((NUM_FIELDS, len(source)), dtype=np.int64)
+        beam.hypotheses[: BASE + 1].take(source, axis=1, out=grown[: BASE + 1], mode="clip")
+        lm, grown[STATE] = self.ask(grown[STATE], self.entries.take(symbol))
+        floats(grown)[SCORE] = scores[place, symbol] + self.weigh(lm)
+        floats(grown)[LM] += lm
+        grown[SOURCE] = source
+        grown[SYMBOL] = symbol
+        grown[WORD] = NO_WORD
+        grown[HISTORY] = grown[STEM] = longer(grown[HISTORY], self.said.take(symbol))
+        grown[KEY] = grown[STEM] ^ self.symbol_hash.take(symbol)
         return grown

@@ -14,11 +14,12 @@ from w2v.array_types import BoolArray, FloatArray, IntArray
 from w2v.decoders.beam_search import Beam, BeamSearch, Frame, SearchOptions
 from w2v.decoders.hypotheses import (
     BASE,
-    CLIP,
     HISTORY,
+    KEY,
     LM,
     NO_WORD,
     NODE,
+    NUM_FIELDS,
     SCORE,
     SOURCE,
     STATE,
@@ -33,14 +34,7 @@ from w2v.decoders.hypotheses import (
 from w2v.decoders.lexicon_tree import ROOT, LexiconTree
 from w2v.lm.language_model import LanguageModel
 
-# Columns of an arc, 8 bytes each. The first two alone decide whether it is reached.
-ADDED = 0  # float: what it adds to a score, besides the emission and the language model
-HEARD = 1  # its symbol
-GAINED = 2  # float: what it adds to the language model's part in advance, not weighed
-REFUSED = 3  # last symbol of a hypothesis that it does not continue: that would be the same symbol, held
-LEADS_TO = 4  # node
-COMPLETES = 5  # word, or NO_WORD
-FREE = -1
+FREE = -1  # an arc that continues a hypothesis whatever its last symbol was
 
 
 class LexiconSearch(BeamSearch):
@@ -71,7 +65,7 @@ class LexiconSearch(BeamSearch):
         super().__init__(options, model, silence, num_symbols)
         self.entries = entries
         self.is_unit_lm = is_unit_lm
-        self._said = hashes(max(len(entries), unknown + 1, num_symbols), seed=2)
+        self.said = hashes(max(len(entries), unknown + 1, num_symbols), seed=2)
         self._node_hash = hashes(len(tree.best), seed=3)
         self._node_hash[ROOT] = 0
         self._tree, self._unknown = tree, unknown
@@ -87,97 +81,92 @@ class LexiconSearch(BeamSearch):
         """Put the steps inside words, the ends of words and those of unknown words into one table, sorted by node."""
         options, nodes = self.options, np.arange(len(tree.best))
         inside, at_end = (np.repeat(nodes, np.diff(starts)) for starts in (tree.branch_start, tree.ending_start))
+        # node; symbol, word and node that follow; symbol after which it would be that symbol, held; gain; bonus
         groups: list[tuple[Any, ...]] = [
-            (inside, tree.branch_gain, 0.0, tree.branch_symbol, tree.branch_symbol, tree.branch_node, NO_WORD)
+            (inside, tree.branch_symbol, NO_WORD, tree.branch_node, tree.branch_symbol, tree.branch_gain, 0.0)
         ]
         # A word of one symbol that is held for several frames is said once.
-        held = np.where(at_end == ROOT, tree.ending_symbol, FREE)
-        groups += [(at_end, -tree.best[at_end], options.word_score, tree.ending_symbol, held, ROOT, tree.ending_word)]
+        refused = np.where(at_end == ROOT, tree.ending_symbol, FREE)
+        gain = -tree.best[at_end]
+        groups += [(at_end, tree.ending_symbol, tree.ending_word, ROOT, refused, gain, options.word_score)]
         if options.unk_score > -np.inf:
             # Wherever words of the lexicon only begin.
             some = ~tree.is_word[tree.branch_node]
-            owner, symbol = inside[some], tree.branch_symbol[some]
-            groups += [(owner, -tree.best[owner], options.unk_score, symbol, FREE, ROOT, unknown)]
-        parts = []
-        for owner, gained, bonus, symbol, refused, node, word in groups:
-            part = np.empty((len(owner), 6), dtype=np.int64)
-            gained = np.zeros(len(owner)) if self.is_unit_lm else gained
-            floats(part)[:, ADDED] = options.lm_weight * gained + bonus
-            floats(part)[:, GAINED] = gained
-            part[:, HEARD], part[:, REFUSED], part[:, LEADS_TO], part[:, COMPLETES] = symbol, refused, node, word
-            parts.append(part)
-        owners, arcs = np.concatenate([group[0] for group in groups]), np.concatenate(parts)
+            owner = inside[some]
+            groups += [(owner, tree.branch_symbol[some], unknown, ROOT, FREE, -tree.best[owner], options.unk_score)]
+        owners = np.concatenate([group[0] for group in groups])
         order = owners.argsort(kind="stable")
-        self._arcs = arcs[order]
-        self._tests = np.ascontiguousarray(self._arcs[:, [ADDED, HEARD]])
-        counts = np.bincount(owners, minlength=len(nodes))
-        # (N, 2) first arc of a node, and how many there are
-        self._arcs_of = np.stack([np.cumsum(counts) - counts, counts], axis=1)
+        fields = [
+            np.concatenate([np.broadcast_to(field, len(group[0])) for field, group in zip(column, groups)])[order]
+            for column in zip(*(group[1:] for group in groups), strict=True)
+        ]
+        *following, self._refused, gained, bonus = fields
+        self._following = np.stack(following)  # (3, A) SYMBOL, WORD, NODE
+        # What an arc adds to the language model's part in advance, not weighed; and to the score
+        self._gained = np.zeros(len(gained)) if self.is_unit_lm else gained
+        self._added = options.lm_weight * self._gained + bonus
+        self._counts = np.bincount(owners, minlength=len(nodes))
+        self._ends = self._counts.cumsum()  # one after a node's last arc
         self._most_added = np.full(len(nodes), -np.inf)
-        np.maximum.at(self._most_added, owners, floats(arcs)[:, ADDED])
+        np.maximum.at(self._most_added, owners[order], self._added)
 
-    def may_end(self, rows: Hypotheses) -> BoolArray:
-        between_words: BoolArray = rows[:, NODE] == ROOT
+    def may_end(self, hypotheses: Hypotheses) -> BoolArray:
+        between_words: BoolArray = hypotheses[NODE] == ROOT
         return between_words
 
-    def held_symbols(self, rows: Hypotheses, seconds: IntArray) -> IntArray:
-        node = rows[:, NODE]
-        held = self._held.take(rows[:, SYMBOL])
+    def held_symbols(self, hypotheses: Hypotheses, seconds: IntArray) -> IntArray:
+        between_words = self.may_end(hypotheses)
+        held = super().held_symbols(hypotheses, seconds)
         # Between words silence is what is held, whatever the last word ended with; once for equal stems.
-        held[node == ROOT] = self.silence
-        held[seconds[node.take(seconds) == ROOT]] = self.nothing
+        held[between_words] = self.silence
+        held[seconds.compress(between_words.take(seconds))] = self.nothing
         return held
 
     def grow(self, beam: Beam, frame: Frame, floor: FloatArray) -> Hypotheses:
-        rows = beam.rows
-        source, place, score = self._reachable(beam, frame, floor)
-        arcs = self._arcs.take(place, axis=0)
-        grown: Hypotheses = rows.take(source, axis=0)
-        grown[:, SOURCE] = source
-        grown[:, SYMBOL] = arcs[:, HEARD]
-        grown[:, NODE] = arcs[:, LEADS_TO]
-        grown[:, WORD] = arcs[:, COMPLETES]
-        floats(grown)[:, SCORE] = score
-        floats(grown)[:, LM] += floats(arcs)[:, GAINED]
-        # The same symbol again is not new: it is held. Only now, because few arcs are left.
-        fresh = (arcs[:, REFUSED] != rows[:, SYMBOL].take(source)).nonzero()[0]
-        grown = grown.take(fresh, axis=0)
+        source, arc, score = self._reachable(beam, frame, floor)
+        grown = np.empty((NUM_FIELDS, len(source)), dtype=np.int64)
+        beam.hypotheses[: BASE + 1].take(source, axis=1, out=grown[: BASE + 1], mode="clip")
+        self._following.take(arc, axis=1, out=grown[SYMBOL : NODE + 1], mode="clip")
+        grown[SOURCE] = source
+        floats(grown)[SCORE] = score
+        floats(grown)[LM] += self._gained.take(arc)
         self._ask(grown)
-        np.bitwise_xor(grown[:, HISTORY], self._node_hash.take(grown[:, NODE]), out=grown[:, STEM])
+        np.bitwise_xor(grown[HISTORY], self._node_hash.take(grown[NODE]), out=grown[STEM])
+        np.bitwise_xor(grown[STEM], self.symbol_hash.take(grown[SYMBOL]), out=grown[KEY])
         return grown
 
     def _reachable(self, beam: Beam, frame: Frame, floor: FloatArray) -> tuple[IntArray, IntArray, FloatArray]:
         """Return hypotheses, arcs after them that reach the floor, and scores without the language model's part."""
-        rows = beam.rows
-        score, node = floats(rows)[:, SCORE], rows[:, NODE]
-        spare = floor - frame.best[: len(floor)]
-        base: IntArray | int = 0
-        if beam.num_clips > 1:
-            clip, base = rows[:, CLIP], rows[:, BASE]
-            floor, spare = floor.take(clip), spare.take(clip)
+        before, alone = beam.hypotheses, beam.num_clips == 1
+        score, node = floats(before)[SCORE], before[NODE]
         # Few hypotheses where a frame is clearly a blank: even the best other symbol leaves them below the floor.
+        spare = beam.by_hypothesis(floor - frame.best[: len(floor)])
         hopeful = (score + self._most_added.take(node) >= spare).nonzero()[0]
-        first, counts = self._arcs_of.take(node.take(hopeful), axis=0).T
+        node = node.take(hopeful)
+        counts = self._counts.take(node)
         source = hopeful.repeat(counts)
-        # Rows of a node's arcs follow each other: 0, 1, 2, ... shifted per hypothesis to its first arc.
-        place = np.arange(len(source)) + (first - counts.cumsum() + counts).repeat(counts)
-        # Some ten times as many arcs are looked at as are kept, so only two of their columns are gathered.
-        tests = self._tests.take(place, axis=0)
-        heard = tests[:, HEARD] if isinstance(base, int) else tests[:, HEARD] + base.take(source)
-        reached = score.take(source) + floats(tests)[:, ADDED] + frame.tried.take(heard)
-        kept = (reached >= (floor if isinstance(base, int) else floor.take(source))).nonzero()[0]
-        return source.take(kept), place.take(kept), reached.take(kept)
+        # A node's arcs follow each other: 0, 1, 2, ... shifted per hypothesis to its first arc.
+        arc = (self._ends.take(node) - counts.cumsum()).repeat(counts)
+        arc += np.arange(len(arc))
+        heard = self._following[0].take(arc)
+        if not alone:
+            heard += before[BASE].take(source)
+        reached = score.take(source)
+        reached += self._added.take(arc)
+        reached += frame.tried.take(heard)
+        least = floor if alone else beam.by_hypothesis(floor).take(source)
+        kept = (reached >= least).nonzero()[0]
+        # The same symbol again is not new: it is held. Only now, because few of the arcs are left.
+        fresh = self._refused.take(arc.take(kept)) != before[SYMBOL].take(source.take(kept))
+        kept = kept.compress(fresh)
+        return source.take(kept), arc.take(kept), reached.take(kept)
 
     def _ask(self, grown: Hypotheses) -> None:
         """Add the language model's part, in place: of each symbol, or of the words that are complete."""
-        said = grown[:, SYMBOL] if self.is_unit_lm else grown[:, WORD]
+        said = grown[SYMBOL] if self.is_unit_lm else grown[WORD]
         ends = (said != NO_WORD).nonzero()[0]
-        if not len(ends):
-            return
-        said, asking = said.take(ends), grown.take(ends, axis=0)
-        lm, asking[:, STATE] = self.ask(asking[:, STATE], self.entries.take(said))
-        numbers = floats(asking)
-        numbers[:, SCORE] += self.weigh(lm)
-        numbers[:, LM] += lm
-        asking[:, HISTORY] = longer(asking[:, HISTORY], self._said.take(said))
-        grown[ends] = asking
+        said = said.take(ends)
+        lm, grown[STATE][ends] = self.ask(grown[STATE].take(ends), self.entries.take(said))
+        floats(grown)[SCORE][ends] += self.weigh(lm)
+        floats(grown)[LM][ends] += lm
+        grown[HISTORY][ends] = longer(grown[HISTORY].take(ends), self.said.take(said))

@@ -84,7 +84,7 @@ def accept_all(
             link.settimeout(5.0)
             hello = json.loads(link.makefile("rb").readline(1000))
             if hello["token"] != token:
-                raise ValueError("a stranger")
+                raise ValueError("another token")
             rank, theirs = int(hello["rank"]), str(hello["name"])
         except (OSError, ValueError, KeyError, TypeError):
             link.close()
@@ -240,7 +240,7 @@ class Heartbeat:
         self._thread.start()
 
     def retire(self) -> None:
-        """Judge nobody from now on; to be followed by a barrier, then by the end of the process."""
+        """Report no lost rank from now on; to be followed by a barrier, then by the end of the process."""
         self._is_over = True
 
     def fail(self, message: str, code: int) -> None:

@@ -8,6 +8,7 @@ import numpy as np
 import numpy.typing as npt
 
 Floats = npt.NDArray[np.float32]
+WINDOW, HOP = 0.025, 0.010  # seconds that a Hann window covers, and between two windows
 QUIETEST = 1e-10  # power below which everything is silence: -100 dB
 
 
@@ -26,16 +27,14 @@ class Spectrogram:
     highest: float
 
 
-def spectrogram(samples: Floats, sample_rate: int, *, window: float = 0.025, hop: float = 0.010) -> Spectrogram:
+def spectrogram(samples: Floats, sample_rate: int) -> Spectrogram:
     """Return the spectrogram of a clip of any length, its ends filled up with silence.
 
     Args:
         samples: (S,) float32.
         sample_rate: in Hz.
-        window: seconds that a Hann window covers.
-        hop: seconds between two windows.
     """
-    size, step = max(round(window * sample_rate), 4), max(round(hop * sample_rate), 1)
+    size, step = max(round(WINDOW * sample_rate), 4), max(round(HOP * sample_rate), 1)
     num_windows = len(samples) // step + 1
     padded = np.zeros((num_windows - 1) * step + size, dtype=np.float32)
     first = size // 2

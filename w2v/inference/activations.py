@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from w2v.functional.conv_spec import ConvLayer, receptive_field, total_stride
-from w2v.inference.encode import conv_stack
+from w2v.inference.encode import conv_stack, pad_clips
 from w2v.models.base import W2vModel
 from w2v.models.wav2vec_ctc import Wav2VecCtc
 
@@ -90,10 +90,7 @@ def activations(model: W2vModel, clips: Sequence[Floats]) -> list[Activations]:
         model: in evaluation mode.
         clips: (S,) samples of each, at least one frame long, normalised where the model wants it.
     """
-    lengths = torch.tensor([len(clip) for clip in clips])
-    source = torch.zeros(len(clips), int(lengths.max()))
-    for row, clip in enumerate(clips):
-        source[row, : len(clip)] = torch.from_numpy(clip)
+    source, lengths = pad_clips(clips)
     source = source.to(next(model.parameters()).device)
     padded = lengths if bool((lengths < source.shape[1]).any()) else None
     features = model.extract_features(source, padded, layers=model.layers)

@@ -32,20 +32,19 @@ def textgrid(tiers: Mapping[str, Sequence[Span]], duration: int) -> str:
     return "\n".join(lines) + "\n"
 
 
-def ctm(file: str, words: Iterable[tuple[Span, float]], channel: int = 1) -> str:
-    """Return lines of NIST's CTM: file, channel, start, duration, word, confidence.
+def ctm(file: str, words: Iterable[tuple[Span, float]]) -> str:
+    """Return lines of NIST's CTM: file, channel (always 1), start, duration, word, confidence.
 
     Args:
         file: the audio's name; its folders and its ending are left out, a space in it becomes `_`.
         words: each with its confidence.
-        channel: number of the channel.
     """
     name = re.sub(r"^;+|\s", "_", PurePath(file).stem) or "_"  # `;;` begins a comment
     lines = []
     for span, confidence in words:
         start, length = span.start / 1000, (span.end - span.start) / 1000
         word = re.sub(r"\s", "_", span.text)
-        lines.append(f"{name} {channel} {start:.3f} {length:.3f} {word} {confidence:.3f}\n")
+        lines.append(f"{name} 1 {start:.3f} {length:.3f} {word} {confidence:.3f}\n")
     return "".join(lines)
 
 

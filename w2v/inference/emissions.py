@@ -76,12 +76,15 @@ class ModelEmissions:
             num_threads=self.num_workers,
         )  # fmt: skip
         for clips in encoder.run(manifest, batches):
-            yield self._batch(clips)
+            yield self._batch(manifest, clips)
 
-    def _batch(self, clips: Sequence[Encoded]) -> Emissions:
+    def _batch(self, manifest: Manifest, clips: Sequence[Encoded]) -> Emissions:
         frames = []
         for clip in clips:
-            if clip.frames is None and not clip.is_short:
+            if clip.is_short:
+                reason = f"{manifest.path(clip.row)}: {clip.reason}"
+                logger.warning("too short for the model, its transcript is empty: %s", reason)
+            elif clip.frames is None:
                 logger.warning("unreadable, its transcript is empty: %s", clip.reason)
             nothing = torch.zeros(0, len(self.info.symbols))
             frames.append(nothing if clip.frames is None else torch.from_numpy(clip.frames))

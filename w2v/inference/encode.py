@@ -210,10 +210,7 @@ class ClipEncoder:
     @torch.inference_mode()
     def _forward(self, clips: Sequence[Samples]) -> list[Array]:
         """Return the frames (T, ...) of clips (S,) that share a batch."""
-        lengths = torch.tensor([len(clip) for clip in clips])
-        source = torch.zeros(len(clips), int(lengths.max()))
-        for row, clip in enumerate(clips):
-            source[row, : len(clip)] = torch.from_numpy(clip)
+        source, lengths = pad_clips(clips)
         if not self.layers and source.shape[1] < self.sample_rate // 10:
             # Shorter than a frame, perhaps, which convolutions refuse. Padding changes no clip's output.
             source = F.pad(source, (0, self.sample_rate - source.shape[1]))
@@ -223,6 +220,15 @@ class ClipEncoder:
         if true_frames is None:
             return list(arrays)
         return [array[:length] for array, length in zip(arrays, true_frames.tolist(), strict=True)]
+
+
+def pad_clips(clips: Sequence[Samples]) -> tuple[Tensor, Tensor]:
+    """Return clips (S,) as rows of (B, longest S), zeros behind them, and the samples (B,) of each."""
+    lengths = torch.tensor([len(clip) for clip in clips])
+    source = torch.zeros(len(clips), int(lengths.max()))
+    for row, clip in enumerate(clips):
+        source[row, : len(clip)] = torch.from_numpy(clip)
+    return source, lengths
 
 
 def conv_stack(model: W2vModel) -> tuple[ConvLayer, ...]:
@@ -263,3 +269,8 @@ def code_function(model: W2vModel) -> Encode:
     if model.codebook_size == (0, 0):
         raise ConfigError(NO_QUANTIZER)
     return model.extract_codes
+
+
+def frame_tokens(codes: Array) -> list[str]:
+    """Return the token of each frame of codes (T, G): those of its groups, joined by `-`, such as `14-12`."""
+    return ["-".join(map(str, frame)) for frame in codes.tolist()]

@@ -32,7 +32,7 @@ PARTIAL_SHARE = 0.5
 PARTIALS_PER_LENGTH = 16
 # Seconds after the end of speech that belong to an utterance, also where the pre-roll is longer than the hang-over.
 SHORTEST_TAIL = 0.1
-# Seconds on both sides of a cut between two frames that only serve as context, as in `w2v-transcribe`.
+# Seconds on both sides of a cut between two frames that only serve as context.
 CONTEXT = 3.0
 # Seconds of a pause in which an utterance that is too long may be cut: longer than the closure of a stop consonant.
 SHORTEST_PAUSE = 0.2

@@ -150,6 +150,13 @@ def build_model(file: ModelFile, overrides: Mapping[str, Any] | None = None, *, 
     if plain["model"].get("_name") not in MODELS.names() or plain["task"].get("_name") not in TASKS.names():
         import_installed()  # looks through all installed packages, which takes as long as the rest
     _override(plain, overrides or {})
+    try:
+        return _build(file, plain, mmap=mmap)
+    except ConfigError as e:  # of an option that the file holds, which the user has not typed
+        raise e if overrides else CheckpointError(f"{file.path}: {e}") from e
+
+
+def _build(file: ModelFile, plain: dict[str, dict[str, Any]], *, mmap: bool) -> LoadedModel:
     trained_with = plain.get("common", {}).get("user_dir")
     hint = f"; the checkpoint was trained with --user-dir {trained_with}" if trained_with else ""
     task = _build_task(plain, file.path, hint)
@@ -230,6 +237,11 @@ def load_tensors(model: torch.nn.Module, state: Mapping[str, torch.Tensor], wher
         f"{name} has shape {tuple(state[name].shape)}, wanted {tuple(wanted[name].shape)}"
         for name in wanted
         if name in state and state[name].shape != wanted[name].shape
+    ]
+    problems += [
+        f"{name} has whole numbers ({str(state[name].dtype).removeprefix('torch.')}) in place of weights"
+        for name, tensor in wanted.items()
+        if name in state and tensor.is_floating_point() and not state[name].is_floating_point()
     ]
     if problems:
         raise CheckpointError(f"{where}: the tensors do not fit the configuration: {listed(problems)}")

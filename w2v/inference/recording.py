@@ -59,7 +59,12 @@ class FileRecording:
         return audio_seconds(self.path)
 
     def blocks(self, sample_rate: int) -> Iterator[Samples]:
-        return audio_blocks(self.path, sample_rate)
+        num_samples = 0
+        for block in audio_blocks(self.path, sample_rate):
+            num_samples += len(block)
+            yield block
+        if not num_samples:
+            raise DataError(f"{self.path}: holds no samples")
 
 
 @dataclass(frozen=True)
@@ -123,16 +128,13 @@ class PipeRecording:
         stream: the pipe.
         format: of raw samples; None: the pipe begins with the header of a WAV file.
         keep: whether it may be read again.
-        name: what it is called.
 
     Raises:
         DataError: there is no such header.
     """
 
-    def __init__(
-        self, stream: BinaryIO, format: PcmFormat | None = None, *, keep: bool, name: str = STANDARD_INPUT
-    ) -> None:
-        self.name = name
+    def __init__(self, stream: BinaryIO, format: PcmFormat | None = None, *, keep: bool) -> None:
+        self.name = STANDARD_INPUT
         self.seconds = None
         self._stream = stream
         self._format, self._size = (format, None) if format is not None else read_wav_header(stream)

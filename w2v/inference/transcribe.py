@@ -20,7 +20,7 @@ from w2v.decoders import DECODERS, build_decoder
 from w2v.errors import ConfigError, DataError
 from w2v.functional.windows import equal_chunks, overlapping_windows
 from w2v.inference.emissions import ctc_info
-from w2v.inference.encode import ClipEncoder, Cut, Encode, code_function, conv_stack, feature_function
+from w2v.inference.encode import ClipEncoder, Cut, Encode, code_function, conv_stack, feature_function, frame_tokens
 from w2v.inference.load import LoadedModel, load_language_model, load_model
 from w2v.inference.recording import Recording, read_recording, recording_of
 from w2v.inference.result import Segment, Transcript
@@ -177,7 +177,7 @@ def tokens(
         loaded, code_function(loaded.model), recording_of(source, sample_rate), device,
         lambda size: equal_chunks(size, layers, LARGEST_WINDOW),
     )  # fmt: skip
-    return ["-".join(map(str, frame)) for frame in codes.tolist()]
+    return frame_tokens(codes)
 
 
 def _frames(

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 
@@ -22,6 +23,28 @@ from w2v.lm.vocabulary import BINARY_MAGIC, SPECIAL_WORDS, is_binary
 
 MEMO_SIZE = 1 << 16
 _ODD = 0x1E3779B97F4A7C15
+
+
+class NgramArrays(NamedTuple):
+    """An n-gram model for code that asks for one word at a time.
+
+    Attributes:
+        keys: (M,) rising: history * num_words + last word, of n-grams of two words and more.
+        log_probs: (N + 1,) of the n-grams, the nodes.
+        backoffs: (N + 1,) weight of leaving a node for its suffix.
+        suffixes: (N + 1,) node without its first word.
+        histories: (N + 1,) state after a node.
+        num_words: size of the vocabulary.
+        empty: the empty history, N.
+    """
+
+    keys: IntArray
+    log_probs: FloatArray
+    backoffs: FloatArray
+    suffixes: IntArray
+    histories: IntArray
+    num_words: int
+    empty: int
 
 
 class NgramModel(LanguageModel):
@@ -85,6 +108,19 @@ class NgramModel(LanguageModel):
         for k in range(len(tables)):
             nodes = offsets[k] + np.flatnonzero(~matters[offsets[k] : offsets[k + 1]])
             self._histories[nodes] = self._histories[self._suffixes[nodes]]
+
+    @property
+    def arrays(self) -> NgramArrays:
+        """All that scores follow from."""
+        return NgramArrays(
+            self._keys,
+            self._log_probs,
+            self._backoffs,
+            self._suffixes,
+            self._histories,
+            self._num_words,
+            self._empty,
+        )
 
     def _find(self, nodes: IntArray, words: IntArray) -> IntArray:
         """Return the nodes of n-grams, -1 where there is none."""

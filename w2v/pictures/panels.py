@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 Floats = npt.NDArray[np.float64]
+HEIGHT = 2.6  # of a panel, in inches
 WIDEST_GAP = 3.5  # steps of a curve, in medians, beyond which it counts as interrupted
 
 
@@ -77,18 +78,17 @@ class Panel:
     level: tuple[float, str] | None = None
 
 
-def draw_panels(panels: Sequence[Panel], *, columns: int = 3, width: float = 3.5, height: float = 2.6) -> Figure:
+def draw_panels(panels: Sequence[Panel], *, columns: int = 3, width: float = 3.5) -> Figure:
     """Draw panels from left to right, row by row.
 
     Args:
         panels: at least one.
         columns: most panels in a row.
         width: of a panel, in inches.
-        height: of a panel, in inches.
     """
     columns = min(columns, len(panels))
     rows = -(-len(panels) // columns)
-    figure = new_figure(max(width * columns, 5.0), height * rows)
+    figure = new_figure(max(width * columns, 5.0), HEIGHT * rows)
     grid = figure.subplots(rows, columns, squeeze=False).flat
     for panel in panels:
         _draw_panel(next(grid), panel)

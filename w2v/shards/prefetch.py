@@ -31,7 +31,7 @@ class _Range:
     start: int
     end: int
     members: set[Key] = field(default_factory=set)
-    content: Future[bytes | bytearray] | None = None
+    content: Future[bytes | memoryview] | None = None
 
     @property
     def size(self) -> int:
@@ -46,7 +46,7 @@ class Prefetcher:
         budget: most bytes of ranges that are held or on their way. One range that is needed at once comes in any case.
     """
 
-    def __init__(self, fetch: Callable[[str, int, int], bytes | bytearray], budget: int) -> None:
+    def __init__(self, fetch: Callable[[str, int, int], bytes | memoryview], budget: int) -> None:
         self._fetch = fetch
         self._budget = budget
         self._range_bytes = max(min(RANGE_BYTES, budget // 4), 1)

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import http.client
+import mmap
 import os
 import random
 import ssl
@@ -29,8 +30,11 @@ from w2v.version import __version__
 TRIES = 8  # in a row, without a single byte
 FIRST_WAIT, LONGEST_WAIT = 0.5, 30.0  # seconds; doubled from one try to the next
 SILENCE = 30.0  # seconds without a byte
-BLOCK = 1 << 18
+BLOCK = 1 << 16  # bytes that are taken from a connection at once; smaller than what malloc maps anew each time
 PIECE = 8 << 20  # of a range that fsspec fetches at once
+OWN_PAGES = 1 << 20  # bytes from which on a range has its own
+UNSEEN = 64 << 20  # a range above this is asked for when the size of the shard is known: manifests may be wrong
+NO_ROOM = memoryview(bytearray())
 BUSY = (408, 425, 429, 500, 502, 503, 504)
 OTHERS = {"az": "adlfs", "abfs": "adlfs"}  # packages that no extra brings
 _jitter = random.Random()  # its own: nothing else depends on how often a server was asked
@@ -72,18 +76,22 @@ class RemoteFile:
         self._look()
         return self._tag
 
-    def read(self, start: int, end: int) -> bytes | bytearray:
+    def read(self, start: int, end: int) -> bytes | memoryview:
         """Return the bytes from `start` to `end`; fewer where the shard ends.
 
         Raises:
             ShardError: they do not come, or never will.
             MissingPackageError: for this scheme a package is needed.
         """
-        if not _is_http(self.url):
+        if not _is_http(self.url) or end - start > UNSEEN:
             self._look()
         if self._whole is None and self._has_ranges:
             try:
-                return self._tried(lambda reached: self._stream(start + reached, end), lambda: self._within(start, end))
+                room = _room(self._within(start, end))
+                count = self._tried(
+                    lambda reached: self._stream(start + reached, end), lambda: self._within(start, end), room
+                )
+                return room[:count]
             except _NoRangesError:
                 pass
         self._fetch_whole()
@@ -96,7 +104,7 @@ class RemoteFile:
             question()
             yield b""
 
-        self._tried(asked, lambda: 0)
+        self._tried(asked)
 
     def _look(self) -> None:
         with self._lock:
@@ -105,31 +113,36 @@ class RemoteFile:
             if _is_http(self.url):
                 # The first byte, not HEAD: links that are signed for GET refuse it.
                 with contextlib.suppress(_NoRangesError):
-                    self._tried(lambda reached: self._http(0, 1), lambda: 0)
+                    self._tried(lambda reached: self._http(0, 1), room=memoryview(bytearray(1)))
             else:
-                self._tried(lambda reached: self._info(), lambda: 0)
+                self._tried(lambda reached: self._info())
 
     def _within(self, start: int, end: int) -> int:
         """Return how many bytes of a range the shard holds, as far as that is known."""
         return max((end if self._size is None else min(end, self._size)) - start, 0)
 
-    def _tried(self, ask: Callable[[int], Iterator[bytes]], wanted: Callable[[], int]) -> bytearray:
-        """Collect an answer until it has `wanted` bytes; `ask` is told how many are there."""
-        content = bytearray()
-        tries = 0
+    def _tried(
+        self,
+        ask: Callable[[int], Iterator[bytes]],
+        wanted: Callable[[], int] = lambda: 0,
+        room: memoryview = NO_ROOM,
+    ) -> int:
+        """Collect an answer until it has `wanted` bytes, and return how many there are; `ask` is told so, too."""
+        tries = reached = 0
         while True:
-            before = len(content)
+            before = reached
             try:
                 for block in ask(before):
-                    content += block
-                if len(content) >= wanted():
-                    return content
-                failure = f"the answer ended after {len(content)} of {wanted()} bytes"
+                    room[reached : reached + len(block)] = block
+                    reached += len(block)
+                if reached >= wanted():
+                    return reached
+                failure = f"the answer ended after {reached} of {wanted()} bytes"
             except _FinalError as e:
                 raise ShardError(f"{shown(self.url)}: the shard cannot be read: {e}") from e
             except (OSError, http.client.HTTPException) as e:
                 failure = _reason(e)
-            tries = 1 if len(content) > before else tries + 1
+            tries = 1 if reached > before else tries + 1
             if tries >= TRIES:
                 scheme, host = urlsplit(self.url).scheme, urlsplit(shown(self.url)).netloc
                 raise ShardError(
@@ -148,7 +161,8 @@ class RemoteFile:
         else:
             for first in range(start, end, PIECE):
                 last = min(first + PIECE, end)
-                yield _asked(partial(_file_system(self.url).cat_file, self.url, start=first, end=last))
+                piece: bytes = _asked(partial(_file_system(self.url).cat_file, self.url, start=first, end=last))
+                yield piece[: last - first]
 
     def _http(self, start: int, end: int) -> Iterator[bytes]:
         with _get(self.url, {"Range": f"bytes={start}-{end - 1}"}) as answer:
@@ -188,10 +202,19 @@ class RemoteFile:
                 yield b""
 
             try:
-                self._tried(ask, lambda: 0)
+                self._tried(ask)
             except OSError as e:
                 raise ShardError(f"{shown(self.url)}: cannot keep the shard in {tempfile.gettempdir()}: {e}") from e
             self._size, self._whole = whole.tell(), whole
+
+
+def _room(size: int) -> memoryview:
+    """Return memory for bytes that come.
+
+    Ranges lie in pages of their own, which go back to the system as a whole: in a heap that many threads grow, what is
+    left between them adds up over a corpus. Single clips do not: a process may have 65,530 mappings.
+    """
+    return memoryview(mmap.mmap(-1, size) if size >= OWN_PAGES else bytearray(size))
 
 
 def _is_http(url: str) -> bool:

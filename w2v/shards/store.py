@@ -59,6 +59,7 @@ class LocalFile:
     def read(self, start: int, end: int) -> bytes:
         """Return the bytes from `start` to `end`; fewer where the file ends."""
         parts = []
+        end = min(end, self.size)  # or memory would be taken for what a manifest promises
         while start < end:
             try:
                 part = read_at(self._file.fileno(), end - start, start)
@@ -139,7 +140,7 @@ class ShardStore:
             ShardError: the shard is out of reach, or is another one than it was.
         """
         if place.is_row:
-            content: bytes | bytearray = self._rows().read(place.shard, place.first, place.second)
+            content: bytes | memoryview = self._rows().read(place.shard, place.first, place.second)
         elif self.is_remote(place.shard):
             content = self._prefetcher().take(place.shard, place.first, place.first + place.second)
         else:
@@ -149,10 +150,10 @@ class ShardStore:
             raise DataError(f"{where}: the shard ends {place.second - len(content)} bytes before the end of the clip")
         if place.crc is not None and zlib.crc32(content) != place.crc:
             raise DataError(f"{where}: its bytes are not those that its manifest was written for (CRC-32)")
-        if place.shard.endswith(".zip") and content[:4] not in MAGIC:
+        if place.shard.endswith(".zip") and bytes(content[:4]) not in MAGIC:
             raise DataError(
-                f"{where}: no audio begins there (got {content[:4]!r}); only members that are stored, not deflated, "
-                "can be read"
+                f"{where}: no audio begins there (got {bytes(content[:4])!r}); only members that are stored, not "
+                "deflated, can be read"
             )
         return bytes(content)
 
@@ -168,7 +169,7 @@ class ShardStore:
                 opened.files.popitem(last=False)
             return found
 
-    def _fetch(self, shard: str, start: int, end: int) -> bytes | bytearray:
+    def _fetch(self, shard: str, start: int, end: int) -> bytes | memoryview:
         found = self._open(shard)
         content = found.read(start, end)
         # Behind the read: the answer tells what the shard is, so a server is not asked for that first.

@@ -25,7 +25,7 @@ from w2v.data.dictionary import Dictionary
 from w2v.data.iterator import EpochIterator
 from w2v.data.labels import Labels, join_labels, read_labels
 from w2v.data.manifest import Manifest, join_manifests
-from w2v.data.post_process import fitting_post_process
+from w2v.data.post_process import MARKS, fitting_post_process
 from w2v.data.pseudo_labels import check_labels
 from w2v.data.text import WORD_END
 from w2v.decoders import Decoder, build_decoder, wer_args_config
@@ -72,7 +72,12 @@ class AudioPretrainingTask(AudioTask):
     def dictionary(self) -> Dictionary | None:
         """The label symbols, read from `dict.LABELS.txt` at the first use; None without `--labels`."""
         if self._dictionary is None and self.config.labels is not None:
-            self._dictionary = Dictionary.from_file(Path(self.config.data) / f"dict.{self.config.labels}.txt")
+            path = Path(self.config.data) / f"dict.{self.config.labels}.txt"
+            if not path.exists():
+                raise DataError(
+                    f"cannot read the dictionary {path}: No such file or directory; w2v-labels --dict writes it"
+                )
+            self._dictionary = Dictionary.from_file(path)
         return self._dictionary
 
     # ------------------------------------------------------------------------------------------ data
@@ -104,6 +109,11 @@ class AudioPretrainingTask(AudioTask):
         labels.check_known()
         if labels.num_unknown:
             logger.warning(labels.unknown_warning())
+        if labels.word_end is not None and not (labels.ids == labels.word_end).any():
+            logger.warning(
+                "%s.%s: no line holds %r, by which the dictionary ends a word: words are glued together, and wer "
+                "counts whole texts", path, config.labels, WORD_END,
+            )  # fmt: skip
         self._check_dictionary(path)
         check_labels(
             path, manifest, labels, self.dictionary, sample_rate=config.sample_rate, normalize=config.normalize
@@ -158,11 +168,14 @@ class AudioPretrainingTask(AudioTask):
         super().prepare_validation(split, dataset, criterion)
         self._decoder_of(criterion)
         symbol = getattr(criterion.config, "post_process", None)
-        if self.dictionary is not None and symbol == "letter" and WORD_END not in self.dictionary:
-            logger.warning(
-                "the dictionary has no %r, which ends a word with --post-process letter: each text counts as one word, "
-                "and wer is the share of texts with an error", WORD_END,
-            )  # fmt: skip
+        symbols = [] if self.dictionary is None else self.dictionary.symbols
+        if not symbols or symbol not in MARKS or fitting_post_process(symbol, symbols) == symbol:
+            return
+        logger.warning(
+            "the dictionary has no %r, by which --post-process %s finds words: each text counts as one word, and wer "
+            "is the share of texts with an error%s", MARKS[symbol], symbol,
+            "; its words end in '|': give --post-process letter" if WORD_END in symbols else "",
+        )  # fmt: skip
 
     # ------------------------------------------------------------------------------------------ model
 

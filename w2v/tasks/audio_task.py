@@ -13,15 +13,16 @@ import numpy as np
 
 from w2v.config import arg, byte_size, check_range
 from w2v.config.sections import DatasetConfig
+from w2v.criterions.base import Criterion
 from w2v.data.audio import audio_format
 from w2v.data.augment import Augmentation, decibel_range
 from w2v.data.batch_sampler import plan_batches
 from w2v.data.dataset import MAX_BAD_SHARE, AudioDataset
 from w2v.data.iterator import EpochIterator
-from w2v.data.manifest import Manifest, read_manifest
+from w2v.data.manifest import Manifest, NoClipsError, read_manifest
 from w2v.data.shard_order import find_blocks, plan_by_shards
 from w2v.data.speed import speed_range
-from w2v.errors import ConfigError, listed
+from w2v.errors import ConfigError, DataError, listed
 from w2v.functional.conv_spec import ConvLayer, samples_for_frames
 from w2v.models.base import W2vModel
 from w2v.registry import Entry
@@ -114,6 +115,12 @@ class AudioTask(Task):
             self._datasets[split] = self._open(split)
         return self._datasets[split]
 
+    def prepare_validation(self, split: str, dataset: DatasetConfig, criterion: Criterion) -> None:
+        try:
+            super().prepare_validation(split, dataset, criterion)
+        except NoClipsError as e:
+            raise DataError(f"{e}; move lines of the training set there, or train with --disable-validation") from e
+
     def _open(self, split: str) -> AudioDataset:
         config = self.config
         if config.max_sample_size is not None and config.max_sample_size < self._shortest_clip:
@@ -133,6 +140,8 @@ class AudioTask(Task):
     def _manifest(self, split: str) -> Manifest:
         """Read the manifest of a split, and look at the form of its clips."""
         path = Path(self.config.data) / f"{split}.tsv"
+        if not path.exists():
+            raise NoClipsError(f"cannot read the manifest {path}: No such file or directory")
         manifest = read_manifest(path, allow_outside_root=self.config.allow_outside_root)
         self._check_format(manifest, split)
         if manifest.store is not None:
@@ -161,6 +170,8 @@ class AudioTask(Task):
         needed = f"{config.sample_rate} Hz mono"
         text = f"{len(other)} of the {len(known)} clips of {split} that were looked at are not {needed}"
         remedy = "--resample converts them"
+        if config.channel is None and any(channels > 1 for _, _, channels in known):
+            remedy += ", --channel takes one channel"
         if other and len(other) == len(known):
             raise ConfigError(f"{text}: {listed(other)}; {remedy}")
         if other:

@@ -98,8 +98,9 @@ class Task:
             return
         pairs = itertools.zip_longest(theirs, ours)
         number, (before, now) = next((n, pair) for n, pair in enumerate(pairs) if pair[0] != pair[1])
+        there, here = (repr(symbol) if symbol is not None else "missing" for symbol in (before, now))
         raise CheckpointError(
-            f"the checkpoint was trained with another dictionary: symbol {number} is {before!r} there, {now!r} in the "
+            f"the checkpoint was trained with another dictionary: symbol {number} is {there} there, {here} in the "
             f"data folder ({len(theirs)} and {len(ours)} symbols); put that dictionary back, or start anew in another "
             "--save-dir with --w2v-path"
         )

@@ -8,27 +8,22 @@ from __future__ import annotations
 
 import logging
 import math
-from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import torch
-
 from w2v.config import arg, check_range
 from w2v.config.sections import DatasetConfig
-from w2v.criterions.base import Criterion
 from w2v.data.batch_sampler import BatchPlan, plan_batches
 from w2v.data.dictionary import Dictionary
-from w2v.data.iterator import EpochIterator
 from w2v.data.text import BREAK_MODES, UNITS, Text, build_dictionary, read_text
 from w2v.data.text_dataset import TextDataset
 from w2v.errors import ConfigError, DataError
 from w2v.models.base import W2vModel
 from w2v.registry import Entry
-from w2v.tasks.base import Task, register_task
-from w2v.tasks.batches import data_digest, text_digest, train_epochs, valid_epoch
-from w2v.types import Loss, TextBatch
+from w2v.tasks.base import register_task
+from w2v.tasks.batches import data_digest, text_digest
+from w2v.tasks.text_task import TextTask
 
 logger = logging.getLogger(__name__)
 
@@ -66,7 +61,7 @@ class LanguageModelingConfig:
 
 
 @register_task("language_modeling", LanguageModelingConfig)
-class LanguageModelingTask(Task):
+class LanguageModelingTask(TextTask):
     """Batches of text, and the dictionary."""
 
     config: LanguageModelingConfig
@@ -74,22 +69,18 @@ class LanguageModelingTask(Task):
     def __init__(self, config: LanguageModelingConfig, seed: int = 1) -> None:
         super().__init__(config, seed)
         self._datasets: dict[str, TextDataset] = {}
-        self._dictionary: Dictionary | None = None
 
-    @property
-    def dictionary(self) -> Dictionary:
-        """The words: of `dict.txt`, or counted from `train.txt` at the first use."""
-        if self._dictionary is None:
-            file = Path(self.config.data) / DICTIONARY_FILE
-            if file.is_file():
-                self._dictionary = Dictionary.from_file(file)
-            else:
-                text = self._text_file("train")
-                self._dictionary = build_dictionary(
-                    text, self.config.unit, least_count=self.config.thresholdsrc, most_words=self.config.nwordssrc
-                )
-                logger.info("the dictionary holds %d symbols, counted from %s", len(self._dictionary), text)
-        return self._dictionary
+    def read_dictionary(self) -> Dictionary:
+        """Read `dict.txt`, or count the words of `train.txt`."""
+        file = Path(self.config.data) / DICTIONARY_FILE
+        if file.is_file():
+            return Dictionary.from_file(file)
+        text = self._text_file("train")
+        dictionary = build_dictionary(
+            text, self.config.unit, least_count=self.config.thresholdsrc, most_words=self.config.nwordssrc
+        )
+        logger.info("the dictionary holds %d symbols, counted from %s", len(dictionary), text)
+        return dictionary
 
     # ------------------------------------------------------------------------------------------ data
 
@@ -125,9 +116,10 @@ class LanguageModelingTask(Task):
         hint = f"; {binary} is a file of fairseq-preprocess, give the text it was made from" if binary.is_file() else ""
         raise DataError(f"{self.config.data}: there is neither {names[0]} nor {names[1]}{hint}")
 
-    def _plan(
-        self, samples: TextDataset, max_tokens: int | None, batch_size: int | None, dataset: DatasetConfig
+    def plan(
+        self, split: str, max_tokens: int | None, batch_size: int | None, dataset: DatasetConfig, *, is_valid: bool
     ) -> BatchPlan:
+        samples = self.load_dataset(split)
         if max_tokens is None and batch_size is None:
             raise ConfigError("--task language_modeling needs --max-tokens (padded words per batch) or --batch-size")
         return plan_batches(
@@ -141,22 +133,7 @@ class LanguageModelingTask(Task):
             unit="words",
         )
 
-    def train_batches(self, split: str, dataset: DatasetConfig) -> EpochIterator:
-        samples = self.load_dataset(split)
-        plan = self._plan(samples, dataset.max_tokens, dataset.batch_size, dataset)
-        return train_epochs(samples, plan, split, dataset, self.seed)
-
-    def valid_batches(self, split: str, dataset: DatasetConfig) -> Iterator[TextBatch]:
-        samples = self.load_dataset(split)
-        plan = self._plan(
-            samples,
-            dataset.max_tokens_valid or dataset.max_tokens,
-            dataset.batch_size_valid or dataset.batch_size,
-            dataset,
-        )
-        return valid_epoch(samples, plan, split, dataset, self.seed)
-
-    # ------------------------------------------------------------------------------------------ model and steps
+    # ------------------------------------------------------------------------------------------ model
 
     def build_model(self, entry: Entry[W2vModel], config: Any) -> W2vModel:
         """Build the model for the dictionary.
@@ -172,18 +149,6 @@ class LanguageModelingTask(Task):
             config, num_words=len(self.dictionary), pad=Dictionary.pad, max_positions=self.config.max_positions
         )
 
-    def train_step(self, model: torch.nn.Module, criterion: Criterion, batch: TextBatch) -> Loss:
-        loss: Loss = criterion(model(batch.source, batch.lengths, batch.seed, batch.targets), batch)
-        return loss
-
-    # ------------------------------------------------------------------------------------------ state
-
     def digest(self) -> dict[str, str]:
         found = {f"text {split}": data_digest(samples.text.words) for split, samples in self._datasets.items()}
         return {**found, "dictionary": text_digest(self.dictionary.symbols)}
-
-    def state_dict(self) -> dict[str, Any]:
-        return {"dictionary": list(self.dictionary.symbols)}
-
-    def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        self._dictionary = Dictionary.from_symbols(state["dictionary"])

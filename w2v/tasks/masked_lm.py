@@ -9,21 +9,17 @@ from __future__ import annotations
 import logging
 import math
 import os
-from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
 
 from w2v.config import arg, check_range, str_tuple
 from w2v.config.sections import DatasetConfig
-from w2v.criterions.base import Criterion
 from w2v.data.batch_sampler import BatchPlan, plan_order, shortest_first
 from w2v.data.binarized_file import TokenFile, read_token_file
 from w2v.data.dictionary import MASK, SPECIALS, Dictionary
-from w2v.data.iterator import EpochIterator
 from w2v.data.masked_dataset import SHORTEN_METHODS, ItemSpec, MaskedTokenDataset
 from w2v.data.token_blocks import BREAK_MODES
 from w2v.data.token_masks import TokenMaskSpec, replacement_weights
@@ -31,9 +27,10 @@ from w2v.data.token_text import read_token_text
 from w2v.errors import ConfigError, DataError
 from w2v.models.base import W2vModel
 from w2v.registry import Entry
-from w2v.tasks.base import Task, register_task
-from w2v.tasks.batches import data_digest, text_digest, train_epochs, valid_epoch
-from w2v.types import IntArray, Loss, TextBatch
+from w2v.tasks.base import register_task
+from w2v.tasks.batches import data_digest, text_digest
+from w2v.tasks.text_task import TextTask
+from w2v.types import IntArray
 
 logger = logging.getLogger(__name__)
 
@@ -100,7 +97,7 @@ class MaskedLmTaskConfig:
 
 
 @register_task("masked_lm", MaskedLmTaskConfig)
-class MaskedLmTask(Task):
+class MaskedLmTask(TextTask):
     """Batches of tokens, some of them hidden, and the dictionary."""
 
     config: MaskedLmTaskConfig
@@ -108,15 +105,11 @@ class MaskedLmTask(Task):
     def __init__(self, config: MaskedLmTaskConfig, seed: int = 1) -> None:
         super().__init__(config, seed)
         self._datasets: dict[str, MaskedTokenDataset] = {}
-        self._dictionary: Dictionary | None = None
         self._max_positions = config.tokens_per_sample
 
-    @property
-    def dictionary(self) -> Dictionary:
-        """The tokens of `dict.txt`, and `<mask>` as the last one."""
-        if self._dictionary is None:
-            self._dictionary = Dictionary.from_file(self._folder() / DICTIONARY_FILE).with_mask()
-        return self._dictionary
+    def read_dictionary(self) -> Dictionary:
+        """Read the tokens of `dict.txt`, with `<mask>` as the last one."""
+        return Dictionary.from_file(self._folder() / DICTIONARY_FILE).with_mask()
 
     # ------------------------------------------------------------------------------------------ data
 
@@ -198,7 +191,7 @@ class MaskedLmTask(Task):
         logger.warning("%s: left out %s%d", split, said, items.sizes[longest])
         return order[fits]
 
-    def _plan(
+    def plan(
         self, split: str, max_tokens: int | None, batch_size: int | None, dataset: DatasetConfig, *, is_valid: bool
     ) -> BatchPlan:
         if max_tokens is None and batch_size is None:
@@ -218,21 +211,7 @@ class MaskedLmTask(Task):
             unit="tokens",
         )
 
-    def train_batches(self, split: str, dataset: DatasetConfig) -> EpochIterator:
-        plan = self._plan(split, dataset.max_tokens, dataset.batch_size, dataset, is_valid=False)
-        return train_epochs(self.load_dataset(split), plan, split, dataset, self.seed)
-
-    def valid_batches(self, split: str, dataset: DatasetConfig) -> Iterator[TextBatch]:
-        plan = self._plan(
-            split,
-            dataset.max_tokens_valid or dataset.max_tokens,
-            dataset.batch_size_valid or dataset.batch_size,
-            dataset,
-            is_valid=True,
-        )
-        return valid_epoch(self.load_dataset(split), plan, split, dataset, self.seed)
-
-    # ------------------------------------------------------------------------------------------ model and steps
+    # ------------------------------------------------------------------------------------------ model
 
     def build_model(self, entry: Entry[W2vModel], config: Any) -> W2vModel:
         """Build the model for the dictionary.
@@ -253,18 +232,6 @@ class MaskedLmTask(Task):
         self._max_positions = getattr(model, "max_positions", self._max_positions)
         return model
 
-    def train_step(self, model: torch.nn.Module, criterion: Criterion, batch: TextBatch) -> Loss:
-        loss: Loss = criterion(model(batch.source, batch.lengths, batch.seed, batch.targets), batch)
-        return loss
-
-    # ------------------------------------------------------------------------------------------ state
-
     def digest(self) -> dict[str, str]:
         found = {f"tokens {split}": data_digest(items.sentences.tokens) for split, items in self._datasets.items()}
         return {**found, "dictionary": text_digest(self.dictionary.symbols)}
-
-    def state_dict(self) -> dict[str, Any]:
-        return {"dictionary": list(self.dictionary.symbols)}
-
-    def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        self._dictionary = Dictionary.from_symbols(state["dictionary"])

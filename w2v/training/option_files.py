@@ -6,6 +6,7 @@ otherwise here are translated.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Mapping
 from typing import Any
 
@@ -16,6 +17,7 @@ from w2v.config.yaml_file import ConfigFile, read_config_file
 from w2v.errors import ConfigError
 from w2v.registry import Entry
 
+REFERENCE = re.compile(r"\$\{(\w+)\.(\w+)\}")
 MISSING = "???"
 """The original's mark of an option that must be given."""
 HYDRA = "hydra"
@@ -41,7 +43,28 @@ def read_layers(recipe: str | None, config: str | None, typed: Mapping[str, Mapp
         places = {(part, name): f"{part}.{name}=" for part, values in typed.items() for name in values}
         own = ConfigFile("", typed, places).over(own)
     below = read_config_file(str(recipe_path(recipe)), known) if recipe else ConfigFile()
-    return own.without(HYDRA), below.without(HYDRA)
+    return _resolved(own.without(HYDRA)), below.without(HYDRA)
+
+
+def _resolved(file: ConfigFile) -> ConfigFile:
+    """Return a file whose references `${section.option}` are the values of these options.
+
+    Raises:
+        ConfigError: the file lacks one, or it is a reference of another kind, as to the environment.
+    """
+    for section, values in file.sections.items():
+        for name, value in values.items():
+            if "${" not in str(value):
+                continue
+            where, match = file.where(section, name), REFERENCE.fullmatch(str(value))
+            target = file.section(match[1]).get(match[2]) if match is not None else None
+            if target is None or "${" in str(target):
+                raise ConfigError(
+                    f"{where}: {name}: {str(value)[:200]} is no option of this file, as ${{task.data}} may be; write "
+                    "the value itself"
+                )
+            file = file.put(section, name, target, where)
+    return file
 
 
 def translate(file: ConfigFile, entries: Mapping[str, Entry[Any]]) -> ConfigFile:

@@ -10,6 +10,8 @@ from collections.abc import Iterator
 from w2v.config.sections import SMALLER_IS_BETTER
 from w2v.training.options import TrainConfig
 
+STATS = ("prob_perplexity", "code_perplexity", "num_vars", "temp", "kmeans_loss")  # of the models here
+
 
 def warnings_at_start(config: TrainConfig) -> list[str]:
     """Return one line for each setting that cannot do what it is there for."""
@@ -51,11 +53,30 @@ def _schedule(config: TrainConfig) -> Iterator[str]:
     if getattr(schedule, "phase_ratio", None) is None and limit and warm >= limit:
         flag = "--warmup-updates" if hasattr(schedule, "warmup_updates") else "--warmup-steps"
         yield f"{flag} {warm} is not below --max-update {limit}: the learning rate never reaches --lr"
+        return
+    held = warm + (getattr(schedule, "hold_steps", None) or 0)
+    is_counted = hasattr(schedule, "hold_steps") and schedule.phase_ratio is None
+    if is_counted and limit and held >= limit:
+        yield f"--warmup-steps and --hold-steps make {held}, --max-update is {limit}: the learning rate never falls"
+    total = getattr(schedule, "total_num_update", None)
+    if limit and total and total < limit:
+        yield (
+            f"--total-num-update {total:g} is below --max-update {limit}: from there on the learning rate is "
+            "--end-learning-rate; leave the flag out"
+        )
+    if limit and total and total > 2 * limit:
+        yield (
+            f"--total-num-update {total:g} is above --max-update {limit}: the learning rate falls to "
+            f"{1 - limit / total:.0%} of --lr only; leave the flag out"
+        )
 
 
 def _pretraining(config: TrainConfig) -> Iterator[str]:
     model, criterion = config.model.config, config.criterion.config
     quantizes = getattr(model, "quantize_targets", None)
+    unknown = [key for key in getattr(criterion, "log_keys", ()) if key not in STATS]
+    if unknown and hasattr(criterion, "infonce"):
+        yield f"--log-keys: {unknown[0]!r} is none of {', '.join(STATS)}; it is logged only if the model gives it"
     if quantizes is None or not hasattr(criterion, "infonce"):
         return
     if not quantizes:

@@ -12,6 +12,7 @@ from __future__ import annotations
 import contextlib
 import logging
 import math
+import re
 import time
 from collections.abc import Iterator
 from dataclasses import replace
@@ -483,7 +484,7 @@ class Trainer:
         try:
             self._parallel.load_weights(state["model"])
         except RuntimeError as e:
-            raise CheckpointError(f"the checkpoint does not fit the model: {' '.join(str(e).split())}") from e
+            raise CheckpointError(f"the checkpoint does not fit the model: {_misfit(str(e))}") from e
 
     def _check_component(self, state: dict[str, Any], section: str) -> None:
         saved, ours = (config.get(section, {}).get("_name") for config in (state["config"], self.config_plain))
@@ -510,3 +511,22 @@ class Trainer:
         """Return what a training line shows beside averages."""
         scale = {} if self.step.scaler is None else {"loss_scale": self.step.scaler.scale}
         return {"num_updates": self.num_updates, "lr": self.lr, **scale}
+
+
+_OTHER_SHAPE = re.compile(
+    r"size mismatch for (\S+): copying a param with shape torch.Size\((.*?)\) from checkpoint, "
+    r"the shape in current model is torch.Size\((.*?)\)"
+)
+
+
+def _misfit(error: str) -> str:
+    """Return what torch says of a checkpoint that does not fit: of tensors with other shapes, the first one."""
+    others = _OTHER_SHAPE.findall(error)
+    if not others:
+        return " ".join(error.split())
+    name, there, here = others[0]
+    text = f"{name} has the shape {there} there, {here} here"
+    text += f" ({len(others)} tensors differ)" if len(others) > 1 else ""
+    if all(".proj." in other for other, _, _ in others):
+        text += "; it has another number of symbols than the dictionary: --w2v-path takes its encoder alone"
+    return text

@@ -29,11 +29,7 @@ QUANTITIES = {
 
 
 def curve_image(
-    gallery: Gallery,
-    points: Sequence[Point],
-    references: Sequence[str],
-    quantities: Sequence[str],
-    name: str = "curves",
+    gallery: Gallery, points: Sequence[Point], references: Sequence[str], quantities: Sequence[str]
 ) -> Image:
     """Draw curves, one panel per quantity, all runs over each other.
 
@@ -42,7 +38,6 @@ def curve_image(
         points: of all runs.
         references: names of those among them that are references: dashed.
         quantities: what is drawn; empty: all of `QUANTITIES` that there are.
-        name: of the picture.
     """
     there = {point.quantity for point in points}
     chosen = [quantity for quantity in quantities or QUANTITIES if quantity in there]
@@ -52,7 +47,7 @@ def curve_image(
     ]
     runs = list(dict.fromkeys(point.run for point in points))
     alt = f"Training curves of {', '.join(runs)}: {', '.join(chosen)}."
-    return gallery.add_table(name, draw_panels(panels), alt, Point._fields, points)
+    return gallery.add_table("curves", draw_panels(panels), alt, Point._fields, points)
 
 
 def curve_lines(points: Sequence[Point], quantity: str, references: Sequence[str] = ()) -> list[Line]:

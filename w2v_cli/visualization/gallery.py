@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import numpy.typing as npt
 
-from w2v.errors import DataError, MissingPackageError
-from w2v.files import write_atomically
+from w2v.errors import MissingPackageError
+from w2v.files import make_folder, write_atomically
 from w2v.pictures.canvas import to_png
 from w2v.pictures.report import Image, Sound
 
@@ -35,10 +35,7 @@ class Gallery:
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
-        try:
-            folder.mkdir(parents=True, exist_ok=True)
-        except OSError as e:
-            raise DataError(f"--output-dir: cannot make the folder {folder}: {e.strerror or e}") from e
+        make_folder(folder, "--output-dir")
 
     def add_table(self, name: str, figure: Figure, alt: str, columns: Sequence[str], rows: Rows) -> Image:
         """Write `name.png`, and the numbers it was drawn from as `name.csv`."""
