@@ -79,8 +79,8 @@ def main() -> int:
     option("--minutes", type=float, default=20, help="of unlabelled speech to make (default: 20)")
     option("--labelled-minutes", type=float, default=5, help="to fine-tune on (default: 5)")
     option("--seeds", type=int, nargs="+", default=[1, 2, 3], help="default: 1 2 3")
-    option("--updates", type=int, nargs=3, default=[900, 200, 430], help="wav2vec 2.0; HuBERT, first and second round")
-    option("--finetune-updates", type=int, default=800, metavar="N", help="default: 800")
+    option("--updates", type=int, nargs=3, default=[600, 140, 330], help="wav2vec 2.0; HuBERT, first and second round")
+    option("--finetune-updates", type=int, default=700, metavar="N", help="default: 700")
     arguments = parser.parse_args()
     run, data = Run(arguments.folder, arguments.threads), arguments.data
     try:
@@ -91,9 +91,12 @@ def main() -> int:
             for name, checkpoint in models.items():
                 probe(run, data, f"{name}-{seed}", checkpoint)
                 finetune(run, f"ft-{name}-{seed}", checkpoint, seed, arguments.finetune_updates)
-            start = ("--no-pretrained-weights",)
-            finetune(run, f"ft-{SCRATCH}-{seed}", models["wav2vec2"], seed, arguments.finetune_updates, *start)
             report(run, arguments.seeds)
+        for seed in arguments.seeds:
+            network = run.folder / f"wav2vec2-{seed}" / "checkpoint_last.pt"
+            start = ("--no-pretrained-weights",)
+            finetune(run, f"ft-{SCRATCH}-{seed}", network, seed, arguments.finetune_updates, *start)
+        report(run, arguments.seeds)
     except W2vError as e:
         print(f"hubert: {e}", file=sys.stderr)
         return e.exit_code

@@ -63,7 +63,7 @@ def main() -> int:
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--ext", default="flac")
     parser.add_argument("--quantizer-updates", type=int, default=600)
-    parser.add_argument("--updates", type=int, default=1000)
+    parser.add_argument("--updates", type=int, default=1500)
     parser.add_argument("--threads", type=int, default=1)
     arguments = parser.parse_args()
     run = Run(arguments.folder.resolve(), arguments.threads)
