@@ -736,7 +736,7 @@ NAMES = st.text("abc[]_", min_size=1, max_size=5)
 VALUES = st.lists(st.sampled_from([b"\r\n", b"--", b"x", b"--b", b"\0\xff", b"\r\n\r\n", b"\r\n--"]), max_size=6)
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(st.lists(st.tuples(NAMES, st.none() | st.just("a.wav"), VALUES.map(b"".join)), max_size=5))
 def test_forms_are_parted_as_the_mail_parser_does(fields: list[tuple[str, str | None, bytes]]) -> None:
     body = form(fields, "bxyz")

@@ -43,20 +43,18 @@ NESTED = st.recursive(
 )
 
 
-@settings(deadline=None, max_examples=60)
+@settings(max_examples=60)
 @given(NESTED)
 def test_repr_comes_back(value: Any) -> None:
     assert parse_literal(repr(value)) == value
 
 
-@settings(deadline=None)
 @given(st.lists(st.integers(0, 99), max_size=3), st.lists(st.integers(0, 99), max_size=3), st.integers(0, 9))
 def test_joining_and_repeating(left: list[int], right: list[int], times: int) -> None:
     assert parse_literal(f"{left} + {right} * {times}") == left + right * times
     assert parse_literal(f"({left} + {right}) * {times}") == (left + right) * times
 
 
-@settings(deadline=None)
 @given(st.text(max_size=40))
 def test_any_text_is_read_or_refused(text: str) -> None:
     """Nothing but `ValueError` comes out; what Python's own literal reader takes is read alike."""

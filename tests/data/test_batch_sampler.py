@@ -13,7 +13,7 @@ from w2v.errors import DataError
 sizes = st.lists(st.integers(0, 300), max_size=120).map(lambda values: np.array(values, dtype=np.int64))
 
 
-@settings(deadline=None, max_examples=300)
+@settings(max_examples=300)
 @given(
     sizes=sizes,
     crop=st.one_of(st.none(), st.integers(1, 300)),

@@ -152,7 +152,7 @@ letters = st.lists(st.sampled_from(["|", "A", "é", "音", "Q", "<unk>", "two", 
 blank = st.sampled_from([" ", "  ", "\t", "\u00a0", "\u2028", "\x1c", "\x0c"])
 
 
-@settings(deadline=None, max_examples=50)
+@settings(max_examples=50)
 @given(st.lists(st.tuples(letters, blank), min_size=1, max_size=6), st.sampled_from(["\n", "\r\n"]), st.booleans())
 def test_labels_equal_a_reader_of_one_line_at_a_time(tmp_path_factory, rows, end, is_ended):
     dictionary = Dictionary.from_symbols(["|", "A", "é", "音", "two"])

@@ -8,7 +8,7 @@ import pickle
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from w2v.data import text_blocks
@@ -42,7 +42,6 @@ name = st.text(st.characters(exclude_characters="\t\n\r\0", exclude_categories=[
 )
 
 
-@settings(deadline=None)
 @given(st.lists(st.tuples(name, st.integers(0, 10**17)), min_size=1, max_size=20))
 def test_equals_a_reader_of_one_line_at_a_time(tmp_path_factory, rows):
     path = tmp_path_factory.mktemp("m") / "x.tsv"

@@ -81,7 +81,7 @@ def text_of(sizes: list[int]) -> Text:
     return Text(words, ends, 0)
 
 
-@settings(deadline=None, max_examples=200)
+@settings(max_examples=200)
 @given(sizes=sentences, size=st.integers(1, 20), mode=st.sampled_from(BREAK_MODES))
 def test_samples_cover_the_text(sizes: list[int], size: int, mode: str) -> None:
     starts, lengths = text_of(sizes).samples(mode, size)
@@ -106,7 +106,7 @@ def one_by_one(sizes: list[int], size: int) -> list[int]:
     return samples
 
 
-@settings(deadline=None, max_examples=60)
+@settings(max_examples=60)
 @given(sizes=sentences, size=st.integers(1, 20), mode=st.sampled_from(BREAK_MODES), add_bos=st.booleans())
 def test_batches_are_windows(sizes: list[int], size: int, mode: str, add_bos: bool) -> None:
     text = text_of(sizes)

@@ -13,7 +13,7 @@ from w2v.decoders.lexicon_tree import ROOT, LexiconTree, expand
 SPELLINGS = st.lists(st.lists(st.integers(0, 3), min_size=1, max_size=5).map(tuple), min_size=1, max_size=12)
 
 
-@settings(deadline=None, max_examples=150)
+@settings(max_examples=150)
 @given(spellings=SPELLINGS, seed=st.integers(0, 99))
 def test_walks_as_a_tree_of_dictionaries_does(spellings: list[tuple[int, ...]], seed: int) -> None:
     scores = -np.random.default_rng(seed).exponential(3.0, len(spellings))

@@ -103,7 +103,7 @@ def test_words_are_spelled_with_pieces(pieces: list[str], spellings: list[str]) 
     assert [" ".join(found[0]) for found in lexicon.values()] == spellings
 
 
-@settings(deadline=None, max_examples=60)
+@settings(max_examples=60)
 @given(word=st.text("ab", min_size=1, max_size=5), pieces=st.sets(st.text("ab", min_size=1, max_size=3), max_size=6),
        scheme=st.sampled_from(SCHEMES))  # fmt: skip
 def test_as_few_pieces_as_can_be(word: str, pieces: set[str], scheme: PieceScheme) -> None:

@@ -16,7 +16,7 @@ from w2v.errors import RegistryError
 DICTIONARY = Dictionary.from_symbols(["|", "A", "B"])
 
 
-@settings(deadline=None, max_examples=60)
+@settings(max_examples=60)
 @given(
     clips=st.lists(st.lists(st.sampled_from([0, 4, 5, 6]), max_size=12), min_size=1, max_size=5),
     extra=st.integers(0, 3),

@@ -53,7 +53,7 @@ def test_straight_through_gradients() -> None:
         torch.testing.assert_close(mine, theirs)
 
 
-@settings(max_examples=50, deadline=None)
+@settings(max_examples=50)
 @given(st.integers(1, 7), st.integers(1, 4), st.integers(0, 2**32))
 def test_product_codebook_rows(num_vars: int, groups: int, seed: int) -> None:
     codes = torch.randint(num_vars, (4, 3, groups), generator=torch_generator("cpu", seed))

@@ -25,7 +25,7 @@ def run(stack: list[tuple[int, int, int]], source: torch.Tensor) -> torch.Tensor
     return source
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(stacks, st.integers(1, 200))
 def test_lengths_are_those_of_real_convolutions(stack: list[tuple[int, int, int]], length: int) -> None:
     field = receptive_field(stack)
@@ -34,7 +34,7 @@ def test_lengths_are_those_of_real_convolutions(stack: list[tuple[int, int, int]
     assert frame_lengths(torch.tensor([length, field]), stack).tolist() == [expected, 1]
 
 
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=30)
 @given(stacks)
 def test_field_and_stride_are_what_a_frame_sees(stack: list[tuple[int, int, int]]) -> None:
     field, stride = receptive_field(stack), total_stride(stack)
@@ -54,7 +54,7 @@ def test_the_recipe_has_the_papers_numbers() -> None:
     assert frame_lengths(399, RECIPE) == 0
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=200)
 @given(st.integers(1, 400), st.integers(1, 40), st.data())
 def test_original_padding_rule(num_samples: int, num_frames: int, data: st.DataObject) -> None:
     num_frames = min(num_frames, num_samples)

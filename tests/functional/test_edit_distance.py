@@ -25,7 +25,7 @@ def all_alignments(reference: tuple[str, ...], hypothesis: tuple[str, ...]) -> f
     return frozenset(found)
 
 
-@settings(deadline=None, max_examples=150)
+@settings(max_examples=150)
 @given(reference=sequences.map(lambda x: x[:5]), hypothesis=sequences.map(lambda x: x[:5]))
 def test_counts_are_those_of_a_cheapest_alignment(reference: list[str], hypothesis: list[str]) -> None:
     counts = edit_counts(reference, hypothesis)
@@ -36,7 +36,7 @@ def test_counts_are_those_of_a_cheapest_alignment(reference: list[str], hypothes
     assert counts.reference_length == len(reference)
 
 
-@settings(deadline=None, max_examples=100)
+@settings(max_examples=100)
 @given(reference=sequences, hypothesis=sequences)
 def test_an_alignment_holds_each_place_once_and_in_order(reference: list[str], hypothesis: list[str]) -> None:
     pairs = align(reference, hypothesis)
@@ -45,7 +45,7 @@ def test_an_alignment_holds_each_place_once_and_in_order(reference: list[str], h
     assert (None, None) not in pairs
 
 
-@settings(deadline=None, max_examples=150)
+@settings(max_examples=150)
 @given(reference=sequences, hypothesis=sequences)
 def test_distance_is_that_of_the_alignment_and_symmetric(reference: list[str], hypothesis: list[str]) -> None:
     counts = edit_counts(reference, hypothesis)
@@ -54,7 +54,7 @@ def test_distance_is_that_of_the_alignment_and_symmetric(reference: list[str], h
     assert counts.insertions - counts.deletions == len(hypothesis) - len(reference)
 
 
-@settings(deadline=None, max_examples=100)
+@settings(max_examples=100)
 @given(reference=sequences.filter(bool), hypothesis=sequences)
 def test_total_equals_jiwer(reference: list[str], hypothesis: list[str]) -> None:
     jiwer = pytest.importorskip("jiwer")

@@ -24,7 +24,7 @@ specs = st.builds(
 )
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=300)
 @given(specs, st.lists(st.integers(0, 60), min_size=1, max_size=5), st.integers(0, 5), st.integers(0, 2**32))
 def test_no_mask_on_padding_and_equal_counts(spec: MaskSpec, sizes: list[int], more: int, seed: int) -> None:
     num_frames = max(max(sizes) + more, 1)

@@ -10,7 +10,7 @@ from w2v.functional.negatives import sample_negatives, sample_negatives_everywhe
 from w2v.rng import torch_generator
 
 
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=100)
 @given(st.integers(1, 4), st.integers(2, 20), st.integers(0, 6), st.integers(0, 6), st.integers(0, 2**32))
 def test_never_the_positive_and_in_range(clips: int, targets: int, own: int, across: int, seed: int) -> None:
     negatives = sample_negatives(clips, targets, own, across, generator=torch_generator("cpu", seed))
@@ -51,7 +51,7 @@ def test_a_lonely_target_gets_itself() -> None:
     assert sample_negatives(0, 0, 5, 0, generator=generator).shape == (0, 0, 5)
 
 
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=100)
 @given(st.lists(st.integers(1, 9), min_size=1, max_size=4), st.integers(0, 3), st.integers(0, 2**32))
 def test_everywhere_stays_off_padding(lengths: list[int], more: int, seed: int) -> None:
     num_frames = max(lengths) + more

@@ -13,7 +13,7 @@ from w2v.functional.strided_conv import prefers_products, strided_conv
 from w2v.functional.time_norm import norm_over_time
 
 
-@settings(max_examples=120, deadline=None)
+@settings(max_examples=120)
 @given(
     st.integers(1, 3),
     st.integers(1, 6),

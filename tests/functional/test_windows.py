@@ -21,7 +21,7 @@ def frames_of(samples: torch.Tensor) -> torch.Tensor:
     return x.flatten()
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=200)
 @given(st.integers(105, 4000), st.integers(400, 900), st.integers(0, 100))
 def test_windows_give_the_frames_of_the_whole_clip(num_samples: int, max_size: int, context: int) -> None:
     samples = torch.arange(num_samples)
@@ -37,7 +37,7 @@ def test_windows_give_the_frames_of_the_whole_clip(num_samples: int, max_size: i
     assert len({piece.num_samples for piece in pieces}) == 1
 
 
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=100)
 @given(st.integers(1000, 4000), st.integers(400, 900), st.integers(0, 100))
 def test_frames_that_are_kept_have_their_context(num_samples: int, max_size: int, context: int) -> None:
     first = 0

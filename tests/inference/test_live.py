@@ -194,7 +194,7 @@ def test_the_onset_of_the_first_word_is_never_cut(of_digits, data):
     st.lists(st.integers(1, 40), min_size=1, max_size=12),
     st.floats(0, 1), st.floats(0, 1), st.integers(4, 12), st.integers(1, 9000),
 )  # fmt: skip
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=25)
 def test_utterances_are_disjoint_and_hold_all_speech(runs, pre_roll, hang_over, longest, block):
     """P26: whatever the pauses and the options."""
     speech = [number % 2 == 1 for number, length in enumerate(runs) for _ in range(length)]

@@ -145,7 +145,7 @@ def fits(words: list[Span], style: SubtitleStyle) -> bool:
     return False
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(
     st.lists(st.tuples(st.integers(1, 14), st.integers(0, 1300)), min_size=1, max_size=9),
     st.integers(8, 40),

@@ -27,7 +27,7 @@ def blocks_of(samples: np.ndarray, seed: int, largest: int):
         done += size
 
 
-@settings(max_examples=80, deadline=None)
+@settings(max_examples=80)
 @given(st.integers(0, 30_000), st.integers(0, 8), st.integers(1, 8), st.integers(1, 20), st.integers(0, 9))
 def test_kept_frames_tile_the_stretch(size, left, right, extra, seed):
     """P4: no frame is lost, doubled or past the end, whatever window, context, length and blocks."""

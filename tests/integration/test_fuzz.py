@@ -89,7 +89,7 @@ def test_what_is_watched_is_noticed(readers: dict[str, Any], tmp_path: Path) -> 
     assert FUZZ.examine(FUZZ.Reader([b"x"], refusing("{path}:3: bad"), 1.0, has_lines=True), "x") == "refused"
 
 
-@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=60, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(st.one_of(st.binary(max_size=200), st.text("\t\n\r\0 ab:&*[]{}'\"/.-19|é\u2028", max_size=80).map(str.encode)))
 def test_anything_at_all(tmp_path: Path, content: bytes) -> None:
     """Inputs that hypothesis makes up, which end in one line, too."""

@@ -127,7 +127,7 @@ def probabilities_after(model: NgramModel, vocabulary: Sequence[str], history: S
     return float((10 ** model.score(np.repeat(state, len(next_words)), next_words)[0]).sum())
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(st.integers(0, 10**6), st.integers(1, 6), st.lists(st.integers(0, 3), max_size=3))
 def test_probabilities_sum_to_one(seed: int, order: int, prune: list[int]) -> None:
     lines = random_lines(seed, num_lines=seed % 40 + 1)

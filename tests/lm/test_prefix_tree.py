@@ -20,7 +20,7 @@ def grow(tree: PrefixTree, rows: list[list[int]]) -> list[int]:
     return nodes.tolist()
 
 
-@settings(deadline=None, max_examples=100)
+@settings(max_examples=100)
 @given(rows=histories, more=histories)
 def test_nodes_are_histories(rows: list[list[int]], more: list[list[int]]) -> None:
     tree = PrefixTree(4)
