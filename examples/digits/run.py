@@ -75,8 +75,9 @@ def main() -> int:
         pretrain(run, arguments.pretrain_updates, *seed)
         finetune(run, "ft20", TRAIN, arguments.finetune_updates, *seed)
         transcribe(run, "ft20")
-        finetune(run, "speeds20", TRAIN, arguments.speed_updates, *SPEEDS, *seed, start="ft20")
-        transcribe(run, "speeds20")
+        if arguments.speed_updates:
+            finetune(run, "speeds20", TRAIN, arguments.speed_updates, *SPEEDS, *seed, start="ft20")
+            transcribe(run, "speeds20")
         if arguments.few_updates:
             finetune(run, "ft5", FEW, arguments.few_updates, *seed)
             finetune(run, "scratch5", FEW, arguments.few_updates, *seed, "--no-pretrained-weights")
@@ -103,7 +104,7 @@ def _arguments() -> argparse.Namespace:
     option("--few-minutes", type=float, default=5, help="of labelled speech in the comparison (default: 5)")
     option("--pretrain-updates", type=int, default=1500, metavar="N", help="default: 1500")
     option("--finetune-updates", type=int, default=1500, metavar="N", help="on all labelled speech (default: 1500)")
-    option("--speed-updates", type=int, default=1000, metavar="N", help="more, at random speeds (default: 1000)")
+    option("--speed-updates", type=int, default=750, metavar="N", help="more, at random speeds; 0: none (default: 750)")
     option("--few-updates", type=int, default=1000, metavar="N", help="in the comparison; 0: none (default: 1000)")
     option("--seed", type=int, default=1, help="of all that training draws; the data stay the same (default: 1)")
     return parser.parse_args()
