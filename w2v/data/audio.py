@@ -22,7 +22,7 @@ import numpy.typing as npt
 from w2v.data import media_file as media
 from w2v.data.audio_files import MEDIA_ENDINGS, ending_of
 from w2v.data.guessed_length import is_guessed
-from w2v.data.joined_flac import JoinedFlac
+from w2v.data.joined_flac import UNKNOWN_LENGTH, JoinedFlac
 from w2v.data.size_check import check_sizes
 from w2v.errors import DataError, MissingPackageError
 from w2v.files.pointer import refuse_pointer
@@ -33,7 +33,6 @@ Samples = npt.NDArray[np.float32]
 
 STREAM_BLOCK = 1 << 19  # values read at once where a recording of any length streams through
 BLOCK = 1 << 22  # values read at once: 262 s of 16 kHz mono, so that an ordinary clip takes one read
-UNKNOWN_LENGTH = 1 << 60
 LONGEST = 8 * 3600  # seconds of a clip: 1.8 GB at 16 kHz. A FLAC of silence holds weeks in a few megabytes
 LOUDEST = 2.0**31  # integers of 32 bits, stored as floats; squares of these still fit into float32
 LARGEST_RATIO = 100  # of two sample rates; a header of 1 Hz would make gigabytes of a small file

@@ -6,13 +6,14 @@ the length is estimated from its first frames. Joined FLAC files are known by th
 
 from __future__ import annotations
 
+import io
 import itertools
 import mmap
 import struct
+from typing import BinaryIO
 
+from w2v.data.joined_flac import Content, next_beginning
 from w2v.shards.member import Loaded
-
-Content = mmap.mmap | bytes
 
 MP3_BITRATES = {  # kbit/s by (MPEG 1 or not), layer III
     True: (0, 32, 40, 48, 56, 64, 80, 96, 112, 128, 160, 192, 224, 256, 320),
@@ -35,6 +36,19 @@ def is_guessed(path: str | Loaded, container: str) -> bool:
     # A map, not the content: of most files a few bytes are looked at.
     with open(path, "rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as content:
         return _is_guess(content, container)
+
+
+def begins_again(file: BinaryIO | io.BytesIO | io.RawIOBase, start: int) -> bool:
+    """Whether what an open file begins with, 8 bytes, stands in it once more, from byte `start` on."""
+    file.seek(0)
+    head = file.read(8) or b""
+    file.seek(start)
+    rest = b""
+    while block := file.read(1 << 20):
+        if head in rest + block:
+            return True
+        rest = (rest + block)[-7:]
+    return False
 
 
 def _is_guess(content: Content, container: str) -> bool:
@@ -66,7 +80,7 @@ def _counts_anew(content: Content) -> bool:
     if start < 0 or len(content) < start + 42:
         return False
     if len(content) < SEARCHED:
-        return any(content.find(begin, start + 4) >= 0 for begin in (FLAC_BEGIN, FLAC_BEGIN_ONLY))
+        return next_beginning(content, start + 4) >= 0
     samples = int.from_bytes(content[start + 18 : start + 26], "big") & (1 << 36) - 1
     block = int.from_bytes(content[start + 8 : start + 10], "big")
     places = [int(len(content) * share) for share in (0.2, 0.4, 0.5, 0.6, 0.8)]
@@ -80,7 +94,6 @@ def _counts_anew(content: Content) -> bool:
 
 SEARCHED = 1 << 20  # bytes of a file that is searched as a whole, in a tenth of a millisecond
 FLAC_START = b"fLaC"
-FLAC_BEGIN, FLAC_BEGIN_ONLY = FLAC_START + b"\x00\x00\x00\x22", FLAC_START + b"\x80\x00\x00\x22"
 FLAC_HEADER = 16  # bytes at most
 CRC8 = [0] * 256
 for _byte in range(256):

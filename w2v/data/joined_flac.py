@@ -17,6 +17,7 @@ from w2v.errors import DataError
 Content = mmap.mmap | bytes
 BEGINNINGS = (b"fLaC\x00\x00\x00\x22", b"fLaC\x80\x00\x00\x22")  # the marker, and the head of the first block behind it
 UNKNOWN_LENGTH = 1 << 60
+"""Samples from which on libsndfile means that nobody has told how many there are."""
 
 
 def next_beginning(content: Content, start: int) -> int:

@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from w2v.data.guessed_length import begins_again
 from w2v.errors import DataError
 
 Samples = npt.NDArray[np.float32]
@@ -135,15 +136,11 @@ def _num_indexes(file: ByteFile) -> int:
     return count
 
 
-def _begins_again(file: ByteFile) -> bool:
+def _is_first_alone(file: ByteFile) -> bool:
     """Return whether another file begins within one of a kind of which FFmpeg reads the first alone."""
     file.seek(0)
     head = file.read(8) or b""
-    rest, again = b"", False
-    if head.startswith(FIRST_ALONE):
-        while not again and (block := file.read(1 << 20)):
-            again = head in rest + block
-            rest = block[-7:]
+    again = head.startswith(FIRST_ALONE) and begins_again(file, len(head))
     file.seek(0)
     return again
 
@@ -171,7 +168,7 @@ def media_file(file: ByteFile, path: str) -> Iterator[MediaFile]:
             raise DataError(
                 f"{path}: is joined of several MP4 files, of which players see the first; join them with ffmpeg"
             )
-        if _begins_again(file):
+        if _is_first_alone(file):
             raise DataError(
                 f"{path}: is joined of several files, of which FFmpeg reads the first; join them with ffmpeg"
             )

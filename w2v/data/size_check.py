@@ -8,8 +8,10 @@ from __future__ import annotations
 
 import os
 import struct
+from collections.abc import Iterator
 from typing import BinaryIO
 
+from w2v.data.guessed_length import begins_again
 from w2v.errors import DataError
 from w2v.shards.member import Loaded
 
@@ -39,7 +41,7 @@ def check_sizes(path: str | Loaded, container: str, subtype: str, channels: int,
     with open(path, "rb") if isinstance(path, str) else path.open() as file:
         rest = _behind_samples(file, held) if file.read(4) == b"RIFF" else None
         too_much = held - told > max(TOLERATED_BYTES, TOLERATED_SHARE * told)
-        if rest is None and not too_much and _begins_again(file, told):
+        if rest is None and not too_much and begins_again(file, told):
             raise DataError(f"{path}: is joined of several files, of which only the first would be read; re-encode it")
     if rest is None:
         rest = held - told if too_much else 0
@@ -51,26 +53,25 @@ def check_sizes(path: str | Loaded, container: str, subtype: str, channels: int,
         )
 
 
-def _begins_again(file: BinaryIO, told: int) -> bool:
-    """Whether another file of the same kind begins behind the samples of the first, which end at `told` or later."""
-    file.seek(0)
-    head = file.read(8)
-    file.seek(told)
-    return head in file.read()
+def _chunks(file: BinaryIO, size: int) -> Iterator[tuple[int, bytes, int]]:
+    """Yield place, name and length of the chunks of a RIFF file of `size` bytes; the file stands behind their heads."""
+    place = 12
+    while place + 8 <= size:
+        file.seek(place)
+        name, length = struct.unpack("<4sI", file.read(8))
+        yield place, name, length
+        place += 8 + length + length % 2
 
 
 def _behind_samples(file: BinaryIO, size: int) -> int | None:
     """Return the bytes behind the samples of a RIFF file that belong to no chunk; None where there are no samples."""
-    place, behind = 12, False
-    while place + 8 <= size:
-        file.seek(place)
-        name, length = struct.unpack("<4sI", file.read(8))
+    behind = False
+    for place, name, length in _chunks(file, size):
         if not all(32 <= byte < 127 for byte in name) or (behind and place + 8 + length > size + 1):
             return size - place if behind else None
         behind = behind or name == b"data"
         if name == b"data" and length in (0, 0xFFFFFFFF):
             return 0  # written to a pipe: libsndfile reads to the end, or says that there is nothing (`is_untold`)
-        place += 8 + length + length % 2
     return 0 if behind else None
 
 
@@ -86,14 +87,10 @@ def is_untold(path: str | Loaded) -> bool:
     with open(path, "rb") if isinstance(path, str) else path.open() as file:
         if file.read(4) != b"RIFF":
             return False
-        place = 12
-        while place + 8 < held:
-            file.seek(place)
-            name, length = struct.unpack("<4sI", file.read(8))
+        for place, name, length in _chunks(file, held):
             if name == b"data":
                 following = file.read(8)
                 is_chunk = len(following) == 8 and all(32 <= byte < 127 for byte in following[:4])
                 is_chunk = is_chunk and place + 16 + struct.unpack("<I", following[4:])[0] <= held + 1
-                return not length and not is_chunk
-            place += 8 + length + length % 2
+                return not length and bool(following) and not is_chunk
     return False
