@@ -20,7 +20,7 @@ from w2v.convert.model_file import LANGUAGE_MODEL, MASKED_MODEL
 from w2v.errors import CheckpointError, ConfigError, DataError, listed
 from w2v.lm.language_model import LanguageModel
 from w2v.lm.transformer_language_model import TransformerLanguageModel
-from w2v.models.base import MODELS, W2vModel
+from w2v.models.base import MODELS, W2vModel, of_another_shape
 from w2v.models.transformer_lm import TransformerLm
 from w2v.plugins import import_installed, import_user_dir
 from w2v.registry import Registry
@@ -235,8 +235,7 @@ def load_tensors(model: torch.nn.Module, state: Mapping[str, torch.Tensor], wher
     problems += [f"unknown {name}" for name in state if name not in wanted]
     problems += [
         f"{name} has shape {tuple(state[name].shape)}, wanted {tuple(wanted[name].shape)}"
-        for name in wanted
-        if name in state and state[name].shape != wanted[name].shape
+        for name in of_another_shape(wanted, state)
     ]
     problems += [
         f"{name} has whole numbers ({str(state[name].dtype).removeprefix('torch.')}) in place of weights"

@@ -195,15 +195,17 @@ def load_pretrained(module: nn.Module, state: Mapping[str, Tensor], flag: str) -
     problems = [
         ("it lacks", sorted(wanted.keys() - state.keys())),
         ("it holds unknown", sorted(state.keys() - wanted.keys())),
-        (
-            "of another shape:",
-            sorted(name for name in wanted.keys() & state.keys() if wanted[name].shape != state[name].shape),
-        ),
+        ("of another shape:", sorted(of_another_shape(wanted, state))),
     ]
     found = [f"{what} {listed(names)}" for what, names in problems if names]
     if found:
         raise CheckpointError(f"{flag}: the pretrained tensors do not fit their options: {'; '.join(found)}")
     module.load_state_dict(state)
+
+
+def of_another_shape(wanted: Mapping[str, Tensor], state: Mapping[str, Tensor]) -> list[str]:
+    """Return the names of tensors that have one shape in a model and another one in a file, in the model's order."""
+    return [name for name, tensor in wanted.items() if name in state and state[name].shape != tensor.shape]
 
 
 def draw_seed(seed: int | None, *, training: bool) -> int:

@@ -12,13 +12,13 @@ from __future__ import annotations
 import contextlib
 import logging
 import math
-import re
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from typing import Any
 
 import torch
+from torch import Tensor
 
 from w2v import distributed
 from w2v.checkpoint.file import load_checkpoint
@@ -29,7 +29,7 @@ from w2v.criterions.base import Criterion
 from w2v.distributed.watchdog import InterruptedWaitError
 from w2v.errors import CheckpointError, ConfigError, DataError, TrainingError, W2vError
 from w2v.functional.products import quickest_safe
-from w2v.models.base import W2vModel
+from w2v.models.base import W2vModel, of_another_shape
 from w2v.optim.base import Optimizer, Schedule
 from w2v.optim.loss_scaler import build_loss_scaler
 from w2v.tasks.base import Task
@@ -484,7 +484,8 @@ class Trainer:
         try:
             self._parallel.load_weights(state["model"])
         except RuntimeError as e:
-            raise CheckpointError(f"the checkpoint does not fit the model: {_misfit(str(e))}") from e
+            what = _misfit(self.model.state_dict(), state["model"], e)
+            raise CheckpointError(f"the checkpoint does not fit the model: {what}") from e
 
     def _check_component(self, state: dict[str, Any], section: str) -> None:
         saved, ours = (config.get(section, {}).get("_name") for config in (state["config"], self.config_plain))
@@ -513,20 +514,14 @@ class Trainer:
         return {"num_updates": self.num_updates, "lr": self.lr, **scale}
 
 
-_OTHER_SHAPE = re.compile(
-    r"size mismatch for (\S+): copying a param with shape torch.Size\((.*?)\) from checkpoint, "
-    r"the shape in current model is torch.Size\((.*?)\)"
-)
-
-
-def _misfit(error: str) -> str:
-    """Return what torch says of a checkpoint that does not fit: of tensors with other shapes, the first one."""
-    others = _OTHER_SHAPE.findall(error)
+def _misfit(wanted: Mapping[str, Tensor], given: Mapping[str, Tensor], error: RuntimeError) -> str:
+    """Return why tensors do not fit: of those with another shape the first one, else what torch says."""
+    others = of_another_shape(wanted, given)
     if not others:
-        return " ".join(error.split())
-    name, there, here = others[0]
-    text = f"{name} has the shape {there} there, {here} here"
+        return " ".join(str(error).split())
+    there, here = (list(tensors[others[0]].shape) for tensors in (given, wanted))
+    text = f"{others[0]} has the shape {there} there, {here} here"
     text += f" ({len(others)} tensors differ)" if len(others) > 1 else ""
-    if all(".proj." in other for other, _, _ in others):
+    if all(".proj." in name for name in others):
         text += "; it has another number of symbols than the dictionary: --w2v-path takes its encoder alone"
     return text
