@@ -299,9 +299,12 @@ def read_manifest(path: str | Path, *, allow_outside_root: bool = False) -> Mani
         allow_outside_root: take names that lead out of the root, too (`--allow-outside-root`).
 
     Raises:
-        DataError: the file is missing, lists no clips, or a line breaks the format; named as file:line.
+        NoClipsError: the file is missing, or lists no clips.
+        DataError: a line breaks the format; named as file:line.
     """
     where = str(path)
+    if not os.path.exists(where):
+        raise NoClipsError(f"cannot read the manifest {where}: No such file or directory")
     root = ""
     names = bytearray()  # grows in place, so that no name is ever held twice
     lengths: list[IntArray] = [np.zeros(1, dtype=np.int64)]

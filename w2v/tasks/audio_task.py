@@ -140,8 +140,6 @@ class AudioTask(Task):
     def _manifest(self, split: str) -> Manifest:
         """Read the manifest of a split, and look at the form of its clips."""
         path = Path(self.config.data) / f"{split}.tsv"
-        if not path.exists():
-            raise NoClipsError(f"cannot read the manifest {path}: No such file or directory")
         manifest = read_manifest(path, allow_outside_root=self.config.allow_outside_root)
         self._check_format(manifest, split)
         if manifest.store is not None:
