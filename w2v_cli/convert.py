@@ -157,8 +157,10 @@ def _write(config: ConvertConfig, file: ModelFile) -> list[str]:
         raise ConfigError(f"{path}: is a file; --to {config.to} writes a folder")
     names: list[str] = []
     if config.to == "w2v":
-        shapes = {name: parameter.shape for name, parameter in loaded.model.named_parameters()}
-        write_own(path, file, training_state(file, shapes) if config.training_state else None)
+        training = None
+        if config.training_state:
+            training = training_state(file, {name: tensor.shape for name, tensor in loaded.model.named_parameters()})
+        write_own(path, file, training)
     elif config.to == "fairseq":
         write_fairseq(path, file)
     elif config.to == "safetensors":

@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from w2v.config import build_config, to_plain
-from w2v.convert.model_file import CTC, ENCODER, HUBERT, LANGUAGE_MODEL, PRETRAINING, ModelFile
+from w2v.convert.model_file import CTC, ENCODER, HUBERT, LANGUAGE_MODEL, PRETRAINING, ModelFile, count
 from w2v.errors import CheckpointError
 from w2v.models import MODELS
 
@@ -251,5 +251,4 @@ def sections_before(config: Mapping[str, Any], where: str) -> dict[str, dict[str
 def progress_before(sections: Mapping[str, dict[str, Any]]) -> tuple[int, str]:
     """Return how many updates a model has seen, and its score in words, from what `sections_before` returns."""
     trainer = sections.get("trainer", {})
-    updates = trainer.get("num_updates", 0)
-    return updates if type(updates) is int and updates >= 0 else 0, str(trainer.get("score", ""))
+    return count(trainer.get("num_updates", 0)), str(trainer.get("score", ""))

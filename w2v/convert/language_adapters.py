@@ -76,7 +76,7 @@ def choose_language(
     present = {path.name.split(".")[1] for path in folder.glob("adapter.*.*")} if has_adapters else set()
     if not present and not named:
         if language is not None:
-            raise CheckpointError(f"--language {language}: {folder} has one language only; leave --language out")
+            raise one_language(language, folder)
         return Spoken(state)
     # Of a hub only the adapter that is asked for comes here: there its vocabulary tells what there is.
     known = sorted(present | {own} if own and len(present) > 1 else named or present)
@@ -89,6 +89,11 @@ def choose_language(
     if language == own or (not has_adapters and language in named):
         return Spoken(state, language, f"its language is {language}")
     raise CheckpointError(_unknown(folder, language, known))
+
+
+def one_language(language: str, place: Path) -> CheckpointError:
+    """Return what is raised where `--language` is given for a model that has nothing to choose."""
+    return CheckpointError(f"--language {language}: {place} has one language only; leave --language out")
 
 
 def _unknown(folder: Path, language: str, known: list[str]) -> str:

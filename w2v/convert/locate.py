@@ -18,13 +18,14 @@ from typing import Any
 from urllib.parse import unquote
 
 from w2v.config.released import RELEASED
+from w2v.convert.hubert_model import EXTRA_FILE
 from w2v.convert.language_adapters import adapter_files
 from w2v.convert.other_folders import CONFIG_FILE
 from w2v.errors import CheckpointError, MissingPackageError
 from w2v.files import atomic_path
 
 WEIGHTS = ("model*.safetensors", "pytorch_model*.bin")
-SMALL_FILES = ("*.json", "*.txt", "w2v_extra.safetensors")  # the last: what HuBERT has beside its encoder
+SMALL_FILES = ("*.json", "*.txt", EXTRA_FILE)
 TIMEOUT = 60.0  # seconds without a byte
 _ADDRESS = re.compile(r"^https?:/+(?=.)")
 _HUB_NAME = re.compile(r"^[\w-][\w.-]*/[\w-][\w.-]*(@[\w./-]+)?$")

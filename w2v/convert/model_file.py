@@ -69,6 +69,11 @@ class ModelFile:
         return bool(self.config["task"].get("normalize", False))
 
 
+def count(value: Any) -> int:
+    """Return a number of updates as a file holds it; 0 where that is none."""
+    return value if type(value) is int and value >= 0 else 0
+
+
 def check_rate(flag: str, path: str, file: ModelFile, sample_rate: int | None) -> None:
     """Check that a run gives a model audio of the rate that it was trained with.
 

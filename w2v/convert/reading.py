@@ -18,10 +18,11 @@ from w2v.convert.fairseq_config import FairseqConfig
 from w2v.convert.hubert_model import complete_hubert
 from w2v.convert.huggingface_folder import read_huggingface
 from w2v.convert.huggingface_masked import is_masked_folder, read_masked_folder
+from w2v.convert.language_adapters import one_language
 from w2v.convert.language_model_state import num_words, upgrade_language_model
 from w2v.convert.locate import folder_of, locate
 from w2v.convert.masked_model_state import stored_symbols, token_symbols, upgrade_masked_model
-from w2v.convert.model_file import CTC, ENCODER, HUBERT, LANGUAGE_MODEL, MASKED_MODEL, ModelFile
+from w2v.convert.model_file import CTC, ENCODER, HUBERT, LANGUAGE_MODEL, MASKED_MODEL, ModelFile, count
 from w2v.convert.onnx_file import is_onnx_folder
 from w2v.convert.other_folders import CONFIG_FILE, check_folder
 from w2v.convert.safetensors_file import read_safetensors_model
@@ -59,7 +60,7 @@ def read_model_file(
     folder = folder_of(place)
     place = folder or place
     if language is not None and (folder is None or is_onnx_folder(folder) or is_masked_folder(folder)):
-        raise CheckpointError(f"--language {language}: {place} has one language only; leave --language out")
+        raise one_language(language, place)
     file = _open(place, dictionary, pretrained, data, language)
     check_sizes(file.path, file.config["model"], file.state)
     return file
@@ -119,7 +120,7 @@ def _own(path: Path, content: Mapping[str, Any], dictionary: str | None) -> Mode
     symbols, source = stored_symbols(path, config["model"], state, inside, dictionary)
     updates = trainer.get("num_updates", 0) if isinstance(trainer, dict) else 0
     score = _score(config, trainer) if isinstance(trainer, dict) else ""
-    return ModelFile(str(path), "w2v", config, state, symbols, source, _count(updates), score=score)
+    return ModelFile(str(path), "w2v", config, state, symbols, source, count(updates), score=score)
 
 
 def _score(config: Mapping[str, Any], trainer: Mapping[str, Any]) -> str:
@@ -132,10 +133,6 @@ def _score(config: Mapping[str, Any], trainer: Mapping[str, Any]) -> str:
     metric = config.get("checkpoint", {}).get("best_checkpoint_metric", "loss")
     subset = str(config.get("dataset", {}).get("valid_subset", "valid")).partition(",")[0]
     return f"Best validation of the run: {metric} {best:.4g} on `{subset}`, without a language model."
-
-
-def _count(value: Any) -> int:
-    return value if type(value) is int and value >= 0 else 0
 
 
 def _fairseq(
@@ -219,7 +216,7 @@ def _dictionary(content: Mapping[str, Any]) -> list[str] | None:
 def _updates(content: Mapping[str, Any]) -> int:
     history = content.get("optimizer_history")
     last = history[-1] if isinstance(history, list) and history else None
-    return _count(last.get("num_updates")) if isinstance(last, dict) else 0
+    return count(last.get("num_updates")) if isinstance(last, dict) else 0
 
 
 def _complete_encoder(
