@@ -95,17 +95,21 @@ class _CompiledSearch(BeamSearch):
         raise NotImplementedError
 
     def _find(self, log_probs: npt.NDArray[np.float32], lengths: IntArray, nbest: int) -> list[list[FoundPath]]:
-        return [self._find_one(log_probs[:length, i : i + 1], nbest) for i, length in enumerate(lengths.tolist())]
+        advance, arcs, ngrams = compiled(), self.arcs(), self.model.arrays
 
-    def _find_one(self, log_probs: npt.NDArray[np.float32], nbest: int) -> list[FoundPath]:
+        def walk(*frames: Any) -> Any:
+            return advance(*frames, arcs, ngrams)
+
+        return [self._find_one(log_probs[:length, i : i + 1], nbest, walk) for i, length in enumerate(lengths.tolist())]
+
+    def _find_one(self, log_probs: npt.NDArray[np.float32], nbest: int, walk: Callable[..., Any]) -> list[FoundPath]:
         # (N, NUM_FIELDS): here a hypothesis is what lies together
         beam = np.ascontiguousarray(self._start(1).hypotheses.T)
         seconds = np.zeros(1, dtype=np.bool_)
-        walk, arcs, ngrams = compiled(), self.arcs(), self.model.arrays
         steps: list[npt.NDArray[np.int32]] = []
         for emissions, tried, best in self._blocks(log_probs):
             waiting = self.waiting_emissions(Frame(emissions, tried, best))
-            beam, seconds, said, counts = walk(beam, seconds, waiting[:, 0], tried[:, 0], best[:, 0], arcs, ngrams)
+            beam, seconds, said, counts = walk(beam, seconds, waiting[:, 0], tried[:, 0], best[:, 0])
             steps += [step[:, :count] for step, count in zip(said, counts.tolist(), strict=True)]
         ended = self._end(np.ascontiguousarray(beam.T), 0, nbest)
         return trace(steps, [ended], log_probs, np.array([len(log_probs)]), self.silence)[0]
