@@ -2,16 +2,13 @@
 
 from __future__ import annotations
 
-import importlib
 import json
-import subprocess
 import sys
 from pathlib import Path
 
 import pytest
 from digit_packs import link_few_clips
-from scripts import load_script
-from toy_speech import call
+from scripts import load_script, run_in_process
 
 SCRIPT = Path(__file__).resolve().parents[2] / "examples" / "hubert" / "compare.py"
 TOY = [
@@ -24,18 +21,7 @@ TOY = [
 def test_all_of_it_at_toy_size(data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     pytest.importorskip("sklearn")
     module = load_script(SCRIPT)
-    called: list[str] = []
-
-    def in_process(self: object, program: str, *arguments: str | Path, log: Path | None = None) -> None:
-        words = [str(argument) for argument in arguments]
-        called.append(program)
-        if not program.startswith("w2v-"):
-            subprocess.run([sys.executable, program, *words], check=True, capture_output=True)
-            return
-        done = call(importlib.import_module(f"w2v_cli.{program.removeprefix('w2v-')}").main, words)
-        assert done.code == 0, done.err
-
-    monkeypatch.setattr(module.Run, "call", in_process)
+    called = run_in_process(module, monkeypatch)
     monkeypatch.setattr(module, "PROBED", range(5, 6))
     packs, folder = link_few_clips(data, tmp_path / "data"), tmp_path / "run"
     monkeypatch.setattr(sys, "argv", ["compare.py", "--data", str(packs), "--folder", str(folder), *TOY])

@@ -2,17 +2,14 @@
 
 from __future__ import annotations
 
-import importlib
 import json
-import subprocess
 import sys
 from pathlib import Path
 from types import ModuleType
 
 import pytest
 from digit_packs import link_few_clips
-from scripts import load_script
-from toy_speech import call
+from scripts import load_script, run_in_process
 
 FOLDER = Path(__file__).resolve().parents[2] / "examples" / "self_training"
 
@@ -32,20 +29,7 @@ def few_clips(data: Path, tmp_path: Path) -> Path:
 @pytest.fixture
 def called(run: ModuleType, monkeypatch: pytest.MonkeyPatch) -> list[str]:
     """The programs that were called; they run in this process, which has imported torch already."""
-    called: list[str] = []
-
-    def in_process(self: object, program: str, *arguments: str | Path, log: Path | None = None) -> None:
-        words = [str(argument) for argument in arguments]
-        called.append(program)
-        if not program.startswith("w2v-"):
-            subprocess.run([sys.executable, program, *words], check=True, capture_output=True)
-            return
-        done = call(importlib.import_module(f"w2v_cli.{program.removeprefix('w2v-')}").main, words)
-        assert done.code == 0, done.err
-        if log is not None:
-            log.write_text(done.out, encoding="utf-8")
-
-    monkeypatch.setattr(run.Run, "call", in_process)
+    called = run_in_process(run, monkeypatch)
     monkeypatch.setattr(run, "BEAM", (*run.BEAM, "--decode-workers", "0"))
     return called
 
