@@ -70,12 +70,12 @@ def main() -> int:
     parser.add_argument("--cores", type=int, choices=(1, 2), default=min(2, os.cpu_count() or 1), help="default: 2")
     arguments = parser.parse_args()
     try:
-        demo = Run(make_folder(arguments.folder), arguments.cores)
+        demo = Run(make_folder(arguments.folder), threads=1)
         train, test = prepare_speech(demo, arguments.data)
         manifests, labels = prepare_lists(demo, train, test)
         longest = SHORT if arguments.data is None else LONG
         updates = (arguments.pretrain_updates, arguments.finetune_updates)
-        finetuned = train_models(demo, manifests, labels, longest, *updates)
+        finetuned = train_models(demo, manifests, labels, longest, arguments.cores, *updates)
         results = transcribe(demo, finetuned, labels)
         show(demo, results, finetuned.name)
         clip = read_manifest(labels / "valid.tsv" if test is None else demo.folder / "test" / "train.tsv").path(0)
@@ -151,13 +151,13 @@ def prepare_lists(demo: Run, train: Path, test: Path | None) -> tuple[Path, Path
 
 
 def train_models(
-    demo: Run, manifests: Path, labels: Path, longest: int, pretrain_updates: int, finetune_updates: int
+    demo: Run, manifests: Path, labels: Path, longest: int, cores: int, pretrain_updates: int, finetune_updates: int
 ) -> Path:
-    """Pretrain and fine-tune on batches of `longest` samples; return the fine-tuned checkpoint."""
+    """Pretrain and fine-tune in `cores` processes on batches of `longest` samples; return the last checkpoint."""
     pretrained, finetuned = demo.folder / "pretrained", demo.folder / "finetuned"
     # Two processes of one thread each: threads of a model as small as this one mostly wait for each other. One process
     # takes two batches for an update instead, and computes the same.
-    ranks = counts({"--distributed-world-size": demo.threads, "--update-freq": 2 // demo.threads})
+    ranks = counts({"--distributed-world-size": cores, "--update-freq": 2 // cores})
     batches = counts({"--max-tokens": longest, "--max-sample-size": longest})
     common = (*DATA, *LOGGING, *batches, "--resample", "--num-workers", "0", *ranks)
     with demo.stage("pretraining", "pretraining: which of 51 pieces of speech is behind the mask?"):
