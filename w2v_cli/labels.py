@@ -21,7 +21,7 @@ from w2v.data.kaldi import KaldiFolder, Segment, find_kaldi, read_kaldi, read_se
 from w2v.data.manifest import Manifest, read_manifest, write_manifest
 from w2v.data.symbols import Cleaning, TextCleaner, symbol_notes, symbol_table
 from w2v.data.text_file import read_lines
-from w2v.data.transcripts import Row, by_name, clip_id, match, read_table, read_textgrid
+from w2v.data.transcripts import Columns, Row, by_name, clip_id, match, read_table, read_textgrid
 from w2v.errors import ConfigError, DataError, listed
 from w2v.files import make_folder, write_atomically
 from w2v_cli.main import run
@@ -46,6 +46,12 @@ class LabelsConfig:
     by_id: bool = arg(
         False, help="names in --transcripts are ids, not paths: file names without ending; `id text` as in Kaldi"
     )
+    text_column: str | None = arg(
+        None, help="column of texts in --transcripts, by its title, or by its number from 1 where there are no titles"
+    )
+    path_column: str | None = arg(
+        None, help="column of paths, or of ids, in the same way (default: known titles, or the first)"
+    )
     segments: str | None = arg(
         None, help="Kaldi's segments: clips are stretches of the manifest's recordings; texts by id", metavar="FILE"
     )
@@ -69,12 +75,24 @@ class LabelsConfig:
             raise ConfigError("--lower and --upper exclude each other; give one of them")
         if self.segments and self.textgrid:
             raise ConfigError("--segments and --textgrid exclude each other; give one of them")
-        if self.segments and self.transcripts and find_kaldi(self.transcripts) is not None:
-            raise ConfigError("--segments and a data directory of Kaldi exclude each other, which holds its segments")
+        if self.transcripts and find_kaldi(self.transcripts) is not None:
+            if self.segments:
+                raise ConfigError("--segments and a data directory of Kaldi exclude each other, which has its segments")
+            if self.columns != Columns():
+                raise ConfigError("--text-column and --path-column are for tables; a data directory of Kaldi has none")
         if self.segments and not self.transcripts:
             raise ConfigError("--segments needs --transcripts, a table of utterance ids and texts")
+        if (self.text_column or self.path_column) and not self.transcripts:
+            raise ConfigError(
+                "--text-column and --path-column choose columns of --transcripts, a table; give that, too"
+            )
         if self.textgrid and self.transcripts:
             raise ConfigError("--textgrid and --transcripts exclude each other: the intervals hold the texts")
+
+    @property
+    def columns(self) -> Columns:
+        """Which columns of the table are read."""
+        return Columns(self.path_column, self.text_column)
 
     @property
     def cleaning(self) -> Cleaning:
@@ -173,11 +191,15 @@ def find_clips(config: LabelsConfig, manifest: Manifest) -> Clips:
         return _clips_of_kaldi(read_kaldi(config.transcripts), manifest)
     names = [manifest.name(row) for row in range(len(manifest))]
     titles = [manifest.title(row) for row in range(len(manifest))]
+    notes: list[str] = []
     if config.transcripts:
-        found = match(read_table(config.transcripts, by_id=config.by_id), titles, manifest.root, by_id=config.by_id)
+        table = read_table(config.transcripts, by_id=config.by_id, columns=config.columns)
+        found = match(table.rows, titles, manifest.root, by_id=config.by_id)
+        notes = [table.columns] if table.columns else []
     else:
         found = match(read_librispeech(manifest), [_librispeech_id(name) for name in names], manifest.root)
-    notes = ["no path agreed with the manifest's: texts were found by file name alone"] if found.by_file_name else []
+    if found.by_file_name:
+        notes.append("no path agreed with the manifest's: texts were found by file name alone")
     return Clips(names, manifest.sizes.tolist(), found.by_clip, found.unused, notes=notes)
 
 
@@ -211,9 +233,10 @@ def _librispeech_id(name: str) -> str:
 
 
 def _clips_of_segments(config: LabelsConfig, manifest: Manifest) -> Clips:
-    texts = by_name(read_table(str(config.transcripts), by_id=True), str)
+    table = read_table(str(config.transcripts), by_id=True, columns=config.columns)
+    texts = by_name(table.rows, str)
     recordings = {clip_id(manifest.title(row)): row for row in range(len(manifest))}
-    clips = Clips(is_new=True)
+    clips = Clips(is_new=True, notes=[table.columns] if table.columns else [])
     segments = read_segments(str(config.segments))
     for segment in segments:
         row = recordings.get(clip_id(segment.recording))
@@ -231,7 +254,7 @@ def _clips_of_segments(config: LabelsConfig, manifest: Manifest) -> Clips:
 
 def _clips_of_kaldi(folder: KaldiFolder, manifest: Manifest) -> Clips:
     """Find the texts of clips that `w2v-manifest` has listed of a data directory, by the ids that they have there."""
-    texts = by_name(read_table(folder.texts, by_id=True), str)
+    texts = by_name(read_table(folder.texts, by_id=True).rows, str)
     ids = _ids_of_clips(folder)
     clips = Clips(sizes=manifest.sizes.tolist())
     used = set()

@@ -243,7 +243,7 @@ def find_transcripts(data: Path, manifest: Manifest) -> dict[str, list[str]]:
     table = (data if data.is_dir() else data.parent) / TRANSCRIPTS
     if not table.is_file():
         return {}
-    texts = match(read_table(str(table)), names, manifest.root).by_clip
+    texts = match(read_table(str(table)).rows, names, manifest.root).by_clip
     return {name: row.text.split() for name, row in zip(names, texts, strict=True) if row is not None}
 
 

@@ -155,6 +155,7 @@ def test_what_does_not_fit(kaldi: Path) -> None:
     (kaldi / "text").write_text("ann-1 ONE\n")
     assert "1 of 2 clips have no text: y z/0001.flac; --drop-missing" in label(kaldi, code=2).err
     assert "--segments and a data directory" in label(kaldi, "--segments", "x", code=2).err
+    assert "are for tables" in label(kaldi, "--text-column", "2", code=2).err
     (kaldi / "segments").write_text("u1 dan 0 1\n")
     assert "segments:1: no recording of wav.scp is called 'dan'" in list_clips(kaldi, code=2).err
     (kaldi / "segments").write_text("u1 ann-1 0 1\nu2 ann-1 8 9\n")

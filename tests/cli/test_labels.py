@@ -157,6 +157,24 @@ def test_columns_by_name_and_ids(corpus, capsys):
     assert "ids in the place of paths go with --by-id" in capsys.readouterr().err
 
 
+def test_which_column_is_read_is_printed_and_chosen(corpus, capsys):
+    names = [read_manifest(corpus / "train.tsv").name(row) for row in range(len(read_manifest(corpus / "train.tsv")))]
+    lines = [f"{name}\tRaw {n}.\tclean {'abc'[n % 3]}\n" for n, name in enumerate(names)]
+    (corpus / "t.tsv").write_text("path\tsentence\ttext\n" + "".join(lines))
+    assert call(corpus, "--transcripts", str(corpus / "t.tsv")) == 2
+    assert (
+        "several columns of texts: sentence, text; choose one with w2v-labels --text-column" in capsys.readouterr().err
+    )
+    assert call(corpus, "--transcripts", str(corpus / "t.tsv"), "--text-column", "text") == 0
+    assert read(corpus, "train.wrd").splitlines() == [f"clean {'abc'[n % 3]}" for n in range(len(names))]
+    assert "paths are read from its column 'path', texts from 'text'; not read: sentence" in capsys.readouterr().out
+    (corpus / "t.tsv").write_text("".join(lines))
+    assert call(corpus, "--transcripts", str(corpus / "t.tsv"), "--text-column", "3") == 0
+    assert read(corpus, "train.wrd").startswith("clean a\n")
+    assert call(corpus, "--text-column", "3") == 2
+    assert "give that, too" in capsys.readouterr().err
+
+
 def test_special_invisible_and_doubled_letters(corpus, capsys):
     texts = ["<s> CAF\u00c9 </s>", "A\u200fB\u00adC", "CAFE\u0301"]
     options = transcripts(corpus, *(f"{name}\t{text}" for name, text in zip(NAMES, texts)))

@@ -9,7 +9,7 @@ import unicodedata
 import pytest
 
 from w2v.data.kaldi import read_segments
-from w2v.data.transcripts import Row, clip_id, match, read_table, read_textgrid
+from w2v.data.transcripts import Columns, Row, clip_id, match, read_table, read_textgrid
 from w2v.errors import DataError
 
 
@@ -20,7 +20,7 @@ def write(tmp_path, text, name="t.tsv"):
 
 
 def rows(tmp_path, text, name="t.tsv", **options):
-    return [(row.name, row.text) for row in read_table(write(tmp_path, text, name), **options)]
+    return [(row.name, row.text) for row in read_table(write(tmp_path, text, name), **options).rows]
 
 
 COMMON_VOICE = (
@@ -91,6 +91,68 @@ def test_anything_else_is_named_with_its_line(tmp_path, text, name, message):
     with pytest.raises(DataError) as caught:
         read_table(write(tmp_path, text, name))
     assert message in str(caught.value)
+
+
+TWO_TEXTS = "path\tsentence\ttext\tage\na.wav\tOne.\tone\t7\n"
+LJSPEECH = 'LJ1|He said "10"|he said ten\nLJ2|Dr. X, "yes|doctor x\n'
+NAMED_LJSPEECH = "id|raw|norm\n" + LJSPEECH
+
+
+@pytest.mark.parametrize(
+    ("text", "options", "columns", "expected"),
+    [
+        (TWO_TEXTS, {}, Columns(text="text"), [("a.wav", "one")]),
+        (TWO_TEXTS, {}, Columns(text="Sentence"), [("a.wav", "One.")]),
+        (TWO_TEXTS, {}, Columns(text="3"), [("a.wav", "one")]),
+        (TWO_TEXTS, {}, Columns(text="age"), [("a.wav", "7")]),
+        (TWO_TEXTS, {}, Columns("age", "text"), [("7", "one")]),
+        ("clip\tsaid\na\tONE\n", {}, Columns("clip", "said"), [("a", "ONE")]),
+        ("path,file,text\na,b,ONE\n", {}, Columns("file"), [("b", "ONE")]),
+        ("path,text,Text\na,one,ONE\n", {}, Columns(text="Text"), [("a", "ONE")]),
+        ("text,path,words\nONE,a,1\n", {}, Columns(), [("a", "ONE")]),  # `words` may be a count
+        ("label,path\nONE,a\n", {}, Columns(), [("a", "ONE")]),
+        (LJSPEECH, {"by_id": True}, Columns(text="3"), [("LJ1", "he said ten"), ("LJ2", "doctor x")]),
+        (LJSPEECH, {"by_id": True}, Columns(text="2"), [("LJ1", 'He said "10"'), ("LJ2", 'Dr. X, "yes')]),
+        (NAMED_LJSPEECH, {"by_id": True}, Columns(text="norm"), [("LJ1", "he said ten"), ("LJ2", "doctor x")]),
+        (NAMED_LJSPEECH, {"by_id": True}, Columns(text="3"), [("LJ1", "he said ten"), ("LJ2", "doctor x")]),
+        ("9\ta.wav\tOne.\tone\n", {}, Columns("2", "4"), [("a.wav", "one")]),  # FLEURS
+        ('a.wav,"one, two"\n', {}, Columns(text="2"), [("a.wav", "one, two")]),
+    ],
+)
+def test_columns_that_are_chosen(tmp_path, text, options, columns, expected):
+    assert rows(tmp_path, text, columns=columns, **options) == expected
+
+
+def test_which_columns_are_read_is_said(tmp_path):
+    table = read_table(write(tmp_path, COMMON_VOICE))
+    assert (
+        "t.tsv: paths are read from its column 'path', texts from 'sentence'; not read: client_id, up" in table.columns
+    )
+    table = read_table(write(tmp_path, TWO_TEXTS), columns=Columns(text="text"))
+    assert "texts from 'text'; not read: sentence, age" in table.columns
+    assert read_table(write(tmp_path, "a.wav\tONE\n")).columns == ""
+
+
+@pytest.mark.parametrize(
+    ("text", "options", "message"),
+    [
+        (TWO_TEXTS, {}, "t.tsv:1: the header names several columns of texts: sentence, text; choose one"),
+        ("transcript,normalized_text,path\nA,a,x\n", {}, "texts: transcript, normalized_text; .*--text-column"),
+        ("file,path,text\na,b,ONE\n", {}, "several columns of paths: file, path; .* --path-column NAME"),
+        ("id,utt_id,text\na,b,ONE\n", {"by_id": True}, "several columns of ids: id, utt_id"),
+        (TWO_TEXTS, {"columns": Columns(text="norm")}, r"t.tsv:1: has no column 'norm' \(--text-column\)"),
+        (TWO_TEXTS, {"columns": Columns(text="9")}, "--text-column 9: the header names no such column, got path"),
+        ("path|text\na|ONE\n", {"columns": Columns("clip")}, "has no column 'clip' .--path-column."),
+        (LJSPEECH, {"by_id": True}, "t.tsv:1: .*or --text-column NUMBER"),
+        (LJSPEECH, {"columns": Columns(text="4")}, r"t.tsv:1: has no column '4' \(--text-column\)"),
+        (LJSPEECH, {"columns": Columns(text="1")}, "must be two numbers from 1 to 3, got 1 and 1"),
+        (LJSPEECH + "LJ3|three\n", {"columns": Columns(text="3")}, "t.tsv:3: must have the 3 columns of line 1, got 2"),
+        ("u1 ONE\n", {"by_id": True, "columns": Columns(text="text")}, "t.tsv:1: has no column 'text'"),
+    ],
+)  # fmt: skip
+def test_columns_that_are_not_clear(tmp_path, text, options, message):
+    with pytest.raises(DataError, match=message):
+        read_table(write(tmp_path, text), **options)
 
 
 def test_names_are_compared_in_composed_form():

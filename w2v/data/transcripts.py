@@ -7,6 +7,7 @@ compared in Unicode's composed form: a Mac stores `José.wav` with a mark of its
 from __future__ import annotations
 
 import csv
+import itertools
 import os
 import re
 import unicodedata
@@ -18,14 +19,15 @@ from typing import NoReturn
 
 from w2v.data.audio_files import AUDIO_ENDINGS, ending_of
 from w2v.data.text_file import read_lines
-from w2v.errors import DataError
+from w2v.errors import DataError, listed
 
 PATH_COLUMNS = ("path", "file", "file_name", "filename", "audio", "audio_path", "audio_filepath", "wav", "wav_filename")
 ID_COLUMNS = ("id", "utt_id", "utt", "utterance_id", "utterance", "segment_id", "clip_id")
 TEXT_COLUMNS = (
-    *("sentence", "text", "transcript", "transcription", "transcripts", "normalized_text", "raw_transcription"),
-    *("words", "label", "labels"),
+    *("sentence", "text", "transcript", "transcription", "transcripts", "normalized_text", "normalized_transcript"),
+    *("raw_text", "raw_transcript", "raw_transcription"),
 )
+OTHER_TEXT_COLUMNS = ("words", "label", "labels")  # which may also be counts or classes: where none of those is there
 DELIMITERS = "\t,;|"
 KIND = "file of transcripts"
 
@@ -46,6 +48,32 @@ class Row:
 
 
 @dataclass(frozen=True)
+class Columns:
+    """Which columns of a table are read, by title, or by number from 1; None: titles that are known.
+
+    Attributes:
+        name: of paths or ids.
+        text: of texts.
+    """
+
+    name: str | None = None
+    text: str | None = None
+
+    @property
+    def largest(self) -> int:
+        """The largest number among them; 0: there is none."""
+        return max(int(column) if (column or "").isdecimal() else 0 for column in (self.name, self.text))
+
+
+@dataclass(frozen=True)
+class Table:
+    """Rows, and which columns they were read from; empty where there were no titles."""
+
+    rows: list[Row]
+    columns: str = ""
+
+
+@dataclass(frozen=True)
 class Match:
     """Rows brought together with clips.
 
@@ -63,17 +91,18 @@ class Match:
 # ---------------------------------------------------------------------------------------------- tables
 
 
-def read_table(path: str, *, by_id: bool = False) -> list[Row]:
+def read_table(path: str, *, by_id: bool = False, columns: Columns = Columns()) -> Table:
     """Read a table of transcripts.
 
     A first line that names its columns is a header: of a table with tabs or `|`, or with commas or semicolons and the
     quotes of CSV; all other columns are left alone. Without a header there must be two columns, path and text, with one
-    tab between.
+    tab between, or the number of the column of texts is given.
 
     Args:
         path: the file.
         by_id: names are ids: the column `id`, else that of paths, whose file names are ids; without a header the first
             word of each line (Kaldi's `text`).
+        columns: the columns chosen.
 
     Raises:
         DataError: the file cannot be read, or a line is none of these; named as file:line.
@@ -81,32 +110,61 @@ def read_table(path: str, *, by_id: bool = False) -> list[Row]:
     lines = read_lines(path, KIND)
     filled = next((number for number, line in enumerate(lines) if line.strip()), None)
     if filled is None:
-        return []
+        return Table([])
     first = lines[filled]
-    mark = next((mark for mark in DELIMITERS if mark in first and _is_header(_cells_of(first, mark))), None)
+    marks = [mark for mark in DELIMITERS if mark in first]
+    mark = next((mark for mark in marks if _is_header(_cells_of(first, mark), columns)), None)
+    has_titles = mark is not None
+    if mark is None and columns.largest:
+        mark = next((mark for mark in marks if len(_cells_of(first, mark)) >= columns.largest), None)
     if mark is None and path.lower().endswith(".csv") and "," in first and "\t" not in first:
-        mark = ","  # the message says what its first line lacks
+        mark, has_titles = ",", True  # the message says what its first line lacks
+    if mark is None and columns != Columns():
+        flag, column = ("--text-column", columns.text) if columns.text else ("--path-column", columns.name)
+        raise DataError(f"{path}:{filled + 1}: has no column {column!r} ({flag}) beside others, got {first[:200]!r}")
     if mark is None:
-        return list(_id_lines(path, lines) if by_id else _two_columns(path, lines))
+        return Table(list(_id_lines(path, lines) if by_id else _two_columns(path, lines)))
     # Tables with tabs hold quotes as they were spoken, unless all of their cells are in quotes.
     is_plain = mark in "\t|" and not first.startswith('"')
     records = _plain_records(lines, mark) if is_plain else _quoted_records(path, lines, mark)
-    return list(_named_columns(path, records, by_id=by_id))
+    if not has_titles:
+        return Table(list(_numbered_columns(path, records, columns)))
+    return _named_columns(path, records, columns, by_id=by_id)
 
 
 def _cells_of(line: str, mark: str) -> list[str]:
     return next(csv.reader([line], delimiter=mark), [])
 
 
-def _column(cells: Sequence[str], known: Sequence[str]) -> int | None:
-    """Return the first known name's place among the titles of a table."""
-    titles = [cell.strip().strip("\"'").lower().replace(" ", "_").replace("-", "_") for cell in cells]
-    return next((titles.index(name) for name in known if name in titles), None)
+def _title(cell: str) -> str:
+    return cell.strip().strip("\"'").lower().replace(" ", "_").replace("-", "_")
 
 
-def _is_header(cells: Sequence[str]) -> bool:
-    has_name = _column(cells, PATH_COLUMNS) is not None or _column(cells, ID_COLUMNS) is not None
-    return has_name and _column(cells, TEXT_COLUMNS) is not None
+def _known(cells: Sequence[str], *groups: Sequence[str]) -> list[int]:
+    """Return the places of titles that one group knows, the first group that knows any."""
+    found = ([place for place, cell in enumerate(cells) if _title(cell) in group] for group in groups)
+    return next(filter(None, found), [])
+
+
+def _chosen(cells: Sequence[str], column: str) -> int | None:
+    """Return the place of a column that was chosen by title or number; None: there is none."""
+    if column.isdecimal():
+        return int(column) - 1 if 1 <= int(column) <= len(cells) else None
+    exact = [place for place, cell in enumerate(cells) if cell.strip() == column]
+    return next(iter(exact or _known(cells, (_title(column),))), None)
+
+
+def _is_header(cells: Sequence[str], columns: Columns) -> bool:
+    """Whether the cells of a first line are titles: those that are chosen, and known ones of the rest."""
+    known = {"name": bool(_known(cells, PATH_COLUMNS, ID_COLUMNS)),
+             "text": bool(_known(cells, TEXT_COLUMNS, OTHER_TEXT_COLUMNS))}  # fmt: skip
+    found = []
+    for kind, chosen in (("name", columns.name), ("text", columns.text)):
+        if chosen is None:
+            found.append(known[kind])
+        elif not chosen.isdecimal():
+            found.append(_chosen(cells, chosen) is not None)
+    return all(found or known.values())
 
 
 def _plain_records(lines: Sequence[str], mark: str) -> Iterator[tuple[int, list[str]]]:
@@ -132,23 +190,75 @@ def _quoted_records(path: str, lines: Sequence[str], mark: str) -> Iterator[tupl
         raise DataError(f"{path}:{reader.line_num}: is no CSV: {e}") from e
 
 
-def _named_columns(path: str, records: Iterator[tuple[int, list[str]]], *, by_id: bool) -> Iterator[Row]:
+def _named_columns(path: str, records: Iterator[tuple[int, list[str]]], columns: Columns, *, by_id: bool) -> Table:
     number, titles = next(records)
-    known, flag = ((*ID_COLUMNS, *PATH_COLUMNS), " of ids") if by_id else (PATH_COLUMNS, " of paths")
-    name, text = _column(titles, known), _column(titles, TEXT_COLUMNS)
-    if name is None or text is None:
-        lacking, names = (flag, known) if name is None else (" of texts", TEXT_COLUMNS)
-        other = "; --by-id reads ids" if name is None and not by_id and _column(titles, ID_COLUMNS) is not None else ""
+    where = f"{path}:{number}"
+    kinds = (ID_COLUMNS, PATH_COLUMNS) if by_id else (PATH_COLUMNS,)
+    what, other = "ids" if by_id else "paths", ""
+    if not by_id and _known(titles, ID_COLUMNS):
+        other = "; --by-id reads ids"
+    name = _column(where, titles, columns.name, "--path-column", what, kinds, other)
+    text = _column(where, titles, columns.text, "--text-column", "texts", (TEXT_COLUMNS, OTHER_TEXT_COLUMNS), "")
+    rows = list(_rows(path, records, name, text, len(titles), "its header"))
+    rest = [title.strip() for place, title in enumerate(titles) if place not in (name, text)]
+    others = f"; not read: {listed(rest, 8)}" if rest else ""
+    said = (
+        f"{path}: {what} are read from its column {titles[name].strip()!r}, texts from {titles[text].strip()!r}{others}"
+    )
+    return Table(rows, said)
+
+
+def _column(
+    where: str,
+    titles: Sequence[str],
+    chosen: str | None,
+    flag: str,
+    what: str,
+    kinds: Sequence[Sequence[str]],
+    other: str,
+) -> int:
+    """Return the place of a column: the one that is chosen, or the only one of a known title."""
+    shown = ", ".join(title.strip() for title in titles)[:200]
+    if chosen is not None:
+        place = _chosen(titles, chosen)
+        if place is None:
+            raise DataError(f"{where}: {flag} {chosen}: the header names no such column, got {shown}")
+        found = [place]
+    else:
+        found = _known(titles, *kinds)
+    if not found:
+        names = ", ".join([name for kind in kinds for name in kind][:5])
+        raise DataError(f"{where}: the header names no column of {what} ({names} ...){other}, got {shown}")
+    title = titles[found[0]]
+    if titles.count(title) > 1:
+        raise DataError(f"{where}: the header names the column {title.strip()!r} twice; rename one of them")
+    if len(found) > 1:
+        several = ", ".join(titles[place].strip() for place in found)
         raise DataError(
-            f"{path}:{number}: the header names no column{lacking} ({', '.join(names[:5])} ...){other}, "
-            f"got {', '.join(titles)[:200]}"
+            f"{where}: the header names several columns of {what}: {several}; choose one with w2v-labels {flag} NAME"
         )
-    twice = [title for title in (titles[name], titles[text]) if titles.count(title) > 1]
-    if twice:
-        raise DataError(f"{path}:{number}: the header names the column {twice[0].strip()!r} twice; rename one of them")
+    return found[0]
+
+
+def _numbered_columns(path: str, records: Iterator[tuple[int, list[str]]], columns: Columns) -> Iterator[Row]:
+    """Yield rows of a table without titles."""
+    number, cells = next(records)
+    text = _chosen(cells, columns.text or "2")
+    name = _chosen(cells, columns.name or "1")
+    if text is None or name is None or text == name:
+        raise DataError(
+            f"{path}:{number}: without a header, --text-column and --path-column (default: 1) must be two numbers from "
+            f"1 to {len(cells)}, got {columns.text} and {columns.name or 1}"
+        )
+    yield from _rows(path, itertools.chain([(number, cells)], records), name, text, len(cells), f"line {number}")
+
+
+def _rows(
+    path: str, records: Iterable[tuple[int, list[str]]], name: int, text: int, width: int, like: str
+) -> Iterator[Row]:
     for number, cells in records:
-        if len(cells) != len(titles):
-            raise DataError(f"{path}:{number}: must have the {len(titles)} columns of its header, got {len(cells)}")
+        if len(cells) != width:
+            raise DataError(f"{path}:{number}: must have the {width} columns of {like}, got {len(cells)}")
         yield Row(cells[name].strip(), cells[text], f"{path}:{number}")
 
 
@@ -164,12 +274,13 @@ def _two_columns(path: str, lines: Sequence[str]) -> Iterator[Row]:
 
 def _refuse_columns(path: str, number: int, line: str, count: int) -> NoReturn:
     mark = next((mark for mark in DELIMITERS[1:] if mark in line), None)
-    hint = "more columns need a header such as `path TAB text`"
+    hint = "more columns need a header such as `path TAB text`, or --text-column NUMBER"
     if count == 1 and line.startswith("{"):
         hint = "of lines of JSON a table is made by jq -r '[.audio_filepath, .text] | @tsv'"
     elif count == 1:
         hint = "lines of `id text` go with --by-id"
-        hint += f", columns parted by {mark!r} need a header such as `path{mark}text`" if mark is not None else ""
+        if mark is not None:
+            hint += f", columns parted by {mark!r} need a header such as `path{mark}text`, or --text-column NUMBER"
     raise DataError(f"{path}:{number}: must be path TAB TEXT, got {count} columns in {line[:200]!r}; {hint}")
 
 
@@ -179,7 +290,7 @@ def _id_lines(path: str, lines: Sequence[str]) -> Iterator[Row]:
         if "|" in name:
             raise DataError(
                 f"{path}:{number}: must be an id, a space and a text, got {line[:200]!r}; columns parted by '|' need a "
-                "header such as `id|text`"
+                "header such as `id|text`, or --text-column NUMBER"
             )
         if name:
             yield Row(name, text, f"{path}:{number}")
