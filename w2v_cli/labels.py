@@ -11,22 +11,23 @@ import os
 import sys
 from collections import Counter
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from w2v.config import ArgumentParser, arg, build_config
 from w2v.data.dictionary import Dictionary, write_dictionary
+from w2v.data.kaldi import KaldiFolder, Segment, find_kaldi, read_kaldi, read_segments
 from w2v.data.manifest import Manifest, read_manifest, write_manifest
 from w2v.data.symbols import Cleaning, TextCleaner, symbol_notes, symbol_table
 from w2v.data.text_file import read_lines
-from w2v.data.transcripts import Row, clip_id, match, read_segments, read_table, read_textgrid
+from w2v.data.transcripts import Row, by_name, clip_id, match, read_table, read_textgrid
 from w2v.errors import ConfigError, DataError, listed
 from w2v.files import make_folder, write_atomically
 from w2v_cli.main import run
 
 PROGRAM = "w2v-labels"
 TEXTGRID = ("TextGrid", "textgrid", "TEXTGRID")  # endings
-OVERSHOOT = 0.5  # seconds that the last stretch may end behind its recording, as in Kaldi
 MOST_SYMBOLS = 80  # rows of the table that is printed
 
 
@@ -40,7 +41,7 @@ class LabelsConfig:
     transcripts: str | None = arg(
         None,
         help="table of texts: `path TAB text`, or tabs or commas with a header that names columns such as path and "
-        "sentence (default: LibriSpeech's *.trans.txt files beside the audio)",
+        "sentence; or a data directory of Kaldi (default: LibriSpeech's *.trans.txt files beside the audio)",
     )
     by_id: bool = arg(
         False, help="names in --transcripts are ids, not paths: file names without ending; `id text` as in Kaldi"
@@ -68,6 +69,8 @@ class LabelsConfig:
             raise ConfigError("--lower and --upper exclude each other; give one of them")
         if self.segments and self.textgrid:
             raise ConfigError("--segments and --textgrid exclude each other; give one of them")
+        if self.segments and self.transcripts and find_kaldi(self.transcripts) is not None:
+            raise ConfigError("--segments and a data directory of Kaldi exclude each other, which holds its segments")
         if self.segments and not self.transcripts:
             raise ConfigError("--segments needs --transcripts, a table of utterance ids and texts")
         if self.textgrid and self.transcripts:
@@ -166,6 +169,8 @@ def find_clips(config: LabelsConfig, manifest: Manifest) -> Clips:
         return _clips_of_segments(config, manifest)
     if config.textgrid:
         return _clips_of_textgrids(config.textgrid, manifest)
+    if config.transcripts and find_kaldi(config.transcripts) is not None:
+        return _clips_of_kaldi(read_kaldi(config.transcripts), manifest)
     names = [manifest.name(row) for row in range(len(manifest))]
     titles = [manifest.title(row) for row in range(len(manifest))]
     if config.transcripts:
@@ -206,7 +211,7 @@ def _librispeech_id(name: str) -> str:
 
 
 def _clips_of_segments(config: LabelsConfig, manifest: Manifest) -> Clips:
-    texts = {row.name: row for row in read_table(str(config.transcripts), by_id=True)}
+    texts = by_name(read_table(str(config.transcripts), by_id=True), str)
     recordings = {clip_id(manifest.title(row)): row for row in range(len(manifest))}
     clips = Clips(is_new=True)
     segments = read_segments(str(config.segments))
@@ -217,11 +222,48 @@ def _clips_of_segments(config: LabelsConfig, manifest: Manifest) -> Clips:
                 f"{segment.where}: no recording of {config.tsv} is called {segment.recording!r}, as the first one is "
                 f"{clip_id(manifest.name(0))!r}"
             )
-        name, size = _stretch(manifest, row, segment.start, segment.end, segment.where)
+        name, size = _stretch(manifest, row, segment)
         clips.add(name, size, texts.get(segment.name))
     used = {segment.name for segment in segments}
     clips.unused = [name for name in texts if name not in used]
     return clips
+
+
+def _clips_of_kaldi(folder: KaldiFolder, manifest: Manifest) -> Clips:
+    """Find the texts of clips that `w2v-manifest` has listed of a data directory, by the ids that they have there."""
+    texts = by_name(read_table(folder.texts, by_id=True), str)
+    ids = _ids_of_clips(folder)
+    clips = Clips(sizes=manifest.sizes.tolist())
+    used = set()
+    for row in range(len(manifest)):
+        source, start, frames = manifest.stretch(row)
+        name = ids.get((os.path.realpath(source), start, frames)) if isinstance(source, str) else None
+        clips.names.append(manifest.name(row))
+        clips.texts.append(texts.get(name) if name is not None else None)
+        used.add(name)
+    if used == {None}:
+        raise DataError(
+            f"{folder.path}: has no utterance that is a clip of the manifest, as the first one is "
+            f"{manifest.name(0)!r}; list them by w2v-manifest {folder.path}"
+        )
+    clips.unused = [name for name in texts if name not in used]
+    return clips
+
+
+def _ids_of_clips(folder: KaldiFolder) -> dict[tuple[str, int | None, int | None], str]:
+    """Return the id of each utterance by its file, its first sample and its samples; None: the whole file."""
+    from w2v.data.audio import audio_info
+
+    if folder.segments is None:
+        return {(os.path.realpath(path), None, None): name for name, path in folder.recordings.items()}
+    found: dict[tuple[str, int | None, int | None], str] = {}
+    for path, segments in folder.segments.items():
+        for segment in segments:
+            with suppress(DataError):  # w2v-manifest has not listed it either, and said why
+                info = audio_info(path)
+                first, count = segment.samples(info.frames, info.sample_rate, path)
+                found[os.path.realpath(path), first, count] = segment.name
+    return found
 
 
 def _clips_of_textgrids(tier: str, manifest: Manifest) -> Clips:
@@ -233,31 +275,21 @@ def _clips_of_textgrids(tier: str, manifest: Manifest) -> Clips:
             lacking.append(manifest.name(row))
             continue
         for start, end, text in read_textgrid(path, tier):
-            name, size = _stretch(manifest, row, start, end, path)
+            name, size = _stretch(manifest, row, Segment("", "", start, end, path))
             clips.add(name, size, Row(name, text, f"{path} at {start:g} s"))
     if lacking:
         clips.notes.append(f"{len(lacking)} recordings have no TextGrid beside them: {listed(lacking)}")
     return clips
 
 
-def _stretch(manifest: Manifest, row: int, start: float, end: float | None, where: str) -> tuple[str, int]:
-    """Return name and samples of a stretch of a recording, given in seconds."""
+def _stretch(manifest: Manifest, row: int, segment: Segment) -> tuple[str, int]:
+    """Return name and samples of a stretch of a recording."""
     from w2v.data.audio import audio_info
 
     info = audio_info(manifest.source_of(row))
     # Offsets count in samples of the file; sizes, as those of the manifest, in samples of training.
-    seconds = info.frames / info.sample_rate
-    first = round(start * info.sample_rate)
-    last = info.frames if end is None else min(round(end * info.sample_rate), info.frames)
-    if first >= last:
-        raise DataError(f"{where}: begins at {start:g} s, behind the end of {manifest.name(row)} ({seconds:.3f} s)")
-    if end is not None and end > seconds + OVERSHOOT:
-        raise DataError(
-            f"{where}: ends at {end:g} s, behind the end of {manifest.name(row)} ({seconds:.3f} s); are its times in "
-            "seconds, and of this recording?"
-        )
-    size = (last - first) * int(manifest.sizes[row]) // info.frames
-    return f"{manifest.name(row)}:{first}:{last - first}", size
+    first, count = segment.samples(info.frames, info.sample_rate, manifest.name(row))
+    return f"{manifest.name(row)}:{first}:{count}", count * int(manifest.sizes[row]) // info.frames
 
 
 # ---------------------------------------------------------------------------------------------- files and words

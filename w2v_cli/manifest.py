@@ -12,7 +12,7 @@ import math
 import os
 import random
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -20,6 +20,7 @@ from typing import Any
 from w2v.config import ArgumentParser, arg, build_config, byte_size, check_range, str_tuple
 from w2v.data.audio import LONGEST, audio_info, read_audio
 from w2v.data.audio_files import list_audio
+from w2v.data.kaldi import KaldiFolder, find_kaldi, read_kaldi
 from w2v.data.manifest import Manifest, is_listable, make_manifest, read_manifest, write_manifest
 from w2v.data.size_check import is_untold
 from w2v.errors import DataError
@@ -47,7 +48,7 @@ class ManifestConfig:
     root: str = arg(
         help="folder with audio files, searched with all its folders; hidden ones are left out. With --ext tar, zip or "
         "parquet: folder or address (s3://, gs://) with shards; or names such as https://host/x-{000..009}.tar. With "
-        "--shards or --check also a manifest",
+        "--shards or --check also a manifest. Without --ext also a data directory of Kaldi",
         positional=True,
     )
     valid_percent: float = arg(0.01, help="share of files that go to valid.tsv, from 0 to 1 (a fraction)")
@@ -118,8 +119,10 @@ def _write(config: ManifestConfig) -> int:
     shards = find_shards(config.root, config.ext)
     if shards is not None:
         return _list_shards(config, shards)
-    root = os.path.realpath(config.root)
-    files, left_out = list_files(config, root)
+    kaldi_folder = find_kaldi(config.root) if config.ext is None else None
+    kaldi = read_kaldi(kaldi_folder) if kaldi_folder is not None else None
+    root = os.path.realpath(config.root) if kaldi is None else _common_folder(kaldi)
+    files, left_out = list_files(config, root, kaldi)
     make_folder(config.dest, "--dest")
     draw = random.Random(config.seed).random
     splits: dict[str, list[tuple[str, Found]]] = {"train": [], "valid": []}
@@ -127,11 +130,11 @@ def _write(config: ManifestConfig) -> int:
     key = f"{root!r} {config.sample_rate} {config.resample} {config.channel} {config.min_samples} {config.probe}"
     record = ScanRecord(os.path.join(config.dest, RECORD), key)
     with record:
-        for path, found in zip(files, _scan(config, files, record), strict=True):
+        clips = _clips(zip(files, _scan(config, files, record), strict=True), root, config, kaldi)
+        for name, found in clips:
             # A rejected file takes its draw with it, so the split of the others does not depend on rejects.
             draws.append(draw())
             split = "train" if draws[-1] > config.valid_percent else "valid"
-            name = os.path.relpath(path, root)
             if found.reason:
                 rejects.append(f"{_one_line(name)}\t{found.reason}\n")
                 draws.pop()
@@ -139,9 +142,9 @@ def _write(config: ManifestConfig) -> int:
                 splits[split].append((name, found))
     record.remove()
     write_atomically(os.path.join(config.dest, "rejects.tsv"), os.fsencode("".join(rejects)))
-    if len(rejects) == len(files):
+    if not draws:
         raise DataError(
-            f"none of the {len(files)} files under {root} can be used; "
+            f"none of the {len(rejects)} {'files' if kaldi is None else 'clips'} under {root} can be used; "
             f"{os.path.join(config.dest, 'rejects.tsv')} has the reasons, the first: {rejects[0].rstrip()}"
         )
     notes = _fill_valid(config, splits, draws) + _cropping(config, splits["train"]) + left_out
@@ -154,6 +157,39 @@ def _write(config: ManifestConfig) -> int:
     parts = [f"{split}.tsv: {len(rows)} files, {_hours(rows):.2f} hours" for split, rows in splits.items()]
     print("\n".join([f"{'; '.join(parts)}; rejects.tsv: {len(rejects)} files", *notes]), flush=True)
     return 0
+
+
+def _common_folder(kaldi: KaldiFolder) -> str:
+    """Return the deepest folder that all recordings of a data directory lie in."""
+    return os.path.commonpath([os.path.dirname(path) for path in kaldi.recordings.values()])
+
+
+def _clips(
+    files: Iterable[tuple[str, Found]], root: str, config: ManifestConfig, kaldi: KaldiFolder | None
+) -> Iterator[tuple[str, Found]]:
+    """Yield name and length of each clip: of files, or of the segments of a data directory."""
+    for path, found in files:
+        name = os.path.relpath(path, root)
+        if kaldi is None or kaldi.segments is None or found.reason:
+            yield name, found
+            continue
+        info = audio_info(path)
+        for segment in kaldi.segments.get(path, ()):
+            try:
+                first, count = segment.samples(info.frames, info.sample_rate, name)
+            except DataError as e:
+                yield f"{name} ({segment.name})", Found(reason=_one_line(str(e)))
+                continue
+            # Offsets count in samples of the file, lengths in samples of training.
+            samples = count * found.samples // info.frames
+            stretch = Found(samples, count / info.sample_rate, _too_short(config, samples))
+            yield f"{name}:{first}:{count}", stretch
+
+
+def _too_short(config: ManifestConfig, samples: int) -> str:
+    """Return why a clip of so many samples is rejected; empty where it is not."""
+    least = max(config.min_samples, 1)
+    return f"{samples} samples, need at least {least}" if samples < least else ""
 
 
 def _pack(config: ManifestConfig, manifest: Manifest, split: str) -> int:
@@ -247,10 +283,11 @@ def _cropping(config: ManifestConfig, rows: list[tuple[str, Found]]) -> list[str
     ]
 
 
-def list_files(config: ManifestConfig, root: str) -> tuple[list[str], list[str]]:
+def list_files(config: ManifestConfig, root: str, kaldi: KaldiFolder | None = None) -> tuple[list[str], list[str]]:
     """Return the files with the extensions asked for, in the order in which the original lists them.
 
-    Also returns one line about each kind of file that is left out.
+    Of a data directory of Kaldi, they are its recordings. Also returns one line about each kind of file that is left
+    out.
 
     Differs from the original: a link is listed under its own name, not under that of the file it points to, which
     may lie outside of the root; and a link that leads back up is not followed, over and over.
@@ -258,10 +295,13 @@ def list_files(config: ManifestConfig, root: str) -> tuple[list[str], list[str]]
     Raises:
         DataError: there is no such folder, or no such file in it.
     """
-    if not os.path.isdir(root):
+    if kaldi is None and not os.path.isdir(root):
         raise DataError(f"{config.root} is not a folder" if os.path.exists(root) else f"no folder {config.root}")
-    listing = list_audio(root, config.ext)
-    files, notes = listing.files, listing.report()
+    if kaldi is None:
+        listing = list_audio(root, config.ext)
+        files, notes = listing.files, listing.report()
+    else:
+        files, notes = list(kaldi.recordings.values()), kaldi.notes()
     found = len(files)
     if config.path_must_contain:
         files = [path for path in files if config.path_must_contain in os.path.realpath(path)]
@@ -300,9 +340,8 @@ def examine(config: ManifestConfig, path: Source) -> Found:
         return Found(reason=_one_line(str(e).removeprefix(f"{path}: ")))
     if not samples and isinstance(path, str) and is_untold(path):
         return Found(reason="its header tells of 0 samples, and more follow; repair it (sox --ignore-length FILE NEW)")
-    if samples < max(config.min_samples, 1):
-        return Found(reason=f"{samples} samples, need at least {max(config.min_samples, 1)}")
-    return Found(samples, samples / rate)
+    reason = _too_short(config, samples)
+    return Found(reason=reason) if reason else Found(samples, samples / rate)
 
 
 def _scan(config: ManifestConfig, files: list[str], record: ScanRecord) -> Iterator[Found]:

@@ -14,7 +14,7 @@ from w2v_cli.main import run
 
 if TYPE_CHECKING:
     from w2v.distributed.ranks import RankInfo
-    from w2v.training.options import TrainConfig
+    from w2v.training.options import ParsedCommand, TrainConfig
     from w2v.training.trainer import Trainer
 
 logger = logging.getLogger("w2v-train")
@@ -47,32 +47,36 @@ def train(argv: list[str]) -> int:
         return 0
     command = parse_train_command(argv)
     if command.print_config:
+        print("".join(f"{note}\n" for note in command.notes()), end="", file=sys.stderr)
         print(_as_yaml(command.config.to_plain()), end="")
         return 0
     place = _place(command.config)
     if place.spawn:
         return launch(train_spawned, argv, place)
-    return train_rank(command.config, place)
+    return train_rank(command, place)
 
 
 def train_spawned(argv: list[str]) -> int:
     """Read the flags again in a process that `launch` has started, and do its part of the work."""
     from w2v.training.options import parse_train_command
 
-    config = parse_train_command(argv).config
-    return train_rank(config, _place(config))
+    command = parse_train_command(argv)
+    return train_rank(command, _place(command.config))
 
 
-def train_rank(config: TrainConfig, place: RankInfo) -> int:
+def train_rank(command: ParsedCommand, place: RankInfo) -> int:
     """Do the work of one process."""
     from w2v.distributed.process_group import process_group
     from w2v.training.build import build_trainer
     from w2v_cli.cpu import speed_on
     from w2v_cli.progress import set_up_logging
 
+    config = command.config
     options, common = config.distributed_training, config.common
     # Before the other ranks are there: what is waited for is said as well.
     set_up_logging(is_master=place.rank == 0)
+    for note in command.notes():
+        logger.info(note)
     timeout, backend = options.heartbeat_timeout, options.distributed_backend
     with process_group(place, cpu=common.cpu, backend=backend, timeout=timeout) as device, speed_on(device):
         trainer = build_trainer(config, device)

@@ -8,7 +8,8 @@ import unicodedata
 
 import pytest
 
-from w2v.data.transcripts import Row, clip_id, match, read_segments, read_table, read_textgrid
+from w2v.data.kaldi import read_segments
+from w2v.data.transcripts import Row, clip_id, match, read_table, read_textgrid
 from w2v.errors import DataError
 
 

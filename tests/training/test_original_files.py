@@ -92,13 +92,9 @@ def test_references_within_a_file(tmp_path: Path) -> None:
             parse(tmp_path, sections, "task.data=HERE")
 
 
-@pytest.mark.parametrize(
-    ("section", "message"),
-    [("defaults", "Hydra joins files by it: write their sections into this file"), ("generation", "leave it out")],
-)
-def test_sections_that_are_none_here(tmp_path: Path, section: str, message: str) -> None:
-    with pytest.raises(ConfigError, match=rf"x\.yaml:\d+: unknown section '{section}'; .*{message}"):
-        parse(tmp_path, finetuning() | {section: [{"task": "audio_finetuning"}]}, "DATA", "--w2v-path", "MODEL")
+def test_defaults_that_join_files(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match=r"x\.yaml:\d+: defaults: Hydra joins files by it: write their sections into"):
+        parse(tmp_path, finetuning() | {"defaults": [{"task": "audio_finetuning"}]}, "DATA", "--w2v-path", "MODEL")
 
 
 def test_a_file_of_pretraining(tmp_path: Path) -> None:

@@ -11,18 +11,12 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, NoReturn
 
-from w2v.errors import ConfigError
+from w2v.config.original_keys import UNREAD_SECTIONS, joins_nothing
+from w2v.errors import ConfigError, listed
 
 LONGEST_FILE = 1 << 20
 DEEPEST = 20
 PREFIX = "tag:yaml.org,2002:"
-ELSEWHERE = {  # sections of the original's files that are none here
-    "defaults": "Hydra joins files by it: write their sections into this file",
-    **dict.fromkeys(
-        ("common_eval", "generation", "eval_lm", "interactive", "bpe", "tokenizer", "scoring", "ema", "simul_type"),
-        "training does not read it: leave it out",
-    ),
-}
 
 
 @dataclass(frozen=True)
@@ -33,11 +27,13 @@ class ConfigFile:
         path: the file; empty where there is none, or several.
         sections: section -> name -> plain value.
         places: (section, name) -> `file:line`, for messages.
+        left_out: sections and options of the original's files that change nothing here.
     """
 
     path: str = ""
     sections: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
     places: Mapping[tuple[str, str], str] = field(default_factory=dict)
+    left_out: tuple[str, ...] = ()
 
     def section(self, name: str) -> Mapping[str, Any]:
         """Return the options of a section; none where the file lacks it."""
@@ -51,7 +47,7 @@ class ConfigFile:
         """Return the options of both, these where both have one."""
         names = dict.fromkeys([*self.sections, *below.sections])
         sections = {name: {**below.section(name), **self.section(name)} for name in names}
-        return ConfigFile("", sections, {**below.places, **self.places})
+        return ConfigFile("", sections, {**below.places, **self.places}, (*self.left_out, *below.left_out))
 
     def put(self, section: str, name: str, value: Any, where: str) -> ConfigFile:
         """Return the file with one more option, or another value for it."""
@@ -62,9 +58,9 @@ class ConfigFile:
         kept = {key: value for key, value in self.section(section).items() if key != name}
         return replace(self, sections={**self.sections, section: kept})
 
-    def without(self, section: str) -> ConfigFile:
-        """Return the file without a section."""
-        return replace(self, sections={name: part for name, part in self.sections.items() if name != section})
+    def leave_out(self, section: str, name: str) -> ConfigFile:
+        """Return the file without an option that changes nothing, which is noted."""
+        return replace(self.drop(section, name), left_out=(*self.left_out, f"{section}.{name}"))
 
 
 def read_config_file(path: str, known: Iterable[str]) -> ConfigFile:
@@ -72,10 +68,10 @@ def read_config_file(path: str, known: Iterable[str]) -> ConfigFile:
 
     Args:
         path: the file.
-        known: names of sections.
+        known: names of sections. Others of the original's files, which no training reads, are left out.
 
     Raises:
-        ConfigError: no such file, no YAML, more than plain data, or an unknown section; named as file:line.
+        ConfigError: no such file, no YAML, more than plain data, or unknown sections; named as file:line.
     """
     import yaml
 
@@ -112,20 +108,41 @@ class _Sections:
         self._seen: set[int] = set()
 
     def read(self, root: Any) -> ConfigFile:
-        names = ", ".join(self._known)
         plain = None if root is None else self._value(root, 0)
         if not isinstance(plain, dict):
-            raise ConfigError(f"{self._path}:1: must hold sections ({names}), got {plain!r}")
+            raise ConfigError(f"{self._path}:1: must hold sections ({', '.join(self._known)}), got {plain!r}")
+        sections: dict[str, dict[str, Any]] = {}
         places: dict[tuple[str, str], str] = {}
+        left_out, unknown = [], []
         for key, node in root.value:
-            values = plain[key.value]
-            if key.value not in self._known:
-                hint = f"; {ELSEWHERE[key.value]}" if key.value in ELSEWHERE else f"; known: {names}"
-                self._refuse(key, f"unknown section {key.value!r}{hint}")
-            if not isinstance(values, dict):
-                self._refuse(key, f"section {key.value!r} must hold options, got {values!r}")
-            places |= {(key.value, name.value): f"{self._path}:{name.start_mark.line + 1}" for name, _ in node.value}
-        return ConfigFile(self._path, plain, places)
+            name, values = key.value, plain[key.value]
+            if self._is_unread(key, values):
+                left_out += [name] if name != "_name" else []
+            elif name not in self._known:
+                unknown.append(key)
+            elif isinstance(values, dict):
+                sections[name] = values
+                places |= {(name, option.value): self._place(option) for option, _ in node.value}
+            elif values is not None:
+                self._refuse(key, f"section {name!r} must hold options, got {values!r}")
+        if unknown:
+            names = listed([repr(key.value) for key in unknown])
+            some = "unknown section" if len(unknown) == 1 else "unknown sections"
+            self._refuse(unknown[0], f"{some} {names}; known: {', '.join(self._known)}")
+        return ConfigFile(self._path, sections, places, tuple(left_out))
+
+    def _is_unread(self, key: Any, values: Any) -> bool:
+        """Whether a section of the original's files concerns no training here."""
+        if key.value == "defaults":
+            if not joins_nothing(values):
+                self._refuse(key, "defaults: Hydra joins files by it: write their sections into this file")
+            return True
+        if key.value == "ema" and isinstance(values, dict) and values.get("store_ema"):
+            self._refuse(key, "ema.store_ema: averages of weights are not kept; leave it out")
+        return key.value == "_name" or key.value in UNREAD_SECTIONS
+
+    def _place(self, node: Any) -> str:
+        return f"{self._path}:{node.start_mark.line + 1}"
 
     def _kind(self, node: Any) -> str:
         if id(node) in self._seen:
@@ -163,4 +180,4 @@ class _Sections:
         return plain
 
     def _refuse(self, node: Any, message: str) -> NoReturn:
-        raise ConfigError(f"{self._path}:{node.start_mark.line + 1}: {message}")
+        raise ConfigError(f"{self._place(node)}: {message}")

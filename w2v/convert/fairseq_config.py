@@ -12,6 +12,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from w2v.config import options_of
+from w2v.config.original_keys import ARCHITECTURE
 from w2v.convert.model_file import ENCODER, HUBERT, LANGUAGE_MODEL, MASKED_MODEL
 from w2v.criterions import CRITERIONS
 from w2v.errors import CheckpointError
@@ -45,13 +46,6 @@ LEFT_OUT = {
     "character_filters", "char_embedder_highway_layers", "adaptive_softmax_dropout", "add_bos_token",
     "max_target_positions", "tokens_per_sample", "tpu", "base_layers", "base_shuffle", "base_sublayers",
     "no_decoder_attention", "scale_fc", "scale_attn", "scale_heads", "scale_resids",
-}  # fmt: skip
-# Options that change it; only these values are known here.
-ONLY: dict[str, tuple[Any, ...]] = {
-    "layer_type": ("transformer",), "quantizer_depth": (1,), "blank_weight": (0,),
-    "adp_num": (-1, None), "attn_type": ("", None), "pos_enc_type": ("abs", None), "conv_pos_batch_norm": (False,),
-    "character_embeddings": (False,), "decoder_layers_to_keep": (None,), "self_target": (False,),
-    "past_target": (False,), "output_dictionary_size": (-1,), "decoder_xformers_att_config": (None,),
 }  # fmt: skip
 
 
@@ -188,7 +182,7 @@ class FairseqConfig:
         if section == "model":
             self._check_only(values)
             if "_name" in values and "arch" not in values:  # a flat one holds the options of all components
-                self._note_unknown(values.keys() - known_names - LEFT_OUT - ONLY.keys() - {"_name", "w2v_args"})
+                self._note_unknown(values.keys() - known_names - LEFT_OUT - ARCHITECTURE.keys() - {"_name", "w2v_args"})
             missing = sorted(known_names - values.keys() - NEW_HERE - {"encoder"})
             if missing:
                 self._note(f"options of {name} that the file lacks take their defaults: {', '.join(missing)}")
@@ -201,7 +195,7 @@ class FairseqConfig:
         return self._component("model", MODELS, self.upgrade(config))
 
     def _check_only(self, values: Mapping[str, Any]) -> None:
-        for name, allowed in ONLY.items():
+        for name, allowed in ARCHITECTURE.items():
             if name in values and values[name] not in allowed:
                 found = str(values[name])[:40]
                 raise CheckpointError(

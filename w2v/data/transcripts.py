@@ -1,4 +1,4 @@
-"""Tables of transcripts as corpora come with them: two columns, a header, ids, Kaldi's segments, Praat's TextGrid.
+"""Tables of transcripts as corpora come with them: two columns, a header, ids, Praat's TextGrid.
 
 A row has a name (a path or an id) and a text. Which clip of a manifest it belongs to is found out by `match`, names
 compared in Unicode's composed form: a Mac stores `José.wav` with a mark of its own, keyboards write it without.
@@ -7,7 +7,6 @@ compared in Unicode's composed form: a Mac stores `José.wav` with a mark of its
 from __future__ import annotations
 
 import csv
-import math
 import os
 import re
 import unicodedata
@@ -59,25 +58,6 @@ class Match:
     by_clip: list[Row | None]
     unused: list[str]
     by_file_name: bool = False
-
-
-@dataclass(frozen=True)
-class Segment:
-    """A stretch of a recording.
-
-    Attributes:
-        name: id of the utterance.
-        recording: id of the recording.
-        start: in seconds.
-        end: in seconds; None: the end of the recording.
-        where: `file:line`.
-    """
-
-    name: str
-    recording: str
-    start: float
-    end: float | None
-    where: str
 
 
 # ---------------------------------------------------------------------------------------------- tables
@@ -223,8 +203,8 @@ def match(rows: Iterable[Row], names: Sequence[str], root: str, *, by_id: bool =
     if not any("\\" in name for name in names):  # a table from Windows
         rows = [replace(row, name=row.name.replace("\\", "/")) for row in rows]
     if by_id:
-        return _pair(_by_name(rows, clip_id), _ids(names))
-    table = _by_name(rows, lambda name: _relative(name, root))
+        return _pair(by_name(rows, clip_id), _ids(names))
+    table = by_name(rows, lambda name: _relative(name, root))
     found = _pair(table, [_key(name) for name in names])
     if any(row is not None for row in found.by_clip):
         return found
@@ -265,7 +245,12 @@ def _relative(name: str, root: str) -> str:
     return _key(name)
 
 
-def _by_name(rows: Iterable[Row], key: Callable[[str], str]) -> dict[str, Row]:
+def by_name(rows: Iterable[Row], key: Callable[[str], str]) -> dict[str, Row]:
+    """Return rows by the key of their names.
+
+    Raises:
+        DataError: a row has no name, or two of one name have different texts.
+    """
     table: dict[str, Row] = {}
     for row in rows:
         if not row.name.strip():
@@ -281,36 +266,7 @@ def _pair(table: dict[str, Row], keys: Sequence[str]) -> Match:
     return Match([table.get(key) for key in keys], [row.name for key, row in table.items() if key not in used])
 
 
-# ---------------------------------------------------------------------------------------------- segments
-
-
-def read_segments(path: str) -> list[Segment]:
-    """Read Kaldi's `segments`: lines of utterance, recording, start and end in seconds (-1: to the end).
-
-    Raises:
-        DataError: the file cannot be read or is empty, or a line is something else; named as file:line.
-    """
-    segments: list[Segment] = []
-    places: dict[str, str] = {}
-    for number, line in enumerate(read_lines(path, "file of segments"), start=1):
-        cells = line.split()
-        if not cells:
-            continue
-        where = f"{path}:{number}"
-        try:
-            name, recording, first, last = cells
-            start, end = float(first), float(last)
-        except ValueError as e:
-            raise DataError(f"{where}: must be utterance, recording, start and end in seconds, got {line!r}") from e
-        if not 0 <= start < (end if end != -1 else math.inf) or end == math.inf:
-            raise DataError(f"{where}: must start at 0 or later and end after that, got {first} and {last}")
-        if name in places:
-            raise DataError(f"{where}: the utterance {name!r} is in {places[name]} already")
-        places[name] = where
-        segments.append(Segment(name, recording, start, None if end == -1 else end, where))
-    if not segments:
-        raise DataError(f"{path}: holds no segments")
-    return segments
+# ---------------------------------------------------------------------------------------------- TextGrids
 
 
 _TOKEN = re.compile(r'"((?:[^"]|"")*)"|(?<![\w\[.])([-+]?\d+(?:\.\d+)?(?:[eE][-+]?\d+)?)(?![\w\]])')

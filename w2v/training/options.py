@@ -13,13 +13,14 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from w2v.config import ArgumentParser, build_config, options_of, to_plain
+from w2v.config import ArgumentParser, Option, build_config, options_of, to_plain
 from w2v.config.hydra import HydraArguments, split_hydra
+from w2v.config.original_keys import NEUTRAL
 from w2v.config.sections import CheckpointConfig, CommonConfig, DatasetConfig, DistributedConfig, OptimizationConfig
 from w2v.config.unsupported_flags import TRAIN, refuse_unsupported
 from w2v.config.yaml_file import ConfigFile
 from w2v.criterions import CRITERIONS
-from w2v.errors import ConfigError, RegistryError
+from w2v.errors import LONGEST_MESSAGE, ConfigError, RegistryError
 from w2v.models import MODELS
 from w2v.optim import LR_SCHEDULERS, OPTIMIZERS
 from w2v.plugins import import_installed, import_user_dir
@@ -95,10 +96,28 @@ class TrainConfig:
 
 @dataclass(frozen=True)
 class ParsedCommand:
-    """What the command line of `w2v-train` asks for: to train, or only to print the configuration."""
+    """What the command line of `w2v-train` asks for.
+
+    Attributes:
+        config: what is trained, and how.
+        print_config: only print the configuration.
+        left_out: sections and options of the user's file that change nothing here.
+    """
 
     config: TrainConfig
     print_config: bool
+    left_out: tuple[str, ...] = ()
+
+    def notes(self) -> list[str]:
+        """Return what is to be said of the user's file."""
+        if not self.left_out:
+            return []
+        groups: dict[str, list[str]] = {}
+        for entry in self.left_out:
+            section, _, name = entry.rpartition(".")
+            groups.setdefault(section, []).append(name)
+        names = [f"{section}: {', '.join(keys)}" if section else ", ".join(keys) for section, keys in groups.items()]
+        return [f"left out of the file of options, as it changes nothing here: {'; '.join(names)}"]
 
 
 def parse_train_command(argv: Sequence[str]) -> ParsedCommand:
@@ -141,7 +160,7 @@ def parse_train_command(argv: Sequence[str]) -> ParsedCommand:
         beginning.check(entries["model"], config.task.config)
         if beginning.flag == "--restore-file" and not is_run_of_ours(beginning.path):
             config = _from_a_model(config, beginning.path)
-    return ParsedCommand(config, wants_print)
+    return ParsedCommand(config, wants_print, own.left_out)
 
 
 @dataclass(frozen=True)
@@ -286,25 +305,40 @@ def _entry(registry: Registry[Any], name: Any) -> Entry[Any]:
 
 
 def _check_values(file: ConfigFile, entries: Mapping[str, Entry[Any]]) -> None:
-    """Refuse unknown options of a file, and values that are none; typed flags do not make them good."""
+    """Refuse unknown options of a file, and values that are none, all at once; typed flags do not make them good."""
     configs = {**ROOT_SECTIONS, **_configs(entries)}
+    found = {}
     for section, values in file.sections.items():
         options = {option.name: option for option in options_of(configs[section])} if section in configs else {}
         for name, value in values.items():
-            where = file.where(section, name)
-            option = options.get(name.replace("-", "_"))
             if name.startswith("_") or section not in configs:
                 continue
-            if option is None:
-                flag = f"--{name.replace('_', '-')}"
-                if flag in TRAIN:
-                    raise ConfigError(f"{where}: w2v-train has no {name}: {TRAIN[flag]}")
-                build_config(configs[section], {name: value}, f"{where}: section {section}")
-            else:
-                try:
-                    option.convert(value)
-                except ConfigError as e:
-                    raise ConfigError(f"{where}: {e}") from e
+            problem = _problem(section, configs[section], options.get(name.replace("-", "_")), name, value)
+            if problem:
+                found[f"{section}.{name}"] = f"{file.where(section, name)}: {problem}"
+    text = "; ".join(found.values())
+    if len(text) > LONGEST_MESSAGE:  # then at least all of their names
+        text = f"{len(found)} options that w2v-train does not take, the first {next(iter(found.values()))}; "
+        text += f"all: {', '.join(found)}"
+    if found:
+        raise ConfigError(text)
+
+
+def _problem(section: str, config: type, option: Option | None, name: str, value: Any) -> str:
+    """Return why an option of a file cannot be taken; empty where it can."""
+    flag = f"--{name.replace('_', '-')}"
+    try:
+        if option is not None:
+            option.convert(value)
+        elif flag in TRAIN:
+            return f"w2v-train has no {name}: {TRAIN[flag]}"
+        elif name in NEUTRAL.get(section, {}):
+            return f"w2v-train has no {section}.{name}: leave it out, or give {NEUTRAL[section][name]!r}, got {value!r}"
+        else:
+            build_config(config, {name: value}, f"section {section}")
+    except ConfigError as e:
+        return str(e)
+    return ""
 
 
 def _full_parser(entries: Mapping[str, Entry[Any]], file: ConfigFile) -> ArgumentParser:
@@ -321,7 +355,9 @@ def _full_parser(entries: Mapping[str, Entry[Any]], file: ConfigFile) -> Argumen
         flags = (registry.flag, *SHORT_FLAGS.get(section, ()))
         group.add_argument(*flags, dest=section, metavar="NAME", default=argparse.SUPPRESS, help=text)
         parser.owners.update(dict.fromkeys(flags, "choice"))
-    group.add_argument("--config", metavar="FILE.yaml", default=argparse.SUPPRESS, help="read options from a file")
+    group.add_argument(
+        "--config", metavar="FILE.yaml", default=argparse.SUPPRESS, help="read options from a file, also the original's"
+    )
     group.add_argument(
         "--recipe", metavar="NAME", default=argparse.SUPPRESS,
         help="take options from a file that comes with w2v, such as base-8gpu or ctc-1h; `--recipe help` lists them",
