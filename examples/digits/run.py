@@ -177,18 +177,8 @@ def pretrain(run: Run, num_updates: int, *flags: str) -> None:
         subsets = ",".join(("train", *READ))
         places = (run.folder / "manifests", "--train-subset", subsets, "--save-dir", run.folder / "pretrain")
         rarely = ("--validate-interval", "1000", "--validate-interval-updates", "250", "--save-interval-updates", "250")
-        thrifty = ("--keep-interval-updates", "1")
-        run.call(
-            "w2v-train",
-            *places,
-            *PRETRAINING,
-            *schedule,
-            *LOGGING,
-            *rarely,
-            *thrifty,
-            *flags,
-            log=run.folder / "pretrain.log",
-        )
+        options = (*PRETRAINING, *schedule, *LOGGING, *rarely, "--keep-interval-updates", "1", *flags)
+        run.call("w2v-train", *places, *options, log=run.folder / "pretrain.log")
 
 
 def finetune(run: Run, name: str, subset: str, num_updates: int, *flags: str) -> None:
@@ -202,17 +192,8 @@ def finetune(run: Run, name: str, subset: str, num_updates: int, *flags: str) ->
         places = (run.folder / "labels", "--train-subset", subset, "--save-dir", run.folder / name)
         weights = ("--w2v-path", run.folder / "pretrain" / "checkpoint_last.pt")
         rarely = ("--validate-interval", "1000", "--validate-interval-updates", "500")
-        run.call(
-            "w2v-train",
-            *places,
-            *weights,
-            *FINETUNING,
-            *schedule,
-            *LOGGING,
-            *rarely,
-            *flags,
-            log=run.folder / f"{name}.log",
-        )
+        options = (*FINETUNING, *schedule, *LOGGING, *rarely, *flags)
+        run.call("w2v-train", *places, *weights, *options, log=run.folder / f"{name}.log")
 
 
 def transcribe(run: Run, model: str) -> None:
