@@ -1,18 +1,22 @@
 """Works out what a run needs from one GPU and a thousand hours to a thousand GPUs and a million hours.
 
-    python benchmarks/scale.py [--measure] [--clips 200000]
+    python benchmarks/scale.py [--measure] [--trainings] [--clips 200000]
 
 With `--measure` the constants of this machine are measured first: memory and time of a manifest of shards and of its
 batches, the spread of work between ranks, an all-reduce over 2 and 4 processes, the writing of a checkpoint; the rate
 of the machine follows from 2 processes, and the time of 4 is compared. Without it, the recorded ones are used.
-Constants that no CPU can give are cited beside their values. Tables go to stdout; `docs/scale.md` says what follows.
+Constants that no CPU can give are cited beside their values. `--trainings` holds the model of the tables against whole
+trainings of this machine, with 1, 2 and 4 processes. Tables go to stdout; `docs/scale.md` says what follows.
 """
 
 from __future__ import annotations
 
 import argparse
+import json
 import math
 import multiprocessing
+import os
+import subprocess
 import sys
 import tempfile
 import time
@@ -96,6 +100,17 @@ OVERLAP = 0.5  # of an update is the backward pass of the last micro-batch's lat
 HOURS_BETWEEN_FAILURES_OF_A_GPU = 54 * 24 * 16384 / 419
 RESTART_SECONDS = 120.0
 VOLUME = 40_000_000  # bytes of the all-reduce that is measured
+
+# A network small enough for a CPU, its gradients large enough to be seen: 20 million parameters, 80 MB.
+TRAINING = (
+    *("--task", "audio_pretraining", "--arch", "wav2vec2", "--criterion", "wav2vec", "--infonce", "--quantize-targets"),
+    *("--conv-feature-layers", "[(32, 20, 10), (64, 8, 4), (128, 4, 4), (128, 2, 2)]", "--encoder-layers", "6"),
+    *("--encoder-embed-dim", "512", "--encoder-ffn-embed-dim", "2048", "--encoder-attention-heads", "8"),
+    *("--conv-pos", "16", "--conv-pos-groups", "8", "--latent-vars", "40", "--final-dim", "64"),
+    *("--optimizer", "adam", "--lr-scheduler", "fixed", "--lr", "0.0001", "--disable-validation", "--no-save"),
+    *("--num-workers", "0", "--log-format", "json", "--seed", "1"),
+)
+TRAINING_TOKENS, TRAINING_CROP, TRAINING_CLIPS = 160_000, 62_500, 800
 
 
 def straggler_of(constants: Constants, ranks: int) -> float:
@@ -226,7 +241,7 @@ def reduce_in_process(rank: int, size: int, folder: str, volume: int, queue: Any
 
 
 def measure_all_reduce(volume: int = VOLUME) -> dict[int, float]:
-    """Return the seconds of an all-reduce over 2 and 4 processes of this machine."""
+    """Return the seconds of an all-reduce of `volume` bytes over 2 and 4 processes of this machine."""
     context, found = multiprocessing.get_context("spawn"), {}
     with tempfile.TemporaryDirectory() as folder:
         for size in (2, 4):
@@ -241,6 +256,67 @@ def measure_all_reduce(volume: int = VOLUME) -> dict[int, float]:
             for process in ranks:
                 process.join()
     return found
+
+
+def measure_updates(manifests: Path, ranks: int, updates: int) -> float:
+    """Return the seconds of an update of `w2v-train` with so many processes, the first quarter of updates aside."""
+    quarter = updates // 4
+    command = [sys.executable, "-m", "w2v_cli.train", str(manifests), *TRAINING]
+    for flag, number in {
+        "--max-tokens": TRAINING_TOKENS,
+        "--max-sample-size": TRAINING_CROP,
+        "--required-batch-size-multiple": 1,
+        "--distributed-world-size": ranks,
+        "--max-update": updates,
+        "--log-interval": quarter,
+    }.items():
+        command += [flag, str(number)]
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(REPOSITORY)}
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
+    lines = (line.partition("{")[1:] for line in (done.stdout + done.stderr).splitlines() if "train_inner" in line)
+    rates = [float(json.loads("".join(line)).get("ups", 0)) for line in lines]
+    if done.returncode or len(rates) < 4:
+        raise SystemExit(f"w2v-train ended with exit code {done.returncode}: {done.stderr[-500:]}")
+    return sum(1 / rate for rate in rates[1:]) / len(rates[1:])
+
+
+def write_training_set(folder: Path) -> tuple[Any, list[Any]]:
+    """Write clips of noise a quarter as long as LibriSpeech's; return their cropped lengths, and their batches."""
+    import soundfile
+
+    from w2v.data.manifest import write_manifest
+
+    rng = np.random.default_rng(0)
+    sizes = lengths_of(TRAINING_CLIPS) // 4
+    names = [f"{number:04d}.wav" for number in range(len(sizes))]
+    for name, size in zip(names, sizes.tolist(), strict=True):
+        soundfile.write(folder / name, 0.1 * rng.standard_normal(size), RATE, subtype="PCM_16")
+    write_manifest(folder / "train.tsv", str(folder), names, sizes.tolist())
+    lengths = np.minimum(sizes, TRAINING_CROP)
+    plan = plan_batches(sizes, lengths, seed=1, max_tokens=TRAINING_TOKENS, batch_size=None, multiple=1)
+    return lengths, plan.batches
+
+
+def compare_trainings(updates: int) -> None:
+    """Print what an update of 1, 2 and 4 processes takes beside what the model of the tables gives."""
+    cores = len(os.sched_getaffinity(0))
+    volume = 80_000_000
+    rate = shared_all_reduce_seconds(volume, 2, 1.0) / measure_all_reduce(volume)[2]
+    with tempfile.TemporaryDirectory() as folder:
+        lengths, batches = write_training_set(Path(folder))
+        stragglers = dict(measure_stragglers(batches, lengths))
+        compute = measure_updates(Path(folder), 1, updates)
+        print(f"\nTrainings on {cores} cores, all-reduce of 80 MB at {rate / 1e9:.2f} GB/s\n| processes | update, s | "
+              "of the model, s | ratio |\n|---|---|---|---|")  # fmt: skip
+        print(f"| 1 | {compute:.3f} | taken from it | |")
+        for ranks in (2, 4):
+            # Where processes outnumber cores they take turns: no core waits for the slowest rank while another works.
+            share = max(ranks / cores, 1.0)
+            waiting = stragglers[ranks] if ranks <= cores else 1.0
+            busy = compute * share * waiting
+            exposed = max(shared_all_reduce_seconds(volume, ranks, rate) - OVERLAP * compute * share, 0.0)
+            predicted, taken = busy + exposed, measure_updates(Path(folder), ranks, updates)
+            print(f"| {ranks} | {taken:.3f} | {predicted:.3f} | {taken / predicted:.2f} |")
 
 
 def measure_checkpoint(size: int = 100_000_000) -> float:
@@ -258,6 +334,8 @@ def main() -> int:
     """Measure where that is asked for, and print the tables."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--measure", action="store_true", help="measure the constants of this machine first")
+    parser.add_argument("--trainings", action="store_true", help="hold whole trainings against the model of the tables")
+    parser.add_argument("--updates", type=int, default=24, help="of each of these trainings (default: 24)")
     parser.add_argument("--clips", type=int, default=200_000, help="of the manifest that is measured")
     options = parser.parse_args()
     constants = RECORDED
@@ -271,6 +349,8 @@ def main() -> int:
               f"{predicted:.4f} s; they take {reduced[4]:.4f} s")  # fmt: skip
         print(constants)
     tables(constants)
+    if options.trainings:
+        compare_trainings(options.updates)
     return 0
 
 

@@ -49,7 +49,9 @@ CLIPS = {"train": 4000, "test": 200}
 UNTRANSCRIBED_EVERY = 4
 
 # speak_lib.h of espeak-ng 1.52
-AUDIO_OUTPUT_RETRIEVAL = 1
+# Each call speaks before it returns. The other way of handing over samples (1) goes through a thread that is waited for
+# with pauses: the same samples, for three times the wall time.
+AUDIO_OUTPUT_SYNCHRONOUS = 2
 INITIALIZE_DONT_EXIT = 0x8000  # else a bad data path ends the process
 CHARS_UTF8 = 1
 RATE, PITCH, RANGE = 1, 3, 4
@@ -102,7 +104,7 @@ class Synthesizer:
         except OSError as e:
             raise DataError(f"espeak-ng cannot be loaded: {e}") from e
         self.sample_rate = int(
-            self._library.espeak_Initialize(AUDIO_OUTPUT_RETRIEVAL, 0, bytes(self._data), INITIALIZE_DONT_EXIT)
+            self._library.espeak_Initialize(AUDIO_OUTPUT_SYNCHRONOUS, 0, bytes(self._data), INITIALIZE_DONT_EXIT)
         )
         if self.sample_rate <= 0:
             # espeak-ng holds the path in a buffer of some 200 bytes
@@ -138,7 +140,6 @@ class Synthesizer:
         self._chunks.clear()
         size = ctypes.c_size_t(len(text) + 1)
         self._check(self._library.espeak_Synth(text, size, 0, 1, 0, CHARS_UTF8, None, None), repr(utterance.text))
-        self._check(self._library.espeak_Synchronize(), repr(utterance.text))
         if not self._chunks:
             raise DataError(f"espeak-ng spoke nothing for {utterance.text!r} with voice {voice}")
         return np.concatenate(self._chunks)

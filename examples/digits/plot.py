@@ -17,7 +17,7 @@ from w2v.pictures.panels import Panel, draw_panels
 from w2v.training.curves import Point, read_run, write_points
 from w2v_cli.visualization.curves import curve_lines
 
-RUNS = ("pretrain", "ft20", "speeds20", "ft5", "scratch5")
+RUNS = ("pretrain", "ft20", "ft5", "scratch5")
 PANELS = (
     ("pretraining: contrastive loss, bits", RUNS[:1], ("train", "valid"), "loss_0"),
     ("pretraining: accuracy among 101", RUNS[:1], ("train", "valid"), "accuracy"),

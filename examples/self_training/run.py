@@ -1,6 +1,7 @@
 """Five labelled minutes and more without labels: rounds of self-training against other ways to use the same speech.
 
     python examples/self_training/run.py --data FOLDER [--folder self-training-run] [--seeds 1,2,3]
+    python examples/self_training/run.py --data FOLDER --pretrained MODEL  # ... from an encoder that is there
     python examples/self_training/run.py --data FOLDER --model MODEL       # a new speaker for a model that is there
 
 FOLDER holds the packs `digits_train`, `digits_valid_seen` and `digits_valid_unseen`, for a new speaker also `fsdd16k`
@@ -54,13 +55,15 @@ def main() -> int:
         needed = (PACK, SEEN, *(("fsdd16k", "tools/make_digits.py") if given else (UNSEEN,)))
         run = Run(arguments.folder, arguments.threads)
         prepare(run, packs(arguments.data, needed), arguments)
-        if not given:
+        if arguments.pretrained:
+            adopt(run, PRETRAIN, arguments.pretrained)
+        elif not given:
             pretrain(run, PRETRAIN, arguments.pretrain_updates)
         updates = arguments.updates or (150 if given else 1000)
         for seed in arguments.seeds:
             trainer = Trainer(run, seed, updates, given)
             if given:
-                trainer.adopt("supervised", given)
+                transcribe(run, adopt(run, f"supervised-{seed}", given))
                 trainer.train("control", FEW)  # as many updates more, on labelled speech alone
             else:
                 trainer.train("supervised", FEW)
@@ -93,7 +96,9 @@ def _arguments() -> argparse.Namespace:
     option("--pretrain-updates", type=int, default=1500, metavar="N", help="default: 1500")
     option("--updates", type=int, metavar="N", help="of each fine-tuning (default: 1000; 150 with --model)")
     option("--continued-updates", type=int, default=500, metavar="N", help="more pretraining; 0: none (default: 500)")
-    option("--model", type=Path, help="begin with this CTC model, and let it learn a speaker without labels")
+    start = parser.add_mutually_exclusive_group().add_argument
+    start("--pretrained", type=Path, metavar="MODEL", help="begin with this encoder instead of pretraining one here")
+    start("--model", type=Path, help="begin with this CTC model, and let it learn a speaker without labels")
     option("--minutes", type=float, default=10, help="of the new speaker, with --model (default: 10)")
     shown = "of these, with labels, to choose by instead of speakers whom the model knows (default: 0)"
     option("--speaker-dev-minutes", type=float, default=0, metavar="M", help=shown)
@@ -222,14 +227,6 @@ class Trainer:
     num_updates: int
     model: Path | None
 
-    def adopt(self, name: str, model: Path) -> None:
-        """Take a model that is there for one of ours."""
-        folder = self.run.folder / f"{name}-{self.seed}"
-        folder.mkdir(exist_ok=True)
-        if not (folder / "checkpoint_last.pt").exists():
-            (folder / "checkpoint_last.pt").symlink_to(model.resolve())
-        transcribe(self.run, folder.name)
-
     def train(self, name: str, subset: str, *flags: str, encoder: str = PRETRAIN) -> str:
         """Fine-tune and transcribe; return the name with its seed."""
         run, number, name = self.run, self.num_updates, f"{name}-{self.seed}"
@@ -247,6 +244,15 @@ class Trainer:
                 run.call("w2v-train", *places, *options, log=run.folder / f"{name}.log")
         transcribe(run, name)
         return name
+
+
+def adopt(run: Run, name: str, model: Path) -> str:
+    """Take a model that is there for the one called `name`; return the name."""
+    folder = run.folder / name
+    folder.mkdir(exist_ok=True)
+    if not (folder / "checkpoint_last.pt").exists():
+        (folder / "checkpoint_last.pt").symlink_to(model.resolve())
+    return name
 
 
 def transcribe(run: Run, model: str) -> None:

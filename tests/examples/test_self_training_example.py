@@ -109,6 +109,21 @@ def test_from_speech_alone_at_toy_size(
     assert all(parts)
 
 
+def test_a_model_that_is_there_is_taken_once_and_for_one_purpose(
+    run: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    given = tmp_path / "given.pt"
+    given.write_bytes(b"weights")
+    there = run.Run(tmp_path / "run", 1)
+    for _ in range(2):  # a run that is resumed finds it there
+        assert run.adopt(there, run.PRETRAIN, given) == run.PRETRAIN
+    assert (tmp_path / "run" / run.PRETRAIN / "checkpoint_last.pt").read_bytes() == b"weights"
+    monkeypatch.setattr(sys, "argv", ["run.py", "--pretrained", str(given), "--model", str(given)])
+    with pytest.raises(SystemExit) as refused:
+        run.main()
+    assert refused.value.code == 2
+
+
 def test_the_guard(run: ModuleType) -> None:
     assert run.fault_of_labels(5.0, 10.0) == ""
     assert "4.9 characters per second, less than half of the 10.0" in run.fault_of_labels(4.9, 10.0)
