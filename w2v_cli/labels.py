@@ -148,9 +148,10 @@ def _write(config: LabelsConfig) -> int:
     if len(missing) == len(words):
         raise DataError(_nothing_fits(config, manifest, clips))
     if missing and not config.drop_missing:
+        unused = f" ({len(clips.unused)} texts have no clip: {listed(clips.unused)})" if clips.unused else ""
         raise DataError(
-            f"{config.tsv}: {len(missing)} of {len(words)} clips have no text: {listed(missing)}; --drop-missing "
-            "leaves them out"
+            f"{config.tsv}: {len(missing)} of {len(words)} clips have no text: {listed(missing)}{unused}; "
+            "--drop-missing leaves them out"
         )
     writes_manifest = bool(missing) or clips.is_new
     folder = _output_folder(config, writes_manifest=writes_manifest)
@@ -369,6 +370,12 @@ def _nothing_fits(config: LabelsConfig, manifest: Manifest, clips: Clips) -> str
     if not clips.unused:
         return f"{config.transcripts}: holds no texts for the clips of {config.tsv}"
     kind = "id" if config.by_id or config.segments else "path"
+    folder = os.path.dirname(config.transcripts) or "."
+    if find_kaldi(folder) is not None:
+        return (
+            f"{config.transcripts}: no {kind} in it is one of the manifest's; for clips of Kaldi's wav.scp give the "
+            f"directory: --transcripts {folder}"
+        )
     hint = "" if config.by_id or config.segments else "; ids in the place of paths go with --by-id"
     return (
         f"{config.transcripts}: no {kind} in it is one of the manifest's: {clip}, the first {kind} "

@@ -155,6 +155,13 @@ def test_what_does_not_fit(kaldi: Path) -> None:
     (kaldi / "text").write_text("ann-1 ONE\n")
     assert "1 of 2 clips have no text: y z/0001.flac; --drop-missing" in label(kaldi, code=2).err
     assert "--segments and a data directory" in label(kaldi, "--segments", "x", code=2).err
+    argv = [kaldi.parent / "lists/train.tsv", "--output-dir", kaldi.parent / "out", "--output-name", "train", "--by-id"]
+    outcome = call(labels.main, [*argv, "--transcripts", kaldi / "text"])
+    assert "have the same id '0001'; match them by path, or clips of Kaldi's wav.scp by its directory" in outcome.err
+    (kaldi.parent / "lists/train.tsv").write_text(f"{kaldi.parent}/corpus\nx/0001.wav\t48000\n")
+    outcome = call(labels.main, [*argv, "--transcripts", kaldi / "text"])
+    list_clips(kaldi)
+    assert f"give the directory: --transcripts {kaldi}" in outcome.err
     assert "are for tables" in label(kaldi, "--text-column", "2", code=2).err
     (kaldi / "segments").write_text("u1 dan 0 1\n")
     assert "segments:1: no recording of wav.scp is called 'dan'" in list_clips(kaldi, code=2).err

@@ -157,6 +157,20 @@ def test_columns_by_name_and_ids(corpus, capsys):
     assert "ids in the place of paths go with --by-id" in capsys.readouterr().err
 
 
+def test_what_may_be_no_words_is_said(corpus, capsys):
+    """Marks of noise and pandas' word for a missing text are spelled like words, so they are named."""
+    texts = ["ONE [noise] <NOISE>", "nan", "(door slams) [noise] <unk> TWO"]
+    names = ["84/121/84-121-0002.flac", "7/5/7-5-0000.flac", "84/121/84-121-0000.flac"]
+    options = transcripts(corpus, *[f"{name}\t{text}" for name, text in zip(names, texts, strict=True)])
+    assert call(corpus, *options, "--strip-punctuation") == 0
+    assert read(corpus, "train.wrd") == "ONE noise NOISE\nnan\ndoor slams noise TWO\n"
+    printed = capsys.readouterr().out
+    assert "words in brackets, spelled like others: [noise] (2), <NOISE> (1), (door slams) (1); where" in printed
+    assert "whole texts that are 'nan', as programs write a missing one: 1, first in" in printed
+    assert call(corpus, *transcripts(corpus, f"{names[0].upper()}\tONE", f"{names[1]}\tTWO")) == 2
+    assert f"(1 texts have no clip: {names[0].upper()})" in capsys.readouterr().err
+
+
 def test_which_column_is_read_is_printed_and_chosen(corpus, capsys):
     names = [read_manifest(corpus / "train.tsv").name(row) for row in range(len(read_manifest(corpus / "train.tsv")))]
     lines = [f"{name}\tRaw {n}.\tclean {'abc'[n % 3]}\n" for n, name in enumerate(names)]

@@ -117,6 +117,8 @@ NAMED_LJSPEECH = "id|raw|norm\n" + LJSPEECH
         (NAMED_LJSPEECH, {"by_id": True}, Columns(text="3"), [("LJ1", "he said ten"), ("LJ2", "doctor x")]),
         ("9\ta.wav\tOne.\tone\n", {}, Columns("2", "4"), [("a.wav", "one")]),  # FLEURS
         ('a.wav,"one, two"\n', {}, Columns(text="2"), [("a.wav", "one, two")]),
+        ('"a.wav"\t"He said ""no"""\n', {}, Columns(), [("a.wav", 'He said "no"')]),
+        ("#path\ttext\na.wav\tONE\n", {}, Columns(), [("a.wav", "ONE")]),
     ],
 )
 def test_columns_that_are_chosen(tmp_path, text, options, columns, expected):
@@ -143,6 +145,10 @@ def test_which_columns_are_read_is_said(tmp_path):
         (TWO_TEXTS, {"columns": Columns(text="norm")}, r"t.tsv:1: has no column 'norm' \(--text-column\)"),
         (TWO_TEXTS, {"columns": Columns(text="9")}, "--text-column 9: the header names no such column, got path"),
         ("path|text\na|ONE\n", {"columns": Columns("clip")}, "has no column 'clip' .--path-column."),
+        ('[\n{"path": "a"}]\n', {}, "t.tsv:1: .*of lines of JSON a table is made by jq"),
+        ('{"path": "a", "text": "b"}\n', {"by_id": True}, "t.tsv:1: .*of lines of JSON a table is made by jq"),
+        ("path\ttext\n".encode("utf-16"), {}, "t.tsv:1: the file of transcripts must be UTF-8 text, got UTF-16; iconv"),
+        ("path,said\na,b\n", {"name": "t.csv"}, "t.csv:1: .*names no column of texts .*; w2v-labels --text-column"),
         (LJSPEECH, {"by_id": True}, "t.tsv:1: .*or --text-column NUMBER"),
         (LJSPEECH, {"columns": Columns(text="4")}, r"t.tsv:1: has no column '4' \(--text-column\)"),
         (LJSPEECH, {"columns": Columns(text="1")}, "must be two numbers from 1 to 3, got 1 and 1"),
@@ -152,7 +158,7 @@ def test_which_columns_are_read_is_said(tmp_path):
 )  # fmt: skip
 def test_columns_that_are_not_clear(tmp_path, text, options, message):
     with pytest.raises(DataError, match=message):
-        read_table(write(tmp_path, text), **options)
+        rows(tmp_path, text, **options)
 
 
 def test_names_are_compared_in_composed_form():
@@ -215,6 +221,8 @@ def test_kaldi_segments(tmp_path):
 
 
 def test_segments_that_are_none(tmp_path):
+    with pytest.raises(DataError, match=r"segments:1: must be .*; channels \(a fifth column\) are not read"):
+        read_segments(write(tmp_path, "u1 rec 0 1 2\n", "segments"))
     with pytest.raises(DataError, match=r"segments:3: the utterance 'u1' is in .*segments:1 already"):
         read_segments(write(tmp_path, "u1 rec 0 1\nu2 rec 1 2\nu1 rec 2 3\n", "segments"))
     with pytest.raises(DataError, match="holds no segments"):

@@ -178,6 +178,11 @@ def test_sections_that_matter(tmp_path: Path, section: str, values: Any, message
         read(write(tmp_path, dump() | {section: values}), "DATA")
 
 
+def test_one_file_of_options() -> None:
+    with pytest.raises(ConfigError, match=r"--config .* and --config-name exclude each other"):
+        read(DUMP, "DATA", "--config-name", "other")
+
+
 def test_every_unknown_section_is_named(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="unknown sections 'lm', 'nosuch'; known"):
         read(write(tmp_path, dump() | {"lm": {}, "nosuch": {}}), "DATA")

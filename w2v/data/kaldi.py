@@ -180,7 +180,10 @@ def read_segments(path: str | Path) -> list[Segment]:
             name, recording, first, last = cells
             start, end = float(first), float(last)
         except ValueError as e:
-            raise DataError(f"{where}: must be utterance, recording, start and end in seconds, got {line!r}") from e
+            more = "; channels (a fifth column) are not read: list each channel as a file" if len(cells) == 5 else ""
+            raise DataError(
+                f"{where}: must be utterance, recording, start and end in seconds, got {line!r}{more}"
+            ) from e
         if not 0 <= start < (end if end != -1 else math.inf) or end == math.inf:
             raise DataError(f"{where}: must start at 0 or later and end after that, got {first} and {last}")
         if name in places:

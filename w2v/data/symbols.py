@@ -6,6 +6,7 @@ never heard, and counted as an error for ever; so it is left out, refused, or at
 
 from __future__ import annotations
 
+import re
 import unicodedata
 from collections import Counter
 from collections.abc import Mapping
@@ -17,6 +18,8 @@ from w2v.errors import DataError, listed
 
 RARE = 5  # occurrences below which a model has no chance to learn a symbol
 NAMED = 8
+MISSING = ("nan", "NaN", "None", "null", "NULL", "N/A", "#N/A", "<NA>")  # pandas, R, databases
+_IN_BRACKETS = re.compile(r"\[[^\]]+\]|<[^>]+>|\{[^}]+\}|\([^)]+\)")
 APOSTROPHES = "'\u2019\u02bc\u2018`\u00b4"
 # Letters by their category that are drawn as nothing: fillers, joiners, variation selectors (Unicode's
 # Default_Ignorable_Code_Point, less the category Cf).
@@ -70,12 +73,16 @@ class TextCleaner:
         dropped: what was left out, by name.
         letters: how often each code point has come up.
         separated: composed letter -> where it was first written in two code points.
+        marks: words in brackets, which may stand for noises.
+        empty: texts that are a program's word for a missing one, with the place of the first.
     """
 
     cleaning: Cleaning = field(default_factory=Cleaning)
     dropped: dict[str, Dropped] = field(default_factory=dict)
     letters: Counter[str] = field(default_factory=Counter)
     separated: dict[str, str] = field(default_factory=dict)
+    marks: Counter[str] = field(default_factory=Counter)
+    empty: dict[str, Dropped] = field(default_factory=dict)
 
     def clean(self, text: str, where: str) -> str:
         """Return the words of a text, separated by single spaces.
@@ -88,6 +95,9 @@ class TextCleaner:
             DataError: the text holds `|`, which stands for the end of a word.
         """
         words = []
+        if text.strip() in MISSING:
+            self.empty.setdefault(text.strip(), Dropped(where=where)).count += 1
+        self.marks.update(mark for mark in _IN_BRACKETS.findall(text) if mark not in SPECIALS)
         for word in text.split():
             if word in SPECIALS:
                 self._drop(repr(word), where)
@@ -126,7 +136,18 @@ class TextCleaner:
 
     def report(self) -> list[str]:
         """Return one line for each thing that was left out."""
-        return [f"left out {name}: {gone.count} times, first in {gone.where}" for name, gone in self.dropped.items()]
+        lines = [f"left out {name}: {gone.count} times, first in {gone.where}" for name, gone in self.dropped.items()]
+        lines += [
+            f"whole texts that are {text!r}, as programs write a missing one: {found.count}, first in {found.where}"
+            for text, found in self.empty.items()
+        ]
+        if self.marks:
+            shown = listed([f"{word} ({count})" for word, count in self.marks.most_common()], NAMED)
+            lines.append(
+                f"words in brackets, spelled like others: {shown}; where they stand for noises, take them out of the "
+                "texts (--strip-punctuation takes the brackets alone)"
+            )
+        return lines
 
     def _visible(self, text: str, where: str) -> str:
         if text.isascii() and text.isprintable():

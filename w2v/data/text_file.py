@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import codecs
 from pathlib import Path
 
 from w2v.errors import DataError
@@ -23,6 +24,8 @@ def read_lines(path: str | Path, kind: str) -> list[str]:
         content = Path(path).read_bytes()
     except OSError as e:
         raise DataError(f"cannot read the {kind} {path}: {e.strerror or e}") from e
+    if content.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)):
+        raise DataError(f"{path}:1: the {kind} must be UTF-8 text, got UTF-16; iconv -f UTF-16 -t UTF-8 FILE > NEW")
     try:
         text = content.removeprefix(b"\xef\xbb\xbf").decode()
     except UnicodeDecodeError as e:

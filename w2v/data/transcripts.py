@@ -30,6 +30,7 @@ TEXT_COLUMNS = (
 OTHER_TEXT_COLUMNS = ("words", "label", "labels")  # which may also be counts or classes: where none of those is there
 DELIMITERS = "\t,;|"
 KIND = "file of transcripts"
+JSON_HINT = "of lines of JSON a table is made by jq -r '[.audio_filepath, .text] | @tsv', of a list by .[] | before it"
 
 
 @dataclass(frozen=True)
@@ -62,7 +63,7 @@ class Columns:
     @property
     def largest(self) -> int:
         """The largest number among them; 0: there is none."""
-        return max(int(column) if (column or "").isdecimal() else 0 for column in (self.name, self.text))
+        return max(int(column) if column is not None and column.isdecimal() else 0 for column in (self.name, self.text))
 
 
 @dataclass(frozen=True)
@@ -122,6 +123,8 @@ def read_table(path: str, *, by_id: bool = False, columns: Columns = Columns()) 
     if mark is None and columns != Columns():
         flag, column = ("--text-column", columns.text) if columns.text else ("--path-column", columns.name)
         raise DataError(f"{path}:{filled + 1}: has no column {column!r} ({flag}) beside others, got {first[:200]!r}")
+    if mark is None and not by_id and first.startswith('"') and "\t" in first:
+        mark, columns = "\t", Columns("1", "2")  # two columns, each cell in quotes
     if mark is None:
         return Table(list(_id_lines(path, lines) if by_id else _two_columns(path, lines)))
     # Tables with tabs hold quotes as they were spoken, unless all of their cells are in quotes.
@@ -137,7 +140,7 @@ def _cells_of(line: str, mark: str) -> list[str]:
 
 
 def _title(cell: str) -> str:
-    return cell.strip().strip("\"'").lower().replace(" ", "_").replace("-", "_")
+    return cell.strip().lstrip("#").strip("\"' ").lower().replace(" ", "_").replace("-", "_")
 
 
 def _known(cells: Sequence[str], *groups: Sequence[str]) -> list[int]:
@@ -228,7 +231,10 @@ def _column(
         found = _known(titles, *kinds)
     if not found:
         names = ", ".join([name for kind in kinds for name in kind][:5])
-        raise DataError(f"{where}: the header names no column of {what} ({names} ...){other}, got {shown}")
+        raise DataError(
+            f"{where}: the header names no column of {what} ({names} ...), got {shown}{other}; w2v-labels {flag} takes "
+            "another title, or a number where there are no titles"
+        )
     title = titles[found[0]]
     if titles.count(title) > 1:
         raise DataError(f"{where}: the header names the column {title.strip()!r} twice; rename one of them")
@@ -275,8 +281,8 @@ def _two_columns(path: str, lines: Sequence[str]) -> Iterator[Row]:
 def _refuse_columns(path: str, number: int, line: str, count: int) -> NoReturn:
     mark = next((mark for mark in DELIMITERS[1:] if mark in line), None)
     hint = "more columns need a header such as `path TAB text`, or --text-column NUMBER"
-    if count == 1 and line.startswith("{"):
-        hint = "of lines of JSON a table is made by jq -r '[.audio_filepath, .text] | @tsv'"
+    if count == 1 and line.startswith(("{", "[")):
+        hint = JSON_HINT
     elif count == 1:
         hint = "lines of `id text` go with --by-id"
         if mark is not None:
@@ -287,6 +293,8 @@ def _refuse_columns(path: str, number: int, line: str, count: int) -> NoReturn:
 def _id_lines(path: str, lines: Sequence[str]) -> Iterator[Row]:
     for number, line in enumerate(lines, start=1):
         name, _, text = line.strip().replace("\t", " ", 1).partition(" ")
+        if name.startswith('{"'):
+            raise DataError(f"{path}:{number}: must be an id, a space and a text, got {line[:200]!r}; {JSON_HINT}")
         if "|" in name:
             raise DataError(
                 f"{path}:{number}: must be an id, a space and a text, got {line[:200]!r}; columns parted by '|' need a "
@@ -340,7 +348,10 @@ def _ids(names: Sequence[str]) -> list[str]:
     twice = next((name for name, count in Counter(ids).items() if count > 1), None)
     if twice is not None:
         both = [name for name, short in zip(names, ids, strict=True) if short == twice][:2]
-        raise DataError(f"--by-id: the clips {both[0]} and {both[1]} have the same id {twice!r}; match them by path")
+        raise DataError(
+            f"--by-id: the clips {both[0]} and {both[1]} have the same id {twice!r}; match them by path, or clips of "
+            "Kaldi's wav.scp by its directory (--transcripts FOLDER)"
+        )
     return ids
 
 

@@ -132,6 +132,8 @@ def parse_train_command(argv: Sequence[str]) -> ParsedCommand:
     hydra = split_hydra(argv, [*ROOT_SECTIONS, *REGISTRIES])
     argv = hydra.argv
     first = _first_pass(argv)
+    if first.config and hydra.config:
+        raise ConfigError(f"w2v-train: --config {first.config} and --config-name exclude each other; give one of them")
     layers = _read_layers(first, hydra)
     entries = _choose(first, layers.own.over(layers.recipe))
     known = {**ROOT_SECTIONS, **_configs(entries)}
