@@ -164,9 +164,9 @@ def _convert_scalar(value: Any, kind: Any) -> Any:
         if isinstance(value, str) and re.fullmatch(
             r"\d{1,6}(?:\.\d{1,6})?[eE]\d{1,2}", value
         ):  # 4e5, as Hydra takes it
-            number = decimal.Decimal(value)
-            if number == int(number) < 10**18:
-                return int(number)
+            exact = decimal.Decimal(value)
+            if exact == int(exact) < 10**18:
+                return int(exact)
         raise ValueError(f"must be a whole number, got {value!r}")
     if kind is float:
         if isinstance(value, (int, float)) and not isinstance(value, bool):
