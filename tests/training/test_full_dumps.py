@@ -183,6 +183,57 @@ def test_one_file_of_options() -> None:
         read(DUMP, "DATA", "--config-name", "other")
 
 
+SMALL = {"task": {"_name": "audio_pretraining", "data": "D"}, "model": {"_name": "wav2vec2"},
+         "criterion": {"_name": "wav2vec"}}  # fmt: skip
+
+
+def parsed(folder: Path, text: str) -> Any:
+    path = folder / "config.yaml"
+    path.write_text(yaml.safe_dump(SMALL) + text)
+    return read(path).config
+
+
+def test_numbers_as_hydra_takes_them(tmp_path: Path) -> None:
+    """YAML itself takes numbers with an exponent and no point for text."""
+    text = "optimization: {max_update: 4e5, lr: [1e-5, .5, 2E-4], update_freq: [4], clip_norm: 1e-1}\n"
+    text += "dataset: {max_tokens: 1.4e6}\n"
+    config = parsed(tmp_path, text)
+    assert config.optimization.lr == (1e-5, 0.5, 2e-4)
+    assert (config.optimization.max_update, config.optimization.clip_norm) == (400_000, 0.1)
+    assert (config.optimization.update_freq, config.dataset.max_tokens) == ((4,), 1_400_000)
+    for value in ("15e-1", "1.25e1", "1e99", "1e"):
+        with pytest.raises(ConfigError, match=r"config\.yaml:\d+: --max-update: must be a whole number"):
+            parsed(tmp_path, f"optimization: {{max_update: {value}}}\n")
+    for value in ("1e-5x", "e5", "1e-5-1"):
+        with pytest.raises(ConfigError, match=r"config\.yaml:\d+: --lr: must be a number or a list of numbers"):
+            parsed(tmp_path, f"optimization: {{lr: [{value}]}}\n")
+
+
+def test_names_with_dashes_are_the_same_options(tmp_path: Path) -> None:
+    config = parsed(tmp_path, "checkpoint: {save-dir: q, keep_last-epochs: 3}\n")
+    assert (config.checkpoint.save_dir, config.checkpoint.keep_last_epochs) == ("q", 3)
+    with pytest.raises(ConfigError, match=r"config\.yaml:\d+: 'save_dir' is given twice, with dashes"):
+        parsed(tmp_path, "checkpoint: {save-dir: q, save_dir: r}\n")
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("dataset: {max_sentences: 3}", "unknown option 'max_sentences'; did you mean 'batch_size'"),
+        ("optimizer: adam", "section 'optimizer' must hold options, got 'adam'; .*: {_name: adam}"),
+    ],
+)
+def test_hints(tmp_path: Path, text: str, message: str) -> None:
+    with pytest.raises(ConfigError, match=rf"config\.yaml:\d+: .*{message}"):
+        parsed(tmp_path, text)
+
+
+def test_overrides_are_no_file(tmp_path: Path) -> None:
+    (tmp_path / "overrides.yaml").write_text("- task.data=/data\n- model=wav2vec2\n")
+    with pytest.raises(ConfigError, match="overrides of Hydra stand on the command line"):
+        read(tmp_path / "overrides.yaml")
+
+
 def test_every_unknown_section_is_named(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="unknown sections 'lm', 'nosuch'; known"):
         read(write(tmp_path, dump() | {"lm": {}, "nosuch": {}}), "DATA")

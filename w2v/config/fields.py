@@ -7,6 +7,7 @@ is no configuration framework and nothing is evaluated.
 from __future__ import annotations
 
 import dataclasses
+import decimal
 import difflib
 import math
 import re
@@ -160,6 +161,12 @@ def _convert_scalar(value: Any, kind: Any) -> Any:
             return int(value)
         if isinstance(value, str) and re.fullmatch(r"\s*[+-]?\d{1,18}\s*", value):
             return int(value)
+        if isinstance(value, str) and re.fullmatch(
+            r"\d{1,6}(?:\.\d{1,6})?[eE]\d{1,2}", value
+        ):  # 4e5, as Hydra takes it
+            exact = decimal.Decimal(value)
+            if exact == int(exact) < 10**18:
+                return int(exact)
         raise ValueError(f"must be a whole number, got {value!r}")
     if kind is float:
         if isinstance(value, (int, float)) and not isinstance(value, bool):
@@ -195,7 +202,8 @@ def build_config(config: type[ConfigT], values: Mapping[str, Any], where: str) -
             continue
         name = key.replace("-", "_")
         if name not in options:
-            near = difflib.get_close_matches(name, options, n=1)
+            near = [option.name for option in options.values() if f"--{name.replace('_', '-')}" in option.aliases]
+            near = near or difflib.get_close_matches(name, options, n=1)
             raise ConfigError(f"{where}: unknown option {key!r}" + (f"; did you mean {near[0]!r}?" if near else ""))
         converted[name] = options[name].convert(value)
     for option in options.values():

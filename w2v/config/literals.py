@@ -11,6 +11,8 @@ MAX_LITERAL_CHARACTERS = 4096
 MAX_LITERAL_ITEMS = 1024
 MAX_LITERAL_LEAVES = 8192  # of all nested lists together: repeats of repeats multiply
 
+NUMBER = re.compile(r"[-+]?(?:\d+\.?\d*|\.\d+)(?:[eE][-+]?\d{1,3})?")
+
 
 def parse_literal(text: str) -> Any:
     """Read a python literal: numbers, strings, true/false/none, tuples, lists, dicts, `+` and `*` of lists.
@@ -85,6 +87,8 @@ def _numbers(value: Any) -> list[float]:
         value = f"[{value}]"
     items = _read(value)
     items = list(items) if isinstance(items, (list, tuple)) else [items]
+    # YAML takes 1e-5 for text, as it has no point; Hydra's files are written with it.
+    items = [float(item) if isinstance(item, str) and NUMBER.fullmatch(item) else item for item in items]
     if not items or any(isinstance(item, bool) or not isinstance(item, (int, float)) for item in items):
         raise ValueError(f"must be a number or a list of numbers, got {value!r}")
     return items

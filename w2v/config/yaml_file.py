@@ -110,7 +110,8 @@ class _Sections:
     def read(self, root: Any) -> ConfigFile:
         plain = None if root is None else self._value(root, 0)
         if not isinstance(plain, dict):
-            raise ConfigError(f"{self._path}:1: must hold sections ({', '.join(self._known)}), got {plain!r}")
+            hint = "; overrides of Hydra stand on the command line" if isinstance(plain, list) else ""
+            raise ConfigError(f"{self._path}:1: must hold sections ({', '.join(self._known)}), got {plain!r}{hint}")
         sections: dict[str, dict[str, Any]] = {}
         places: dict[tuple[str, str], str] = {}
         left_out, unknown = [], []
@@ -121,15 +122,26 @@ class _Sections:
             elif name not in self._known:
                 unknown.append(key)
             elif isinstance(values, dict):
-                sections[name] = values
-                places |= {(name, option.value): self._place(option) for option, _ in node.value}
+                sections[name] = self._options(node, values)
+                places |= {(name, _spelled(option.value)): self._place(option) for option, _ in node.value}
             elif values is not None:
-                self._refuse(key, f"section {name!r} must hold options, got {values!r}")
+                hint = f"; a component is named by {name}: {{_name: {values}}}" if isinstance(values, str) else ""
+                self._refuse(key, f"section {name!r} must hold options, got {values!r}{hint}")
         if unknown:
             names = listed([repr(key.value) for key in unknown])
             some = "unknown section" if len(unknown) == 1 else "unknown sections"
             self._refuse(unknown[0], f"{some} {names}; known: {', '.join(self._known)}")
         return ConfigFile(self._path, sections, places, tuple(left_out))
+
+    def _options(self, node: Any, values: dict[str, Any]) -> dict[str, Any]:
+        """Return the options of a section under their names with underscores; flags have dashes, and are taken, too."""
+        options: dict[str, Any] = {}
+        for option, _ in node.value:
+            name = _spelled(option.value)
+            if name in options:
+                self._refuse(option, f"{name!r} is given twice, with dashes and with underscores")
+            options[name] = values[option.value]
+        return options
 
     def _is_unread(self, key: Any, values: Any) -> bool:
         """Whether a section of the original's files concerns no training here."""
@@ -181,3 +193,7 @@ class _Sections:
 
     def _refuse(self, node: Any, message: str) -> NoReturn:
         raise ConfigError(f"{self._place(node)}: {message}")
+
+
+def _spelled(name: str) -> str:
+    return name.replace("-", "_")
