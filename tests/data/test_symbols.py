@@ -7,7 +7,7 @@ from collections import Counter
 
 import pytest
 
-from w2v.data.symbols import Cleaning, TextCleaner, is_invisible, symbol_notes, symbol_table
+from w2v.data.symbols import Cleaning, TextCleaner, dictionary_notes, is_invisible, symbol_notes, symbol_table
 from w2v.errors import DataError
 
 INVISIBLE = "\u200f\u200b\u00ad\u200c\ufeff\u2060\u202a\u0007\ufe0f\u3164\U000e0041\u034f"
@@ -92,3 +92,24 @@ def test_table_and_notes():
     ):  # fmt: skip
         assert line in notes
     assert symbol_notes(Counter({"|": 9, "A": 9, "'": 9}), TextCleaner()) == []
+
+
+def test_dictionaries_made_elsewhere():
+    ordinary = ["|", "E", "e", "é", "ñ", "ё", "漢", "क", "\u093f", "'", "-", "A", "SIL", "ß", "▁", "▁the"]
+    assert dictionary_notes(ordinary) == []
+    doubled, unseen, foreign = dictionary_notes([*ordinary, "e\u0301", "E\u200b", "<blank>", "[PAD]"])
+    assert doubled == (
+        "symbols that are written alike, in two forms (w2v-labels --nfc writes one): U+00E9 and U+0065 U+0301"
+    )
+    assert "U+0045 U+200B" in unseen
+    assert foreign.endswith("the blank is <s>, and '|' ends a word: '<blank>', '[PAD]'")
+
+
+def test_a_run_names_them(tmp_path, caplog):
+    from w2v.tasks.audio_pretraining import AudioPretrainingConfig, AudioPretrainingTask
+
+    (tmp_path / "dict.ltr.txt").write_text("<space> 9\nA 9\n")
+    task = AudioPretrainingTask(AudioPretrainingConfig(data=str(tmp_path), labels="ltr"))
+    assert task.dictionary is task.dictionary
+    (record,) = caplog.records
+    assert record.getMessage().startswith(f"{tmp_path}/dict.ltr.txt: marks of other programs, which are letters here")

@@ -9,7 +9,7 @@ from __future__ import annotations
 import re
 import unicodedata
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 from w2v.data.dictionary import SPECIALS
@@ -19,6 +19,10 @@ from w2v.errors import DataError, listed
 RARE = 5  # occurrences below which a model has no chance to learn a symbol
 NAMED = 8
 MISSING = ("nan", "NaN", "None", "null", "NULL", "N/A", "#N/A", "<NA>")  # pandas, R, databases
+MARKS_OF_OTHERS = (
+    *("<blank>", "<blk>", "<eps>", "<b>", "<ctc>", "<space>", "[space]"),
+    *("[pad]", "[unk]", "[cls]", "[sep]"),
+)
 _IN_BRACKETS = re.compile(r"\[[^\]]+\]|<[^>]+>|\{[^}]+\}|\([^)]+\)")
 APOSTROPHES = "'\u2019\u02bc\u2018`\u00b4"
 # Letters by their category that are drawn as nothing: fillers, joiners, variation selectors (Unicode's
@@ -219,6 +223,22 @@ def symbol_notes(counts: Mapping[str, int], cleaner: TextCleaner) -> list[str]:
     }
     notes = [f"{title}: {listed(list(map(_shown, found)), NAMED, ' ')}" for title, found in groups.items() if found]
     return cleaner.report() + notes
+
+
+def dictionary_notes(symbols: Sequence[str]) -> list[str]:
+    """Return one line for each group of symbols of a dictionary that no label will ever, or should ever, hold."""
+    forms: dict[str, list[str]] = {}
+    for symbol in symbols:
+        forms.setdefault(unicodedata.normalize("NFC", symbol), []).append(symbol)
+    doubled = [" and ".join(map(_codes, found)) for found in forms.values() if len(set(found)) > 1]
+    unseen = [f"{_codes(symbol)} {symbol!r}" for symbol in symbols if any(map(is_invisible, symbol))]
+    foreign = [repr(symbol) for symbol in symbols if symbol.lower() in MARKS_OF_OTHERS]
+    groups = {
+        "symbols that are written alike, in two forms (w2v-labels --nfc writes one)": doubled,
+        "symbols with what cannot be seen": unseen,
+        f"marks of other programs, which are letters here: the blank is <s>, and {WORD_END!r} ends a word": foreign,
+    }
+    return [f"{title}: {listed(found, NAMED)}" for title, found in groups.items() if found]
 
 
 def _if_several(letters: list[str], kinds: str) -> list[str]:

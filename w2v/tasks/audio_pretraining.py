@@ -21,12 +21,13 @@ from w2v.convert import ModelFile, read_model_file
 from w2v.convert.model_file import CTC, MASKED_MODEL, check_rate
 from w2v.criterions.base import Criterion
 from w2v.data.dataset import AudioDataset
-from w2v.data.dictionary import Dictionary
+from w2v.data.dictionary import SPECIALS, Dictionary
 from w2v.data.iterator import EpochIterator
 from w2v.data.labels import Labels, join_labels, read_labels
 from w2v.data.manifest import Manifest, join_manifests
 from w2v.data.post_process import MARKS, fitting_post_process
 from w2v.data.pseudo_labels import check_labels
+from w2v.data.symbols import dictionary_notes
 from w2v.data.text import WORD_END
 from w2v.decoders import Decoder, build_decoder, wer_args_config
 from w2v.errors import ConfigError, DataError, listed
@@ -78,6 +79,8 @@ class AudioPretrainingTask(AudioTask):
                     f"cannot read the dictionary {path}: No such file or directory; w2v-labels --dict writes it"
                 )
             self._dictionary = Dictionary.from_file(path)
+            for note in dictionary_notes(self._dictionary.symbols[len(SPECIALS) :]):
+                logger.warning("%s: %s", path, note)
         return self._dictionary
 
     # ------------------------------------------------------------------------------------------ data

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
+import json
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -335,7 +336,8 @@ def _problem(section: str, config: type, option: Option | None, name: str, value
         elif flag in TRAIN:
             return f"w2v-train has no {name}: {TRAIN[flag]}"
         elif name in NEUTRAL.get(section, {}):
-            return f"w2v-train has no {section}.{name}: leave it out, or give {NEUTRAL[section][name]!r}, got {value!r}"
+            neutral = json.dumps(NEUTRAL[section][name])  # as YAML writes it
+            return f"w2v-train has no {section}.{name}: leave it out, or give {neutral}, got {value!r}"
         else:
             build_config(config, {name: value}, f"section {section}")
     except ConfigError as e:
