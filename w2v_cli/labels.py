@@ -149,9 +149,11 @@ def _write(config: LabelsConfig) -> int:
         raise DataError(_nothing_fits(config, manifest, clips))
     if missing and not config.drop_missing:
         unused = f" ({len(clips.unused)} texts have no clip: {listed(clips.unused)})" if clips.unused else ""
+        # Without them the manifest is another one, which must not take the place of this one.
+        apart = ", with another --output-dir or --output-name" if _is_input(config, Path(config.output_dir)) else ""
         raise DataError(
             f"{config.tsv}: {len(missing)} of {len(words)} clips have no text: {listed(missing)}{unused}; "
-            "--drop-missing leaves them out"
+            f"--drop-missing leaves them out{apart}"
         )
     writes_manifest = bool(missing) or clips.is_new
     folder = _output_folder(config, writes_manifest=writes_manifest)
@@ -376,7 +378,11 @@ def _nothing_fits(config: LabelsConfig, manifest: Manifest, clips: Clips) -> str
             f"{config.transcripts}: no {kind} in it is one of the manifest's; for clips of Kaldi's wav.scp give the "
             f"directory: --transcripts {folder}"
         )
-    hint = "" if config.by_id or config.segments else "; ids in the place of paths go with --by-id"
+    hint = (
+        ""
+        if config.by_id or config.segments
+        else "; where ids stand in the place of paths, or paths end in another kind of audio, give --by-id"
+    )
     return (
         f"{config.transcripts}: no {kind} in it is one of the manifest's: {clip}, the first {kind} "
         f"{clips.unused[0]!r}{hint}"

@@ -22,7 +22,8 @@ def run(program: Callable[[], int]) -> int:
         return program()
     except W2vError as e:
         name = os.path.basename(sys.argv[0]).removesuffix(".py")
-        print(f"{name}: error: {' '.join(str(e).split())}", file=sys.stderr)
+        # A message about flags names its program already, as it may come from a library's caller, too.
+        print(f"{name}: error: {' '.join(str(e).split()).removeprefix(f'{name}: ')}", file=sys.stderr)
         return e.exit_code
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr)

@@ -135,6 +135,8 @@ def segment(config: SegmentConfig) -> int:
     """
     root = os.path.realpath(config.root)
     if not os.path.isdir(root):
+        if os.path.exists(root):
+            raise DataError(f"{config.root} is not a folder; give the folder that holds the recordings")
         raise DataError(f"no folder {config.root}")
     listing = list_audio(root, config.ext)
     files = sorted(os.path.relpath(path, root) for path in listing.files)

@@ -86,6 +86,9 @@ def test_a_clip_without_text_shifts_nothing(corpus, capsys):
     shown = capsys.readouterr().err
     assert "train.tsv: 1 of 3 clips have no text: 7/5/7-5-0000.flac; --drop-missing leaves them out" in shown
     assert not (corpus / "out").exists()
+    # Written over the manifest that is read, the labels could not be without the clip: both hints at once.
+    assert main([str(corpus / "train.tsv"), "--output-dir", str(corpus), "--output-name", "train", *options]) == 2
+    assert "--drop-missing leaves them out, with another --output-dir or --output-name" in capsys.readouterr().err
     assert call(corpus, *options, "--drop-missing", name="kept") == 0
     assert "without 1 clips that have no text: 7/5/7-5-0000.flac" in capsys.readouterr().out
     manifest = read_manifest(corpus / "out" / "kept.tsv")
@@ -154,7 +157,13 @@ def test_columns_by_name_and_ids(corpus, capsys):
     assert call(corpus, "--transcripts", str(table), "--by-id") == 0
     assert read(corpus, "train.wrd") == "C\nB B\nA\n"
     assert call(corpus, *transcripts(corpus, *(f"{name[:-5].split('/')[-1]}\tA" for name in NAMES))) == 2
-    assert "ids in the place of paths go with --by-id" in capsys.readouterr().err
+    assert "where ids stand in the place of paths" in capsys.readouterr().err
+    # Clips that were converted: the table has the names of before, the ids are the same.
+    converted = transcripts(corpus, *(f"{name.removesuffix('.flac')}.mp3\tA" for name in NAMES))
+    assert call(corpus, *converted) == 2
+    assert "paths end in another kind of audio, give --by-id" in capsys.readouterr().err
+    assert call(corpus, *converted, "--by-id", name="converted") == 0
+    assert read(corpus, "converted.wrd") == "A\nA\nA\n"
 
 
 def test_what_may_be_no_words_is_said(corpus, capsys):

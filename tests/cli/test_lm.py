@@ -137,13 +137,14 @@ def test_lexicon_of_words_and_models(text: Path, capsys: pytest.CaptureFixture[s
         (["--lexicon", "x", "none"], "none"),
         (["EMPTY"], "the text has no line"),
         (["EMPTY", "--lexicon", "x"], "no words"),
-        (["TEXT", "--ordr", "2"], "unknown flag --ordr; did you mean --order?"),
+        (["TEXT", "--ordr", "2"], "error: unknown flag --ordr; did you mean --order?"),
     ],
 )
 def test_mistakes_are_one_line(
     text: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, arguments: list[str], message: str
 ) -> None:
     monkeypatch.chdir(text.parent)
+    monkeypatch.setattr(sys, "argv", ["w2v-lm"])
     (text.parent / "EMPTY").touch()
     text.rename("TEXT")
     assert main([*arguments, "--quiet"]) == 2

@@ -172,6 +172,13 @@ def test_one_line(shelf, tmp_path, options, message):
     assert message in outcome.err
 
 
+def test_one_recording_in_the_place_of_a_folder(shelf, tmp_path):
+    recording = next(path for path in shelf.rglob("*") if path.is_file())
+    refused = call(segment.main, [recording, "--dest", tmp_path / "out"])
+    assert refused.code == 2
+    assert "is not a folder; give the folder that holds the recordings" in refused.err
+
+
 def test_silence_has_no_clips(tmp_path):
     (tmp_path / "in").mkdir()
     soundfile.write(tmp_path / "in" / "x.wav", np.zeros(RATE * 5, np.float32), RATE)

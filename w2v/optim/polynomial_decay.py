@@ -39,7 +39,9 @@ class PolynomialDecay(Schedule):
         self._end = config.total_num_update or optimization.max_update or 1_000_000
         if self._end <= config.warmup_updates:
             flag = "--total-num-update" if config.total_num_update else "--max-update"
-            raise ConfigError(f"{flag} must be above --warmup-updates, got {self._end} and {config.warmup_updates}")
+            raise ConfigError(
+                f"{flag} must be above --warmup-updates, got {self._end} and {config.warmup_updates}: warm up for fewer"
+            )
 
     def lr(self, num_updates: int, epoch: int) -> float:
         """Return the rate for the next update."""
