@@ -7,13 +7,15 @@ belongs to clip i of the manifest, always.
 
 from __future__ import annotations
 
+import functools
 import os
 import sys
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from w2v.config import ArgumentParser, arg, build_config
 from w2v.data.dictionary import Dictionary, write_dictionary
@@ -25,6 +27,9 @@ from w2v.data.transcripts import Columns, Row, by_name, clip_id, match, read_tab
 from w2v.errors import ConfigError, DataError, listed
 from w2v.files import make_folder, write_atomically
 from w2v_cli.main import run
+
+if TYPE_CHECKING:
+    from w2v.data.audio import AudioInfo
 
 PROGRAM = "w2v-labels"
 TEXTGRID = ("TextGrid", "textgrid", "TEXTGRID")  # endings
@@ -190,8 +195,9 @@ def find_clips(config: LabelsConfig, manifest: Manifest) -> Clips:
         return _clips_of_segments(config, manifest)
     if config.textgrid:
         return _clips_of_textgrids(config.textgrid, manifest)
-    if config.transcripts and find_kaldi(config.transcripts) is not None:
-        return _clips_of_kaldi(read_kaldi(config.transcripts), manifest)
+    kaldi_folder = find_kaldi(config.transcripts) if config.transcripts else None
+    if kaldi_folder is not None:
+        return _clips_of_kaldi(read_kaldi(kaldi_folder), manifest)
     names = [manifest.name(row) for row in range(len(manifest))]
     titles = [manifest.title(row) for row in range(len(manifest))]
     notes: list[str] = []
@@ -241,6 +247,7 @@ def _clips_of_segments(config: LabelsConfig, manifest: Manifest) -> Clips:
     recordings = {clip_id(manifest.title(row)): row for row in range(len(manifest))}
     clips = Clips(is_new=True, notes=[table.columns] if table.columns else [])
     segments = read_segments(str(config.segments))
+    info_of = _reader_of_headers(manifest)
     for segment in segments:
         row = recordings.get(clip_id(segment.recording))
         if row is None:
@@ -248,7 +255,7 @@ def _clips_of_segments(config: LabelsConfig, manifest: Manifest) -> Clips:
                 f"{segment.where}: no recording of {config.tsv} is called {segment.recording!r}, as the first one is "
                 f"{clip_id(manifest.name(0))!r}"
             )
-        name, size = _stretch(manifest, row, segment)
+        name, size = _stretch(manifest, row, segment, info_of(row))
         clips.add(name, size, texts.get(segment.name))
     used = {segment.name for segment in segments}
     clips.unused = [name for name in texts if name not in used]
@@ -284,16 +291,17 @@ def _ids_of_clips(folder: KaldiFolder) -> dict[tuple[str, int | None, int | None
         return {(os.path.realpath(path), None, None): name for name, path in folder.recordings.items()}
     found: dict[tuple[str, int | None, int | None], str] = {}
     for path, segments in folder.segments.items():
-        for segment in segments:
-            with suppress(DataError):  # w2v-manifest has not listed it either, and said why
-                info = audio_info(path)
-                first, count = segment.samples(info.frames, info.sample_rate, path)
-                found[os.path.realpath(path), first, count] = segment.name
+        with suppress(DataError):  # w2v-manifest has listed none of its segments either, and said why
+            info, source = audio_info(path), os.path.realpath(path)
+            for segment in segments:
+                with suppress(DataError):  # or not this one
+                    first, count = segment.samples(info.frames, info.sample_rate, path)
+                    found[source, first, count] = segment.name
     return found
 
 
 def _clips_of_textgrids(tier: str, manifest: Manifest) -> Clips:
-    clips, lacking = Clips(is_new=True), []
+    clips, lacking, info_of = Clips(is_new=True), [], _reader_of_headers(manifest)
     for row in range(len(manifest)):
         stem = os.path.splitext(manifest.path(row))[0]
         path = next((f"{stem}.{ending}" for ending in TEXTGRID if os.path.exists(f"{stem}.{ending}")), None)
@@ -301,18 +309,22 @@ def _clips_of_textgrids(tier: str, manifest: Manifest) -> Clips:
             lacking.append(manifest.name(row))
             continue
         for start, end, text in read_textgrid(path, tier):
-            name, size = _stretch(manifest, row, Segment("", "", start, end, path))
+            name, size = _stretch(manifest, row, Segment("", "", start, end, path), info_of(row))
             clips.add(name, size, Row(name, text, f"{path} at {start:g} s"))
     if lacking:
         clips.notes.append(f"{len(lacking)} recordings have no TextGrid beside them: {listed(lacking)}")
     return clips
 
 
-def _stretch(manifest: Manifest, row: int, segment: Segment) -> tuple[str, int]:
-    """Return name and samples of a stretch of a recording."""
+def _reader_of_headers(manifest: Manifest) -> Callable[[int], AudioInfo]:
+    """Return what gives the header of a recording by its row; of many stretches, it is read once."""
     from w2v.data.audio import audio_info
 
-    info = audio_info(manifest.source_of(row))
+    return functools.cache(lambda row: audio_info(manifest.source_of(row)))
+
+
+def _stretch(manifest: Manifest, row: int, segment: Segment, info: AudioInfo) -> tuple[str, int]:
+    """Return name and samples of a stretch of a recording."""
     # Offsets count in samples of the file; sizes, as those of the manifest, in samples of training.
     first, count = segment.samples(info.frames, info.sample_rate, manifest.name(row))
     return f"{manifest.name(row)}:{first}:{count}", count * int(manifest.sizes[row]) // info.frames
@@ -371,21 +383,18 @@ def _nothing_fits(config: LabelsConfig, manifest: Manifest, clips: Clips) -> str
         return f"no clip has a text in a *.trans.txt file beside it ({clip}); give texts with --transcripts"
     if not clips.unused:
         return f"{config.transcripts}: holds no texts for the clips of {config.tsv}"
-    kind = "id" if config.by_id or config.segments else "path"
+    by_id = config.by_id or config.segments
+    kind = "id" if by_id else "path"
     folder = os.path.dirname(config.transcripts) or "."
     if find_kaldi(folder) is not None:
         return (
             f"{config.transcripts}: no {kind} in it is one of the manifest's; for clips of Kaldi's wav.scp give the "
             f"directory: --transcripts {folder}"
         )
-    hint = (
-        ""
-        if config.by_id or config.segments
-        else "; where ids stand in the place of paths, or paths end in another kind of audio, give --by-id"
-    )
+    hint = "; where ids stand in the place of paths, or paths end in another kind of audio, give --by-id"
     return (
         f"{config.transcripts}: no {kind} in it is one of the manifest's: {clip}, the first {kind} "
-        f"{clips.unused[0]!r}{hint}"
+        f"{clips.unused[0]!r}{'' if by_id else hint}"
     )
 
 

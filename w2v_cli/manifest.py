@@ -295,13 +295,13 @@ def list_files(config: ManifestConfig, root: str, kaldi: KaldiFolder | None = No
     Raises:
         DataError: there is no such folder, or no such file in it.
     """
-    if kaldi is None and not os.path.isdir(root):
-        raise DataError(f"{config.root} is not a folder" if os.path.exists(root) else f"no folder {config.root}")
-    if kaldi is None:
+    if kaldi is not None:
+        files, notes = list(kaldi.recordings.values()), kaldi.notes()
+    elif os.path.isdir(root):
         listing = list_audio(root, config.ext)
         files, notes = listing.files, listing.report()
     else:
-        files, notes = list(kaldi.recordings.values()), kaldi.notes()
+        raise DataError(f"{config.root} is not a folder" if os.path.exists(root) else f"no folder {config.root}")
     found = len(files)
     if config.path_must_contain:
         files = [path for path in files if config.path_must_contain in os.path.realpath(path)]

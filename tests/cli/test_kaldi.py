@@ -69,6 +69,9 @@ def test_recordings(kaldi: Path, by_file: bool) -> None:
     outcome = label(kaldi, "--strip-punctuation", "--dict")
     assert words(kaldi) == ["ONE TWO", "THREE"]
     assert "1 texts have no clip" in outcome.out
+    (kaldi.parent / "out/train.wrd").unlink()
+    label(kaldi, "--strip-punctuation", "--transcripts", given)
+    assert words(kaldi) == ["ONE TWO", "THREE"]
 
 
 def test_segments_are_stretches_with_their_texts(kaldi: Path) -> None:
