@@ -273,8 +273,8 @@ def measure_updates(manifests: Path, ranks: int, updates: int) -> float:
         command += [flag, str(number)]
     environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(REPOSITORY)}
     done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
-    lines = (line.partition("{")[1:] for line in (done.stdout + done.stderr).splitlines() if "train_inner" in line)
-    rates = [float(json.loads("".join(line)).get("ups", 0)) for line in lines]
+    lines = [line for line in (done.stdout + done.stderr).splitlines() if "train_inner" in line]
+    rates = [float(json.loads(line[line.index("{") :]).get("ups", 0)) for line in lines]
     if done.returncode or len(rates) < 4:
         raise SystemExit(f"w2v-train ended with exit code {done.returncode}: {done.stderr[-500:]}")
     return sum(1 / rate for rate in rates[1:]) / len(rates[1:])

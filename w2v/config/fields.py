@@ -161,9 +161,8 @@ def _convert_scalar(value: Any, kind: Any) -> Any:
             return int(value)
         if isinstance(value, str) and re.fullmatch(r"\s*[+-]?\d{1,18}\s*", value):
             return int(value)
-        if isinstance(value, str) and re.fullmatch(
-            r"\d{1,6}(?:\.\d{1,6})?[eE]\d{1,2}", value
-        ):  # 4e5, as Hydra takes it
+        # 4e5, as Hydra takes it
+        if isinstance(value, str) and re.fullmatch(r"\d{1,6}(?:\.\d{1,6})?[eE]\d{1,2}", value):
             exact = decimal.Decimal(value)
             if exact == int(exact) < 10**18:
                 return int(exact)
