@@ -14,7 +14,7 @@ from torch import Tensor
 
 from w2v.config import build_config
 from w2v.config.sections import DatasetConfig
-from w2v.data.augment import Augmentation, amplitude, decibel_range, shifted, with_noise
+from w2v.data.augment import OCTAVES, Augmentation, amplitude, decibel_range, filtered, shifted, with_noise
 from w2v.data.dataset import AudioDataset
 from w2v.data.iterator import iterate
 from w2v.data.manifest import make_manifest
@@ -87,6 +87,47 @@ def test_shift_against_indexing(samples: int) -> None:
 
 def test_silence_stays_silence() -> None:
     assert not with_noise(torch.zeros(100), torch.randn(100), 10.0).any()
+    assert not filtered(torch.zeros(100), torch.randn(OCTAVES)).any()
+
+
+@pytest.mark.parametrize("length", [4096, 5003])  # a power of two and a prime
+def test_measured_filter(length: int) -> None:
+    """Tones come out as much louder as was asked, between octaves by the mean in dB, and not later."""
+    gains = torch.tensor([4.0, -10, 6, 0, -3, 8, 2])
+    tones = {1 / 2: -10.0, 1 / 4: 6.0, 1 / 8: 0.0, 1 / 64: 2.0, 1 / 128: 2.0, 2**-1.5: -2.0, 2**-2.5: 3.0}
+    levels = {}
+    for share, expected in tones.items():  # of half the sample rate
+        clip = torch.sin(math.pi * share * torch.arange(length))
+        # A loud tone at an eighth stays alone in the power, which is kept: its gain is 0 dB.
+        loud = 1000 * torch.sin(math.pi / 8 * torch.arange(length))
+        changed = filtered(clip + loud, gains) - filtered(loud, gains)
+        middle = slice(length // 4, length // 2)
+        factor = float((changed[middle] * clip[middle]).sum() / clip[middle].square().sum())
+        levels[share] = (20 * math.log10(factor), expected)
+        assert float((changed - factor * clip)[middle].std()) < 0.05 * factor  # no shift in time
+    for measured, expected in levels.values():
+        assert measured == pytest.approx(expected, abs=0.3)
+
+
+def test_filter_keeps_power_and_flat_is_none() -> None:
+    clip = torch.randn(5003, generator=torch.Generator().manual_seed(1))
+    changed = filtered(clip, torch.tensor([12.0, -12, 12, 12, -12, 0, 5]))
+    assert changed.square().mean() == pytest.approx(float(clip.square().mean()), rel=1e-4)
+    torch.testing.assert_close(filtered(clip, torch.full((OCTAVES,), 5.0)), clip, rtol=1e-4, atol=1e-5)
+    assert filtered(clip[:1], torch.ones(OCTAVES)).shape == (1,)
+
+
+def test_filters_fill_their_range() -> None:
+    """White noise through 300 filters: the level of each band spreads as the uniform draws do, less the kept power."""
+    noise = torch.randn(2048, generator=torch.Generator().manual_seed(1)).repeat(300, 1)
+    changed = Augmentation(filter_gain=10.0).apply(noise, torch.full((300,), 2048), 1)
+    spectra, plain = torch.fft.rfft(changed).abs(), torch.fft.rfft(noise[0]).abs()
+    octave = 1024 // 2 ** torch.arange(4)  # bins at half the sample rate, a quarter ...
+    difference = 20 * (spectra[:, octave[1] - 3 : octave[1] + 4] / plain[octave[1] - 3 : octave[1] + 4]).log10().mean(1)
+    other = 20 * (spectra[:, octave[3] - 1 : octave[3] + 2] / plain[octave[3] - 1 : octave[3] + 2]).log10().mean(1)
+    apart = difference - other  # the difference of two uniform draws: the kept power falls out
+    assert float(apart.std()) == pytest.approx(20 / math.sqrt(6), rel=0.12)
+    assert float(apart.abs().max()) < 20.5
 
 
 def test_levels() -> None:
@@ -104,6 +145,11 @@ def test_each_kind_has_its_own_draws() -> None:
     both = Augmentation(snr=(0.0, 30.0), gain=6.0).apply(source, lengths, 3)
     noisy = Augmentation(snr=(0.0, 30.0)).apply(source, lengths, 3)
     louder = Augmentation(gain=6.0).apply(source, lengths, 3)
+    filtered_too = Augmentation(filter_gain=6.0, gain=6.0).apply(source, lengths, 3)
+    torch.testing.assert_close(
+        filtered_too,
+        Augmentation(filter_gain=6.0).apply(source, lengths, 3) * torch.nan_to_num(louder[:, 5:6] / source[:, 5:6]),
+    )
     torch.testing.assert_close(both, torch.nan_to_num(noisy * (louder[:, 5] / source[:, 5]).unsqueeze(1)))
     assert torch.equal(noisy, Augmentation(snr=(0.0, 30.0)).apply(source, lengths, 3))
     assert not torch.equal(noisy, Augmentation(snr=(0.0, 30.0)).apply(source, lengths, 4))
@@ -123,8 +169,8 @@ def make(folder: Path, **options: Any) -> AudioDataset:
     return AudioDataset(make_manifest(str(folder), [f"{n}.wav" for n in range(4)], sizes, "train.tsv"), **options)
 
 
-STEADY = Augmentation(shift=80, snr=(5.0, 30.0), gain=6.0)
-ALL = Augmentation((0.8, 1.25), shift=80, snr=(5.0, 30.0), gain=6.0)
+STEADY = Augmentation(shift=80, filter_gain=8.0, snr=(5.0, 30.0), gain=6.0)
+ALL = Augmentation((0.8, 1.25), shift=80, filter_gain=8.0, snr=(5.0, 30.0), gain=6.0)
 
 
 @pytest.mark.parametrize("pad", [False, True])
@@ -150,7 +196,13 @@ def test_workers_draw_the_same(tmp_path: Path) -> None:
 
 def test_training_is_changed_and_validation_is_not(tmp_path: Path) -> None:
     make(tmp_path)
-    flags = {"augment_speed": "0.8,1.25", "augment_snr_db": "(5, 30)", "augment_shift_ms": 5, "augment_gain_db": 6}
+    flags = {
+        "augment_speed": "0.8,1.25",
+        "augment_snr_db": "(5, 30)",
+        "augment_shift_ms": 5,
+        "augment_filter_db": 8,
+        "augment_gain_db": 6,
+    }
     options = DatasetConfig(max_tokens=100_000, num_workers=0)
 
     def batches(**changes: Any) -> tuple[Tensor, Tensor]:

@@ -1,4 +1,4 @@
-"""Random changes of the audio that training sees: another speed, a shift in time, Gaussian noise, another loudness.
+"""Random changes of the audio that training sees: other speed, shift in time, other microphone, noise, other loudness.
 
 All draws follow from the batch's own seed, each kind from its own generator: turning one on leaves the others as they
 were. Not in the original. Crops are `dataset`'s, masks the models'; speeds are drawn and applied where lengths are
@@ -17,6 +17,8 @@ from torch import Tensor
 from w2v.config import float_tuple
 from w2v.rng import numpy_generator
 
+OCTAVES = 7  # gains of a filter: at half the sample rate, at a half of that and so on, at 16 kHz down to 125 Hz
+
 
 @dataclass(frozen=True)
 class Augmentation:
@@ -26,6 +28,8 @@ class Augmentation:
         speed: the clip is played at a speed uniform in [low, high], before it is cropped or padded.
         shift: the clip moves by a whole number of samples, uniform in [-shift, shift]: what leaves at one end is lost,
             at the other end zeros come in.
+        filter_gain: each octave of the clip becomes louder by a number of dB, uniform in [-filter_gain, filter_gain],
+            as through another microphone; interpolated between octaves. The mean power stays.
         snr: Gaussian noise is added at a signal-to-noise ratio in dB, uniform in [low, high]: the noise's power is
             that much below the mean power of the clip. None: no noise.
         gain: the clip becomes louder by a number of dB, uniform in [-gain, gain]. Nothing is clipped.
@@ -33,6 +37,7 @@ class Augmentation:
 
     speed: tuple[float, float] = (1.0, 1.0)
     shift: int = 0
+    filter_gain: float = 0.0
     snr: tuple[float, float] | None = None
     gain: float = 0.0
 
@@ -49,7 +54,7 @@ class Augmentation:
     @property
     def changes_samples(self) -> bool:
         """Whether there is something for `apply` to do."""
-        return self.shift > 0 or self.snr is not None or self.gain > 0
+        return self.shift > 0 or self.filter_gain > 0 or self.snr is not None or self.gain > 0
 
     def apply(self, source: Tensor, lengths: Tensor, seed: int) -> Tensor:
         """Return clips with all changes but that of speed, which is behind them; padding stays zero.
@@ -60,6 +65,7 @@ class Augmentation:
             seed: the batch's.
         """
         shifts = numpy_generator(seed, "time shift")
+        filters = numpy_generator(seed, "filter")
         ratios = numpy_generator(seed, "noise ratio")
         gains = numpy_generator(seed, "gain")
         changed = torch.zeros_like(source)
@@ -67,6 +73,8 @@ class Augmentation:
             clip = source[row, :length]
             if self.shift > 0:
                 clip = shifted(clip, int(shifts.integers(-self.shift, self.shift + 1)))
+            if self.filter_gain > 0:
+                clip = filtered(clip, torch.from_numpy(filters.uniform(-self.filter_gain, self.filter_gain, OCTAVES)))
             if self.snr is not None:
                 noise = numpy_generator(seed, "noise", row).standard_normal(length, dtype=np.float32)
                 clip = with_noise(clip, torch.from_numpy(noise), ratios.uniform(*self.snr))
@@ -86,6 +94,28 @@ def shifted(clip: Tensor, samples: int) -> Tensor:
     else:
         moved[:samples] = clip[-samples:]
     return moved
+
+
+def filtered(clip: Tensor, gains: Tensor) -> Tensor:
+    """Return a clip (S,) after a filter of zero phase, at its former mean power.
+
+    As the linear kind of Nam et al., "FilterAugment" (ICASSP 2022), with octaves for its bands of random width.
+
+    Args:
+        clip: (S,) samples.
+        gains: (G,) in dB at half the sample rate, a quarter, an eighth and so on; flat below the last.
+    """
+    length = len(clip)
+    # A power of two: a length with large prime factors would take many times as long.
+    padded = 1 << max(1, length - 1).bit_length()
+    octaves = -torch.log2(torch.arange(padded // 2 + 1).clamp(min=1) / (padded // 2))  # below half the sample rate
+    position = octaves.clamp(max=len(gains) - 1)
+    lower = position.floor().long().clamp(max=len(gains) - 2)
+    levels = torch.lerp(gains[lower], gains[lower + 1], (position - lower).to(gains.dtype))
+    response = torch.pow(10.0, levels / 20).to(clip.dtype)
+    changed: Tensor = torch.fft.irfft(torch.fft.rfft(clip, padded) * response, padded)[:length]
+    power = changed.square().mean()
+    return changed if power == 0 else changed * (clip.square().mean() / power).sqrt()
 
 
 def with_noise(clip: Tensor, noise: Tensor, snr: float) -> Tensor:

@@ -66,6 +66,11 @@ class AudioPretrainingConfig:
     augment_shift_ms: float = arg(
         0.0, help="training: move each clip by up to so many milliseconds to either side; zeros come in, an end is lost"
     )
+    augment_filter_db: float = arg(
+        0.0,
+        help="training: raise or lower each octave of a clip by up to so many dB, as another microphone would; 6 to 12 "
+        "are usual",
+    )
     augment_gain_db: float = arg(0.0, help="training: make each clip louder or softer by up to so many dB")
     labels: str | None = arg(None, help="extension of label files, such as ltr: fine-tune on them")
     allow_outside_root: bool = arg(False, help="take clips that a manifest names by absolute paths or with `..`")
@@ -86,13 +91,15 @@ class AudioPretrainingConfig:
         check_range(self, 1, math.inf, "sample_rate", "max_sample_size", "min_sample_size", "channel")
         check_range(self, 1, math.inf, "shuffle_shards", "prefetch_bytes")
         check_range(self, 0, 1, "max_bad")
-        check_range(self, 0, math.inf, "augment_shift_ms", "augment_gain_db", "normalize_epsilon")
+        check_range(self, 0, math.inf, "augment_shift_ms", "augment_filter_db", "augment_gain_db", "normalize_epsilon")
 
     @property
     def augmentation(self) -> Augmentation:
         """What the `augment` flags ask for."""
         shift = round(self.augment_shift_ms * self.sample_rate / 1000)
-        return Augmentation(self.augment_speed, shift, self.augment_snr_db, self.augment_gain_db)
+        return Augmentation(
+            self.augment_speed, shift, self.augment_filter_db, self.augment_snr_db, self.augment_gain_db
+        )
 
 
 class AudioTask(Task):
