@@ -34,6 +34,7 @@ def train(argv: list[str]) -> int:
     """
     from w2v.distributed.launcher import launch
     from w2v.training.options import parse_train_command
+    from w2v.training.start_checks import check_options
 
     if "--version" in argv:
         from w2v.version import __version__
@@ -50,6 +51,7 @@ def train(argv: list[str]) -> int:
         print("".join(f"{note}\n" for note in command.notes()), end="", file=sys.stderr)
         print(_as_yaml(command.config.to_plain()), end="")
         return 0
+    check_options(command.config)
     place = _place(command.config)
     if place.spawn:
         return launch(train_spawned, argv, place)

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import sys
 from typing import Any
 
 import pytest
+from toy_speech import call
 
 from w2v.training.options import parse_train_command
 from w2v.training.start_checks import warnings_at_start
+from w2v_cli import train
 
 PRETRAINING = [
     *("data", "--arch", "wav2vec2", "--criterion", "wav2vec", "--infonce", "--quantize-targets"),
@@ -56,3 +59,38 @@ def test_one_line_each(argv, message):
 
 def test_validation_that_is_switched_off_is_not_missed():
     assert said(*FINETUNING, "--validate-after-updates", 1001, "--disable-validation") == ""
+
+
+TINY = ["--conv-feature-layers", "[(8, 10, 5)]", "--encoder-layers", "1", "--encoder-embed-dim", "16",
+        "--encoder-ffn-embed-dim", "16", "--encoder-attention-heads", "2", "--latent-vars", "4"]  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("argv", "message"),
+    [
+        (["--recipe", "base-1gpu", "--max-update", 100], "--max-update must be above --warmup-updates, got 100 "),
+        (["--recipe", "ctc-1h", "--w2v-path", "x.pt", "--max-update", 0], "--phase-ratio needs --max-update"),
+        ([*FINETUNING[1:], "--lr", "0.1,0.2", "--lr-scheduler", "tri_stage"], "--lr must be a single number"),
+        ([*PRETRAINING[1:], "--lr-scheduler", "cosine", "--warmup-updates", 1000], "a --max-update above --warmup-upd"),
+        (["--task", "language_modeling", "--arch", "transformer_lm", "--criterion", "cross_entropy", "--lr", 1,
+          "--train-subset", "a,b"], "--task language_modeling trains on one subset"),
+        ([*PRETRAINING[1:], "--tensorboard-logdir", "log"], "--tensorboard-logdir needs the package tensorboardX"),
+        ([*PRETRAINING[1:], "--wandb-project", "x"], "--wandb-project needs the package wandb"),
+        ([*PRETRAINING[1:], *TINY, "--cpu", "--best-checkpoint-metric", "wer"], "--best-checkpoint-metric must be one"),
+    ],
+)  # fmt: skip
+def test_options_are_checked_before_data_are_looked_for(argv, message, tmp_path, monkeypatch):
+    for package in ("tensorboardX", "wandb"):
+        monkeypatch.setitem(sys.modules, package, None)
+    outcome = call(train.main, [tmp_path / "nowhere", "--save-dir", tmp_path / "run", *argv])
+    assert outcome.code == 2
+    assert message in outcome.err
+    assert "nowhere" not in outcome.err  # the folder of the data
+    assert not (tmp_path / "run").exists()
+
+
+def test_warnings_come_before_the_data(tmp_path):
+    outcome = call(train.main, [tmp_path / "nowhere", *PRETRAINING[1:], *TINY, "--cpu", "--no-infonce"])
+    assert outcome.code == 2
+    assert "nowhere" in outcome.err
+    assert "give --infonce" in outcome.out

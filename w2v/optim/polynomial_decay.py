@@ -40,7 +40,7 @@ class PolynomialDecay(Schedule):
         if self._end <= config.warmup_updates:
             flag = "--total-num-update" if config.total_num_update else "--max-update"
             raise ConfigError(
-                f"{flag} must be above --warmup-updates, got {self._end} and {config.warmup_updates}: warm up for fewer"
+                f"{flag} must be above --warmup-updates, got {self._end} and {config.warmup_updates}; lower the latter"
             )
 
     def lr(self, num_updates: int, epoch: int) -> float:

@@ -31,25 +31,22 @@ def build_trainer(config: TrainConfig, device: torch.device) -> Trainer:
         W2vError: something named in the configuration does not fit or cannot be read.
     """
     optimization = _with_accumulation(config)
+    schedule = build_schedule(config.lr_scheduler.entry, config.lr_scheduler.config, optimization)
+    for warning in warnings_at_start(config):
+        logger.warning("%s", warning)
     # The weights of all ranks are drawn from the same seed, so nothing has to be sent between them.
     torch.manual_seed(config.common.seed)
     task: Task = config.task.entry.cls(config.task.config, config.common.seed)
-    # The model first: it says how short a clip may be.
+    # The model before the data: it says how short a clip may be.
     model = task.build_model(config.model.entry, config.model.config)
-    split = config.dataset.train_split
-    if "," in split and not task.joins_subsets:
-        raise ConfigError(
-            f"--train-subset {split}: --task {config.task.entry.name} trains on one subset; join the files"
-        )
-    task.load_dataset(split)
     criterion = config.criterion.entry.cls(config.criterion.config)
     # What would end the first validation, hours from now, ends the start.
-    if not config.dataset.disable_validation:
-        for split in config.dataset.valid_subset.split(","):
-            task.prepare_validation(split.strip(), config.dataset, criterion)
+    validates = not config.dataset.disable_validation
+    if validates:
         _check_metric(config, task.valid_value_names(criterion))
-    for warning in warnings_at_start(config):
-        logger.warning("%s", warning)
+    task.load_dataset(config.dataset.train_split)
+    for split in config.dataset.valid_subset.split(",") if validates else ():
+        task.prepare_validation(split.strip(), config.dataset, criterion)
     plain = config.to_plain()
     # The model completes its options while it is built (a fine-tuned one takes in its encoder's).
     completed = getattr(model, "config", config.model.config)
@@ -65,7 +62,7 @@ def build_trainer(config: TrainConfig, device: torch.device) -> Trainer:
         parallel_model(model, device, config.distributed_training),
         criterion,
         build_optimizer(config.optimizer.entry, config.optimizer.config, model.parameters()),
-        build_schedule(config.lr_scheduler.entry, config.lr_scheduler.config, optimization),
+        schedule,
         config.common,
         config.dataset,
         optimization,

@@ -25,6 +25,17 @@ _VARIANTS = 64
 """Of a block: training and validation, with and without padding, each convolution. torch gives up beyond 8."""
 
 
+def require_compiler() -> None:
+    """Check that there is a C++ compiler, which torch.compile needs.
+
+    Raises:
+        ConfigError: there is none.
+    """
+    compilers = (os.environ.get("CXX", _COMPILERS[0]), *_COMPILERS)
+    if not any(shutil.which(name) for name in compilers):
+        raise ConfigError(f"--compile needs a C++ compiler, found none of {', '.join(_COMPILERS)}; install one")
+
+
 def compile_blocks(model: nn.Module, mode: str, backend: str = "inductor") -> int:
     """Let the blocks of a model be compiled, in place, when they are first used; return how many there are.
 
@@ -34,11 +45,9 @@ def compile_blocks(model: nn.Module, mode: str, backend: str = "inductor") -> in
         backend: of torch.compile.
 
     Raises:
-        ConfigError: there is no C++ compiler, which torch.compile needs.
+        ConfigError: as `require_compiler` does.
     """
-    compilers = (os.environ.get("CXX", _COMPILERS[0]), *_COMPILERS)
-    if not any(shutil.which(name) for name in compilers):
-        raise ConfigError(f"--compile needs a C++ compiler, found none of {', '.join(_COMPILERS)}; install one")
+    require_compiler()
     import torch._dynamo  # here, because it takes a second
 
     torch._dynamo.config.recompile_limit = max(torch._dynamo.config.recompile_limit, _VARIANTS)

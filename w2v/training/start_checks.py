@@ -1,20 +1,42 @@
-"""What a command line asks for and will not get: found before the first update, said in one line each.
-
-Nothing here is an error: each of these runs ends with exit code 0, and with a model that is not what was wanted.
-"""
+"""What a command line asks for and cannot have, or will not get: found before data or a model are touched."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
 
 from w2v.config.sections import SMALLER_IS_BETTER
+from w2v.errors import ConfigError
+from w2v.optim import build_schedule
+from w2v.training.compile import require_compiler
 from w2v.training.options import TrainConfig
+from w2v.training.progress import build_progress
 
 STATS = ("prob_perplexity", "code_perplexity", "num_vars", "temp", "kmeans_loss")  # of the models here
 
 
+def check_options(config: TrainConfig) -> None:
+    """Check what holds between options of several parts, and whether the packages that they need are there.
+
+    Raises:
+        ConfigError: options do not go together.
+        MissingPackageError: a package is not installed.
+    """
+    build_schedule(config.lr_scheduler.entry, config.lr_scheduler.config, config.optimization)
+    split = config.dataset.train_split
+    if "," in split and not config.task.entry.cls.joins_subsets:
+        raise ConfigError(
+            f"--train-subset {split}: --task {config.task.entry.name} trains on one subset; join the files"
+        )
+    if config.common.compile:
+        require_compiler()
+    build_progress(config.common, is_master=True)  # imports what writes bars and numbers; nothing is written yet
+
+
 def warnings_at_start(config: TrainConfig) -> list[str]:
-    """Return one line for each setting that cannot do what it is there for."""
+    """Return one line for each setting that cannot do what it is there for.
+
+    None of them is an error: such a run ends with exit code 0, and with a model that is not what was wanted.
+    """
     return [*_short_run(config), *_schedule(config), *_best(config), *_pretraining(config)]
 
 
