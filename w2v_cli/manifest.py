@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from w2v.config import ArgumentParser, arg, build_config, byte_size, check_range, str_tuple
-from w2v.data.audio import LONGEST, audio_info, read_audio
+from w2v.data.audio import LONGEST, audio_blocks, audio_info
 from w2v.data.audio_files import list_audio
 from w2v.data.kaldi import KaldiFolder, find_kaldi, read_kaldi
 from w2v.data.manifest import Manifest, is_listable, make_manifest, read_manifest, write_manifest
@@ -127,10 +127,13 @@ def _write(config: ManifestConfig) -> int:
     draw = random.Random(config.seed).random
     splits: dict[str, list[tuple[str, Found]]] = {"train": [], "valid": []}
     rejects, draws = [], []
+    # Of a recording that is cut into segments, only their lengths count.
+    longest = LONGEST if kaldi is None or kaldi.segments is None else math.inf
     key = f"{root!r} {config.sample_rate} {config.resample} {config.channel} {config.min_samples} {config.probe}"
+    key += f" {longest}"
     record = ScanRecord(os.path.join(config.dest, RECORD), key)
     with record:
-        clips = _clips(zip(files, _scan(config, files, record), strict=True), root, config, kaldi)
+        clips = _clips(zip(files, _scan(config, files, record, longest), strict=True), root, config, kaldi)
         for name, found in clips:
             # A rejected file takes its draw with it, so the split of the others does not depend on rejects.
             draws.append(draw())
@@ -182,14 +185,22 @@ def _clips(
                 continue
             # Offsets count in samples of the file, lengths in samples of training.
             samples = count * found.samples // info.frames
-            stretch = Found(samples, count / info.sample_rate, _too_short(config, samples))
-            yield f"{name}:{first}:{count}", stretch
+            seconds = count / info.sample_rate
+            reason = _too_long(seconds) or _too_short(config, samples)
+            yield f"{name}:{first}:{count}", Found(samples, seconds, reason)
 
 
 def _too_short(config: ManifestConfig, samples: int) -> str:
     """Return why a clip of so many samples is rejected; empty where it is not."""
     least = max(config.min_samples, 1)
     return f"{samples} samples, need at least {least}" if samples < least else ""
+
+
+def _too_long(seconds: float, longest: float = LONGEST) -> str:
+    """Return why a clip of so many seconds is rejected; empty where it is not."""
+    if seconds <= longest:
+        return ""
+    return f"{seconds / 3600:.1f} hours, at most {longest / 3600:g} are read; w2v-segment cuts it into clips"
 
 
 def _pack(config: ManifestConfig, manifest: Manifest, split: str) -> int:
@@ -315,8 +326,8 @@ def list_files(config: ManifestConfig, root: str, kaldi: KaldiFolder | None = No
     return sorted(files) if config.sorted else files, notes
 
 
-def examine(config: ManifestConfig, path: Source) -> Found:
-    """Find out whether a file can be used, and how long it is."""
+def examine(config: ManifestConfig, path: Source, longest: float = LONGEST) -> Found:
+    """Find out whether a file of at most `longest` seconds can be used, and how long it is."""
     if not is_listable(str(path)):
         return Found(reason="its name holds a tab or a line break")
     try:
@@ -329,13 +340,11 @@ def examine(config: ManifestConfig, path: Source) -> Found:
             return Found(reason=f"{info.channels} channels, and no channel {config.channel}")
         if info.channels != 1 and not config.resample and config.channel is None:
             return Found(reason=f"{info.channels} channels, need 1; --resample mixes them, --channel takes one")
-        if info.frames > LONGEST * info.sample_rate:
-            hours = info.frames / info.sample_rate / 3600
-            return Found(
-                reason=f"{hours:.1f} hours, at most {LONGEST // 3600} are read; w2v-segment cuts it into clips"
-            )
+        if reason := _too_long(info.frames / info.sample_rate, longest):
+            return Found(reason=reason)
         if config.probe:
-            samples = len(read_audio(path, rate, resample=config.resample, channel=config.channel))
+            blocks = audio_blocks(path, rate, resample=config.resample, channel=config.channel)
+            samples = sum(map(len, blocks))  # in a memory that does not grow with the file
     except DataError as e:
         return Found(reason=_one_line(str(e).removeprefix(f"{path}: ")))
     if not samples and isinstance(path, str) and is_untold(path):
@@ -344,12 +353,12 @@ def examine(config: ManifestConfig, path: Source) -> Found:
     return Found(reason=reason) if reason else Found(samples, samples / rate)
 
 
-def _scan(config: ManifestConfig, files: list[str], record: ScanRecord) -> Iterator[Found]:
+def _scan(config: ManifestConfig, files: list[str], record: ScanRecord, longest: float) -> Iterator[Found]:
     """Yield what is known or was found out about each file, in order; rejected ones are looked at in every scan."""
     known = record.lengths
     if known:
         print(f"{PROGRAM}: resuming a scan that was interrupted, after {len(known)} files", file=sys.stderr)
-    answers = _examine(config, [path for path in files if path not in known])
+    answers = _examine(config, [path for path in files if path not in known], longest)
     for path in files:
         if path in known:
             yield Found(*known[path])
@@ -360,7 +369,7 @@ def _scan(config: ManifestConfig, files: list[str], record: ScanRecord) -> Itera
         yield found
 
 
-def _examine(config: ManifestConfig, files: list[str]) -> Iterator[Found]:
+def _examine(config: ManifestConfig, files: list[str], longest: float) -> Iterator[Found]:
     """Yield what was found out about each file, in order, with a bar on a terminal."""
     from tqdm import tqdm
 
@@ -370,23 +379,25 @@ def _examine(config: ManifestConfig, files: list[str]) -> Iterator[Found]:
     with bar:
         if jobs == 1 or len(files) < SERIAL:
             for path in files:
-                yield examine(config, path)
+                yield examine(config, path, longest)
                 bar.update()
             return
         # Processes, not threads: a header takes 50 microseconds, most of them under the interpreter's lock.
         with file_pool(jobs, "audio files") as pool:
-            for answers in pool.map(_examine_chunk, *zip(*_chunks(config, files))):
+            for answers in pool.map(_examine_chunk, *zip(*_chunks(config, files, longest))):
                 yield from answers
                 bar.update(len(answers))
 
 
-def _examine_chunk(config: ManifestConfig, paths: list[str]) -> list[Found]:
-    return [examine(config, path) for path in paths]
+def _examine_chunk(config: ManifestConfig, paths: list[str], longest: float) -> list[Found]:
+    return [examine(config, path, longest) for path in paths]
 
 
-def _chunks(config: ManifestConfig, files: list[str]) -> Iterator[tuple[ManifestConfig, list[str]]]:
+def _chunks(
+    config: ManifestConfig, files: list[str], longest: float
+) -> Iterator[tuple[ManifestConfig, list[str], float]]:
     for start in range(0, len(files), CHUNK):
-        yield config, files[start : start + CHUNK]
+        yield config, files[start : start + CHUNK], longest
 
 
 def _hours(rows: list[tuple[str, Found]]) -> float:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import struct
 from pathlib import Path
 from typing import Any
 
@@ -9,6 +10,7 @@ import numpy as np
 import pytest
 from toy_speech import call
 
+from w2v.data.audio import read_audio
 from w2v.data.kaldi import find_kaldi, read_kaldi
 from w2v.data.manifest import read_manifest
 from w2v.errors import DataError
@@ -97,6 +99,28 @@ def test_segments_are_stretches_with_their_texts(kaldi: Path) -> None:
     assert call(labels.main, argv).code == 0
     assert (kaldi.parent / "cut/train.wrd").read_text().splitlines() == words(kaldi)
     assert [*clips(kaldi.parent / "cut/train.tsv").values()] == [*expected.values()]
+
+
+def test_only_the_lengths_of_segments_count(kaldi: Path) -> None:
+    """A recording of nine hours, longer than a clip may be; the file is sparse."""
+    long, held = kaldi.parent / "corpus/x/0001.wav", 9 * 3600 * 32000
+    with open(long, "wb") as file:
+        file.write(b"RIFF" + struct.pack("<I", held + 36) + b"WAVEfmt ")
+        file.write(struct.pack("<IHHIIHH", 16, 1, 1, 16000, 32000, 2, 16) + b"data" + struct.pack("<I", held))
+        file.truncate(44 + held)
+    (kaldi / "segments").write_text("u1 ann-1 32000.5 32002\nu2 ann-1 0 31000\nu3 bob-1 1 2\n")
+    list_clips(kaldi)
+    assert clips(kaldi.parent / "lists/train.tsv") == {
+        "x/0001.wav:512008000:24000": 24000,
+        "y z/0001.flac:22050:22050": 16000,
+    }
+    rejects = (kaldi.parent / "lists/rejects.tsv").read_text()
+    assert rejects == "x/0001.wav:0:496000000\t8.6 hours, at most 8 are read; w2v-segment cuts it into clips\n"
+    assert len(read_audio(str(long), 16000, start=512008000, frames=24000)) == 24000
+    # The same files without segments: a clip of nine hours is none.
+    (kaldi / "segments").unlink()
+    list_clips(kaldi)
+    assert clips(kaldi.parent / "lists/train.tsv") == {"y z/0001.flac": 64000}
 
 
 def test_a_part_of_the_utterances(kaldi: Path) -> None:

@@ -181,11 +181,11 @@ def test_an_interrupted_scan_goes_on(folder, monkeypatch, capsys):
     whole = [(dest / name).read_bytes() for name in ("train.tsv", "valid.tsv", "rejects.tsv")]
     examined, examine = [], program.examine
 
-    def interrupted(config, path):
+    def interrupted(config, path, longest):
         examined.append(path)
         if len(examined) == stop:
             raise KeyboardInterrupt
-        return examine(config, path)
+        return examine(config, path, longest)
 
     monkeypatch.setattr(program, "examine", interrupted)
     stop = 30
