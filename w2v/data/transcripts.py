@@ -121,8 +121,7 @@ def read_table(path: str, *, by_id: bool = False, columns: Columns = Columns()) 
     if mark is None and path.lower().endswith(".csv") and "," in first and "\t" not in first:
         mark, has_titles = ",", True  # the message says what its first line lacks
     if mark is None and columns != Columns():
-        flag, column = ("--text-column", columns.text) if columns.text else ("--path-column", columns.name)
-        raise DataError(f"{path}:{filled + 1}: has no column {column!r} ({flag}) beside others, got {first[:200]!r}")
+        _refuse_choice(f"{path}:{filled + 1}", first, marks, columns)
     if mark is None and not by_id and first.startswith('"') and "\t" in first:
         mark, columns = "\t", Columns("1", "2")  # two columns, each cell in quotes
     if mark is None:
@@ -170,6 +169,16 @@ def _is_header(cells: Sequence[str], columns: Columns) -> bool:
     return all(found or known.values())
 
 
+def _refuse_choice(where: str, first: str, marks: Sequence[str], columns: Columns) -> NoReturn:
+    """Name the columns that were chosen and that a first line lacks, by the mark that leaves the fewest of them."""
+    flags = (("--path-column", columns.name), ("--text-column", columns.text))
+    chosen = [(flag, name) for flag, name in flags if name is not None]
+    lines = [_cells_of(first, mark) for mark in marks] or [[first]]
+    wrong = min(([f"{name!r} ({flag})" for flag, name in chosen if _chosen(cells, name) is None] for cells in lines),
+                key=len)  # fmt: skip
+    raise DataError(f"{where}: has no column {' and no column '.join(wrong)} beside others, got {first[:200]!r}")
+
+
 def _plain_records(lines: Sequence[str], mark: str) -> Iterator[tuple[int, list[str]]]:
     for number, line in enumerate(lines, start=1):
         if line.strip():
@@ -193,15 +202,32 @@ def _quoted_records(path: str, lines: Sequence[str], mark: str) -> Iterator[tupl
         raise DataError(f"{path}:{reader.line_num}: is no CSV: {e}") from e
 
 
+@dataclass(frozen=True)
+class _Wanted:
+    """A column of a table with titles: the one that was chosen with `flag`, or else one of a known title."""
+
+    what: str
+    flag: str
+    chosen: str | None
+    kinds: tuple[Sequence[str], ...]
+
+    def places(self, titles: Sequence[str]) -> list[int]:
+        """Return where it may be."""
+        if self.chosen is None:
+            return _known(titles, *self.kinds)
+        place = _chosen(titles, self.chosen)
+        return [] if place is None else [place]
+
+
 def _named_columns(path: str, records: Iterator[tuple[int, list[str]]], columns: Columns, *, by_id: bool) -> Table:
     number, titles = next(records)
-    where = f"{path}:{number}"
-    kinds = (ID_COLUMNS, PATH_COLUMNS) if by_id else (PATH_COLUMNS,)
-    what, other = "ids" if by_id else "paths", ""
-    if not by_id and _known(titles, ID_COLUMNS):
-        other = "; --by-id reads ids"
-    name = _column(where, titles, columns.name, "--path-column", what, kinds, other)
-    text = _column(where, titles, columns.text, "--text-column", "texts", (TEXT_COLUMNS, OTHER_TEXT_COLUMNS), "")
+    what, kinds = ("ids", (ID_COLUMNS, PATH_COLUMNS)) if by_id else ("paths", (PATH_COLUMNS,))
+    wanted = (
+        _Wanted(what, "--path-column", columns.name, kinds),
+        _Wanted("texts", "--text-column", columns.text, (TEXT_COLUMNS, OTHER_TEXT_COLUMNS)),
+    )
+    _check_titles(f"{path}:{number}", titles, wanted)
+    name, text = (_only(f"{path}:{number}", titles, column) for column in wanted)
     rows = list(_rows(path, records, name, text, len(titles), "its header"))
     rest = [title.strip() for place, title in enumerate(titles) if place not in (name, text)]
     others = f"; not read: {listed(rest, 8)}" if rest else ""
@@ -211,37 +237,34 @@ def _named_columns(path: str, records: Iterator[tuple[int, list[str]]], columns:
     return Table(rows, said)
 
 
-def _column(
-    where: str,
-    titles: Sequence[str],
-    chosen: str | None,
-    flag: str,
-    what: str,
-    kinds: Sequence[Sequence[str]],
-    other: str,
-) -> int:
-    """Return the place of a column: the one that is chosen, or the only one of a known title."""
+def _check_titles(where: str, titles: Sequence[str], wanted: Sequence[_Wanted]) -> None:
+    """Check that a header has the columns wanted; all that it lacks are named."""
     shown = ", ".join(title.strip() for title in titles)[:200]
-    if chosen is not None:
-        place = _chosen(titles, chosen)
-        if place is None:
-            raise DataError(f"{where}: {flag} {chosen}: the header names no such column, got {shown}")
-        found = [place]
-    else:
-        found = _known(titles, *kinds)
-    if not found:
-        names = ", ".join([name for kind in kinds for name in kind][:5])
+    lacking = [column for column in wanted if not column.places(titles)]
+    wrong = [f"{column.flag} {column.chosen}" for column in lacking if column.chosen is not None]
+    if wrong:
+        raise DataError(f"{where}: {', '.join(wrong)}: the header names no such column, got {shown}")
+    if lacking:
+        names = [f"{c.what} ({', '.join([name for kind in c.kinds for name in kind][:5])} ...)" for c in lacking]
+        other = "; --by-id reads ids" if lacking[0].kinds == (PATH_COLUMNS,) and _known(titles, ID_COLUMNS) else ""
         raise DataError(
-            f"{where}: the header names no column of {what} ({names} ...), got {shown}{other}; w2v-labels {flag} takes "
-            "another title, or a number where there are no titles"
+            f"{where}: the header names no column of {' and none of '.join(names)}, got {shown}{other}; w2v-labels "
+            f"{' and '.join(c.flag for c in lacking)} {'take' if len(lacking) > 1 else 'takes'} another title, or a "
+            "number where there are no titles"
         )
+
+
+def _only(where: str, titles: Sequence[str], column: _Wanted) -> int:
+    """Return the place of a column that the titles have."""
+    found = column.places(titles)
     title = titles[found[0]]
     if titles.count(title) > 1:
         raise DataError(f"{where}: the header names the column {title.strip()!r} twice; rename one of them")
     if len(found) > 1:
         several = ", ".join(titles[place].strip() for place in found)
         raise DataError(
-            f"{where}: the header names several columns of {what}: {several}; choose one with w2v-labels {flag} NAME"
+            f"{where}: the header names several columns of {column.what}: {several}; choose one with w2v-labels "
+            f"{column.flag} NAME"
         )
     return found[0]
 
