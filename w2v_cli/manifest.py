@@ -38,6 +38,7 @@ from w2v_cli.shard_writer import labels_beside, write_shards
 PROGRAM = "w2v-manifest"
 RECORD = ".w2v-manifest.scan"  # in --dest while a scan lasts
 CHUNK = 64  # files per task: small enough for a smooth bar, large enough that sending them costs nothing
+HEADER = 4096  # bytes that a file without samples may have
 SERIAL = 1000  # below this many files, starting processes takes longer than reading
 
 
@@ -263,16 +264,26 @@ def _list_shards(config: ManifestConfig, shards: Shards) -> int:
         raise DataError(f"none of the clips in {shown(shards.root)} can be used: {first}")
     notes = [clips.write(Path(config.dest), split, shards.root) for split, clips in splits.items()]
     print("; ".join([*notes, f"rejects.tsv: {len(rejects)} clips"]), flush=True)
+    empty = next((split for split in ("valid", "train") if not splits[split].names), None)
+    if empty is not None:
+        print(_of_an_empty(config, empty), flush=True)
     return 0
+
+
+def _of_an_empty(config: ManifestConfig, split: str) -> str:
+    """Return what is to be said of a split without clips."""
+    if split == "train":
+        return f"--valid-percent {config.valid_percent:g} left train.tsv empty: lower it"
+    return "valid.tsv is empty: write another set's manifest over it, or train with --disable-validation"
 
 
 def _fill_valid(config: ManifestConfig, splits: dict[str, list[tuple[str, Found]]], draws: list[float]) -> list[str]:
     """Move a clip to valid.tsv where the draws gave it none; return what is to be said about an empty one."""
     train, valid = splits["train"], splits["valid"]
     if valid:
-        return [] if train else [f"--valid-percent {config.valid_percent:g} left train.tsv empty: lower it"]
+        return [] if train else [_of_an_empty(config, "train")]
     if config.valid_percent == 0 or len(train) < 2:
-        return ["valid.tsv is empty: write another set's manifest over it, or train with --disable-validation"]
+        return [_of_an_empty(config, "valid")]
     # The one nearest to being drawn, so that the other clips stay where the original has them.
     place = draws.index(min(draws))
     valid.append(train.pop(place))
@@ -349,6 +360,8 @@ def examine(config: ManifestConfig, path: Source, longest: float = LONGEST) -> F
         return Found(reason=_one_line(str(e).removeprefix(f"{path}: ")))
     if not samples and isinstance(path, str) and is_untold(path):
         return Found(reason="its header tells of 0 samples, and more follow; repair it (sox --ignore-length FILE NEW)")
+    if not samples and isinstance(path, str) and os.path.getsize(path) > HEADER:
+        return Found(reason=f"0 samples in a file of {os.path.getsize(path)} bytes: it is cut short, or damaged")
     reason = _too_short(config, samples)
     return Found(reason=reason) if reason else Found(samples, samples / rate)
 

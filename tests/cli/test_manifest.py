@@ -330,8 +330,24 @@ def test_headers_that_lie_are_rejected(tmp_path, capsys):
             file.write(b"RIFF" + struct.pack("<I", told + 36) + b"WAVEfmt ")
             file.write(struct.pack("<IHHIIHH", 16, 1, 1, 16000, 32000, 2, 16) + b"data" + struct.pack("<I", told))
             file.truncate(44 + held)
-    assert main([str(folder), "--dest", str(tmp_path / "out")]) == 0
+    noise = np.random.default_rng(0).normal(size=16000) * 0.1
+    for name, form, mark, place, kind in (
+        ("small.au", "AU", b".snd", 8, ">I"),
+        ("small_rf64.wav", "RF64", b"ds64", 16, "<Q"),
+    ):
+        soundfile.write(folder / name, noise, 16000, format=form, subtype="PCM_16")
+        content = bytearray((folder / name).read_bytes())
+        struct.pack_into(kind, content, content.index(mark) + place, 6400)  # bytes of samples
+        (folder / name).write_bytes(content)
+    soundfile.write(folder / "cut.ogg", noise, 16000, format="OGG", subtype="VORBIS")
+    os.truncate(folder / "cut.ogg", 6000)
+    assert main([str(folder), "--dest", str(tmp_path / "out"), "--valid-percent", "0"]) == 0
     rejects = dict(line.split("\t") for line in lines(tmp_path / "out" / "rejects.tsv"))
+    told = "its header tells of 0.2 s, the file holds 1.0 s"
+    for name in ("small.au", "small_rf64.wav"):
+        assert rejects[name].startswith(told)
+    assert rejects["cut.ogg"].endswith("bytes: it is cut short, or damaged")
+    assert lines(tmp_path / "out" / "train.tsv")[1:] == ["good.wav\t16000"]
     assert rejects["stale.wav"].startswith("its header tells of 600.0 s, the file holds 4800.0 s")
     assert rejects["nine_hours.wav"] == "9.0 hours, at most 8 are read; w2v-segment cuts it into clips"
     with pytest.raises(DataError, match="its header tells of"):

@@ -104,6 +104,14 @@ def test_a_manifest_whose_folder_has_gone(data: Path) -> None:
     refused(pretrain(data), "train.tsv:1", "'/somewhere/else' does not exist")
 
 
+@pytest.mark.parametrize("more", [[], ["--resample"]])
+def test_clips_that_have_all_moved(more: list[str], data: Path) -> None:
+    edit(data / "train.tsv", lambda lines: [lines[0], *(f"moved/{line}" for line in lines[1:])])
+    refused(
+        pretrain(data, *more), "none of the 16 clips of train", "can be read,", "train.tsv:2: ", "moved/", "No such"
+    )
+
+
 def test_a_malformed_line(data: Path) -> None:
     edit(data / "train.tsv", lambda lines: [*lines[:4], "clip.wav 12000", *lines[5:]])
     refused(pretrain(data), "train.tsv:5", "one tab", "clip.wav 12000")

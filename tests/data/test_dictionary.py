@@ -47,6 +47,8 @@ def test_overwriting(tmp_path):
         (b"a 1\nb x\n", ":2: must be a symbol, a space and a count"),
         (b"a 1\nb --3\n", ":2: must be a symbol, a space and a count, got 'b --3'"),
         (b"a\t1\n", ":1: must be a symbol, a space and a count"),
+        ("a \uff13\n".encode(), ":1: must be a symbol, a space and a count"),
+        (b"a 1\rb 2\r", ":1: lines of the dictionary end in CR alone"),
         (
             b"<s> 1\n<pad> 1\na 1\n",
             ":1: '<s>' is in the four special symbols already, which no dictionary lists; leave",

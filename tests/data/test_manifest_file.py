@@ -91,6 +91,22 @@ def test_a_byte_order_mark_is_no_part_of_the_root(tmp_path):
         (b"/r\na\t1\n/c\t1\n../b\t1\n", "x.tsv:3: must stay inside"),
         (b"/r\na\t1\nb\0c\t1\n", "x.tsv:3: holds a zero byte"),
         (b"/r\0\na\t1\n", "x.tsv:1: the first line must name the root folder"),
+        ("/r\na.wav\t1\n".encode("utf-16"), "x.tsv:1: the manifest must be text, got UTF-16; iconv"),
+        *(
+            (
+                f"/r\n{name}\t1\n".encode(),
+                f"x.tsv:2: path:offset:frames must be whole numbers of samples, 0 or more, got '{name}",
+            )
+            for name in (
+                "a.wav:0",
+                "a.WAV:0:",
+                "a.wav:0-99",
+                "b/a.flac:00:01:02",
+                "a.wav#t=0,2",
+                "a.mp3@5:9",
+                "a.wav:0,5",
+            )
+        ),
     ],
 )
 def test_broken_lines_are_named(tmp_path, content, message):
@@ -99,6 +115,21 @@ def test_broken_lines_are_named(tmp_path, content, message):
         read_manifest(tmp_path / "x.tsv")
     assert message in str(error.value)
     assert "\n" not in str(error.value)
+
+
+def test_names_that_look_like_stretches_and_are_none(tmp_path):
+    names = [
+        "a.wav#1.wav",
+        "12:30:05.wav",
+        "a.wav:0:16",
+        "x.tar:512:99:a.wav:0:16",
+        "at@home.wav",
+        "a.wave:1",
+        "c:d/e.flac",
+    ]
+    (tmp_path / "x.tsv").write_text("/r\n" + "".join(f"{name}\t1\n" for name in names))
+    manifest = read_manifest(tmp_path / "x.tsv")
+    assert [manifest.name(row) for row in range(len(manifest))] == names
 
 
 def test_missing_files(tmp_path):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import codecs
+import gzip
 import json
 import unicodedata
 
@@ -119,6 +120,7 @@ NAMED_LJSPEECH = "id|raw|norm\n" + LJSPEECH
         ('a.wav,"one, two"\n', {}, Columns(text="2"), [("a.wav", "one, two")]),
         ('"a.wav"\t"He said ""no"""\n', {}, Columns(), [("a.wav", 'He said "no"')]),
         ("#path\ttext\na.wav\tONE\n", {}, Columns(), [("a.wav", "ONE")]),
+        ("sep=;\npath;text\na.wav;ONE\n", {}, Columns(), [("a.wav", "ONE")]),  # Excel
     ],
 )
 def test_columns_that_are_chosen(tmp_path, text, options, columns, expected):
@@ -155,6 +157,14 @@ def test_which_columns_are_read_is_said(tmp_path):
         ("wave,said\na,b\n", {"name": "t.csv"}, "no column of paths .* and none of texts .*--path-column and --text-"),
         ('[\n{"path": "a"}]\n', {}, "t.tsv:1: .*of lines of JSON a table is made by jq"),
         ('{"path": "a", "text": "b"}\n', {"by_id": True}, "t.tsv:1: .*of lines of JSON a table is made by jq"),
+        (TWO_TEXTS.replace("\n", "\r"), {}, r"t.tsv:1: lines of the file of transcripts end in CR alone; tr '"),
+        (gzip.compress(TWO_TEXTS.encode()), {}, "t.tsv:1: the file of transcripts .* got a gzip file; gunzip -c"),
+        (b"PK\3\4\24\0\6\0", {"name": "t.xlsx"}, "t.xlsx:1: .* or a table of a spreadsheet; save it as text"),
+        ("path\ttext\na\tcaf\xe9\n".encode("latin1"), {}, "t.tsv:2: .* got byte 0xe9; iconv -f"),
+        ("[" + '{"a": 1},' * 20_000 + "]", {}, "t.tsv:1: .*of lines of JSON a table"),  # a cell too long for CSV
+        ("# of May\na\tONE\n", {}, "t.tsv:1: .*; comments are not read: take them out"),
+        ('File type = "ooTextFile"\n', {}, "t.tsv:1: .*read by --textgrid TIER"),
+        ("1\n00:00 --> 00:01\nONE\n", {"name": "t.srt"}, "t.srt:1: .*; subtitles are not read: .*--segments"),
         ("path\ttext\n".encode("utf-16"), {}, "t.tsv:1: the file of transcripts must be UTF-8 text, got UTF-16; iconv"),
         ("path,said\na,b\n", {"name": "t.csv"}, "t.csv:1: .*names no column of texts .*; w2v-labels --text-column"),
         (LJSPEECH, {"by_id": True}, "t.tsv:1: .*or --text-column NUMBER"),

@@ -196,6 +196,12 @@ def test_foreign_tars_are_listed_with_their_texts(packed, tmp_path):
     assert manifest_program(tmp_path / "m/train.tsv", "--check")[0] == 0
 
 
+def test_an_empty_validation_set_is_named(packed, tmp_path):
+    code, out, err = manifest_program(packed / "shards", "--ext", "tar", "--dest", tmp_path, "--valid-percent", 0)
+    assert code == 0, err
+    assert "valid.tsv is empty: write another set's manifest over it" in out
+
+
 def test_a_compressed_tar_is_unpacked_when_asked(packed, tmp_path):
     content = (packed / "shards/train-000000.tar").read_bytes()
     (tmp_path / "train-000000.tar.gz").write_bytes(gzip.compress(content))

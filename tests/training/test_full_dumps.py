@@ -228,6 +228,23 @@ def test_hints(tmp_path: Path, text: str, message: str) -> None:
         parsed(tmp_path, text)
 
 
+@pytest.mark.parametrize(
+    ("text", "line"),
+    [
+        ("task: audio_pretraining\ncriterion: wav2vec\narch: wav2vec2\nlr: [0.0005]\n", 3),
+        ("!!python/object:argparse.Namespace\narch: wav2vec2\nlr: [0.0005]\n", 1),
+        ("task: {_name: audio_pretraining}\nlr: 0.0005\n", 2),
+        ("args:\n  arch: wav2vec2\n", 1),
+        ('{"arch": "wav2vec2", "lr": [0.0005]}', 1),
+    ],
+)
+def test_options_on_one_level(tmp_path: Path, text: str, line: int) -> None:
+    """As `vars(args)` of the original has them: one line that says which form is expected."""
+    (tmp_path / "flat.yaml").write_text(text)
+    with pytest.raises(ConfigError, match=rf"flat\.yaml:{line}: .* below their section, as in .*--print-config"):
+        read(tmp_path / "flat.yaml", "DATA")
+
+
 def test_overrides_are_no_file(tmp_path: Path) -> None:
     (tmp_path / "overrides.yaml").write_text("- task.data=/data\n- model=wav2vec2\n")
     with pytest.raises(ConfigError, match="overrides of Hydra stand on the command line"):

@@ -17,6 +17,10 @@ from w2v.errors import ConfigError, listed
 LONGEST_FILE = 1 << 20
 DEEPEST = 20
 PREFIX = "tag:yaml.org,2002:"
+BY_SECTION = (
+    "options stand below their section, as in {optimization: {lr: [0.0005]}}, and not all on one level, as in the "
+    "original's args; w2v-train makes such a file of flags with --print-config"
+)
 
 
 @dataclass(frozen=True)
@@ -114,7 +118,7 @@ class _Sections:
             raise ConfigError(f"{self._path}:1: must hold sections ({', '.join(self._known)}), got {plain!r}{hint}")
         sections: dict[str, dict[str, Any]] = {}
         places: dict[tuple[str, str], str] = {}
-        left_out, unknown = [], []
+        left_out, unknown, bare = [], [], []
         for key, node in root.value:
             name, values = key.value, plain[key.value]
             if self._is_unread(key, values):
@@ -125,12 +129,17 @@ class _Sections:
                 sections[name] = self._options(node, values)
                 places |= {(name, _spelled(option.value)): self._place(option) for option, _ in node.value}
             elif values is not None:
-                hint = f"; a component is named by {name}: {{_name: {values}}}" if isinstance(values, str) else ""
-                self._refuse(key, f"section {name!r} must hold options, got {values!r}{hint}")
+                bare.append(key)
         if unknown:
             names = listed([repr(key.value) for key in unknown])
             some = "unknown section" if len(unknown) == 1 else "unknown sections"
-            self._refuse(unknown[0], f"{some} {names}; known: {', '.join(self._known)}")
+            is_flat = any(key.value == "args" or not isinstance(plain[key.value], (dict, list)) for key in unknown)
+            hint = f"; {BY_SECTION}" if is_flat else ""
+            self._refuse(unknown[0], f"{some} {names}; known: {', '.join(self._known)}{hint}")
+        for key in bare:
+            name, values = key.value, plain[key.value]
+            hint = f"; a component is named by {name}: {{_name: {values}}}" if isinstance(values, str) else ""
+            self._refuse(key, f"section {name!r} must hold options, got {values!r}{hint}")
         return ConfigFile(self._path, sections, places, tuple(left_out))
 
     def _options(self, node: Any, values: dict[str, Any]) -> dict[str, Any]:
@@ -162,7 +171,8 @@ class _Sections:
         self._seen.add(id(node))
         kind = self._kinds[type(node)]
         if kind != "scalar" and node.tag != PREFIX + kind:
-            self._refuse(node, f"is no plain YAML: the tag {node.tag!r}")
+            hint = f"; {BY_SECTION}" if node.tag.endswith("Namespace") else ""
+            self._refuse(node, f"is no plain YAML: the tag {node.tag!r}{hint}")
         return kind
 
     def _value(self, node: Any, depth: int) -> Any:

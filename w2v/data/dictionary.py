@@ -80,7 +80,7 @@ class Dictionary:
                 raise DataError(f"{path}:{number}: must be a symbol, a space and a count, got an empty line")
             overwrite = text.endswith(" " + OVERWRITE)
             symbol, _, count = text.removesuffix(" " + OVERWRITE).rpartition(" ")
-            if not symbol or not count.removeprefix("-").isdecimal():
+            if not symbol or not (count.isascii() and count.removeprefix("-").isdecimal()):
                 raise DataError(f"{path}:{number}: must be a symbol, a space and a count, got {text!r}")
             if any(letter.isspace() for letter in symbol):
                 # Labels are split at white space, so no label could ever be this symbol.

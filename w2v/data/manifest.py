@@ -27,8 +27,9 @@ import numpy as np
 import numpy.typing as npt
 
 from w2v.array_types import IntArray
+from w2v.data.audio_files import AUDIO_ENDINGS
 from w2v.data.text_blocks import read_blocks
-from w2v.data.text_file import read_lines
+from w2v.data.text_file import read_lines, what_else
 from w2v.errors import DataError
 from w2v.files import write_atomically
 from w2v.shards.member import Member, Source, absolute, is_url, joined, parse_place, shown
@@ -44,6 +45,11 @@ SHARDS_ENDING = ".shards.tsv"
 _IN_SHARD = re.compile(rb"\.(?:tar|zip|parquet):\d+:\d+")
 _EMPTY = re.compile(rb":\d+:0+\t")
 _NO_SAMPLES = re.compile(rb":(?!\d{1,%d}:\d{1,%d}\t)[-+]?[\d.]+:[-+]?[\d.]+\t" % (STRETCH_DIGITS, STRETCH_DIGITS))
+_OTHER_STRETCH = re.compile(
+    rb"\.(?:%s)(?!:\d{1,%d}:\d{1,%d}\t)[:@#][t=\d.,:;-]*\t"
+    % ("|".join(AUDIO_ENDINGS).encode(), STRETCH_DIGITS, STRETCH_DIGITS),
+    re.IGNORECASE,
+)
 _OUTSIDE = re.compile(rb"(?:^|[/\n])(\.\.)[/\t]|(?:^|\n)([a-zA-Z][a-zA-Z0-9+.-]*://)")
 
 
@@ -317,6 +323,8 @@ def read_manifest(path: str | Path, *, allow_outside_root: bool = False) -> Mani
         if text:
             rest = rest.partition(b"\n")[2]  # the end of the last line
         if line == 1:
+            if other := what_else(text):
+                raise DataError(f"{where}:1: the manifest must be text, got {other}")
             first, _, text = text.removeprefix(codecs.BOM_UTF8).partition(b"\n")
             root = _read_root(where, first)
             line += 1
@@ -466,9 +474,9 @@ def _check_inside(block: _Block, tabs: IntArray) -> None:
 
 
 def _check_stretches(block: _Block, tabs: IntArray) -> None:
-    if b":" not in block.content:
+    if not any(mark in block.content for mark in (b":", b"@", b"#")):
         return
-    wrong = _NO_SAMPLES.search(block.content)
+    wrong = _NO_SAMPLES.search(block.content) or _OTHER_STRETCH.search(block.content)
     if wrong is not None:
         block.refuse(
             block.row(wrong.start()), "path:offset:frames must be whole numbers of samples, 0 or more, got", tabs

@@ -17,9 +17,12 @@ from w2v.shards.member import Loaded
 
 BYTES_PER_VALUE = {"PCM_S8": 1, "PCM_U8": 1, "ULAW": 1, "ALAW": 1, "PCM_16": 2, "PCM_24": 3, "PCM_32": 4, "FLOAT": 4}
 BYTES_PER_VALUE["DOUBLE"] = 8
+RIFF = (b"RIFF", b"RF64", b"BW64")  # the latter two have lengths of 64 bits in a chunk of their own
+TIGHT = ("AU", "NIST")  # containers without chunks, where nothing belongs behind the samples
 COMPRESSED = ("FLAC", "OGG", "MP3", "MPEG")  # containers whose decoder finds the end
 TOLERATED_BYTES = 1 << 20  # of pictures, titles and the like behind the samples of a file that has no chunks
 TOLERATED_SHARE = 0.1
+UNTOLD = 0xFFFFFFFF  # the length of a chunk that is not known, or stands elsewhere
 
 
 def check_sizes(path: str | Loaded, container: str, subtype: str, channels: int, frames: int, sample_rate: int) -> None:
@@ -39,12 +42,12 @@ def check_sizes(path: str | Loaded, container: str, subtype: str, channels: int,
     if held <= told + 4096:
         return  # nearly all files: nothing further is read
     with open(path, "rb") if isinstance(path, str) else path.open() as file:
-        rest = _behind_samples(file, held) if file.read(4) == b"RIFF" else None
+        rest = _behind_samples(file, held) if file.read(4) in RIFF else None
         too_much = held - told > max(TOLERATED_BYTES, TOLERATED_SHARE * told)
         if rest is None and not too_much and begins_again(file, told):
             raise DataError(f"{path}: is joined of several files, of which only the first would be read; re-encode it")
     if rest is None:
-        rest = held - told if too_much else 0
+        rest = held - told if too_much or container in TIGHT else 0
     if rest > 0:
         seconds = (told + rest) / width / sample_rate
         raise DataError(
@@ -55,10 +58,14 @@ def check_sizes(path: str | Loaded, container: str, subtype: str, channels: int,
 
 def _chunks(file: BinaryIO, size: int) -> Iterator[tuple[int, bytes, int]]:
     """Yield place, name and length of the chunks of a RIFF file of `size` bytes; the file stands behind their heads."""
-    place = 12
+    place, samples = 12, UNTOLD
     while place + 8 <= size:
         file.seek(place)
         name, length = struct.unpack("<4sI", file.read(8))
+        if name == b"ds64" and length >= 16:
+            samples = struct.unpack("<8xQ", file.read(16))[0]
+            file.seek(place + 8)
+        length = samples if name == b"data" and length == UNTOLD else length
         yield place, name, length
         place += 8 + length + length % 2
 
@@ -70,7 +77,7 @@ def _behind_samples(file: BinaryIO, size: int) -> int | None:
         if not all(32 <= byte < 127 for byte in name) or (behind and place + 8 + length > size + 1):
             return size - place if behind else None
         behind = behind or name == b"data"
-        if name == b"data" and length in (0, 0xFFFFFFFF):
+        if name == b"data" and length in (0, UNTOLD):
             return 0  # written to a pipe: libsndfile reads to the end, or says that there is nothing (`is_untold`)
     return 0 if behind else None
 

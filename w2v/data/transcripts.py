@@ -109,6 +109,8 @@ def read_table(path: str, *, by_id: bool = False, columns: Columns = Columns()) 
         DataError: the file cannot be read, or a line is none of these; named as file:line.
     """
     lines = read_lines(path, KIND)
+    if lines and re.fullmatch(r'"?sep=."?', lines[0]):  # Excel's own, before the titles
+        lines[0] = ""
     filled = next((number for number, line in enumerate(lines) if line.strip()), None)
     if filled is None:
         return Table([])
@@ -135,7 +137,10 @@ def read_table(path: str, *, by_id: bool = False, columns: Columns = Columns()) 
 
 
 def _cells_of(line: str, mark: str) -> list[str]:
-    return next(csv.reader([line], delimiter=mark), [])
+    try:
+        return next(csv.reader([line], delimiter=mark), [])
+    except csv.Error:  # a carriage return in it, or a cell longer than the module takes
+        return line.split(mark)
 
 
 def _title(cell: str) -> str:
@@ -229,7 +234,7 @@ def _named_columns(path: str, records: Iterator[tuple[int, list[str]]], columns:
     _check_titles(f"{path}:{number}", titles, wanted)
     name, text = (_only(f"{path}:{number}", titles, column) for column in wanted)
     rows = list(_rows(path, records, name, text, len(titles), "its header"))
-    rest = [title.strip() for place, title in enumerate(titles) if place not in (name, text)]
+    rest = [title.strip() for place, title in enumerate(titles) if title.strip() and place not in (name, text)]
     others = f"; not read: {listed(rest, 8)}" if rest else ""
     said = (
         f"{path}: {what} are read from its column {titles[name].strip()!r}, texts from {titles[text].strip()!r}{others}"
@@ -306,6 +311,12 @@ def _refuse_columns(path: str, number: int, line: str, count: int) -> NoReturn:
     hint = "more columns need a header such as `path TAB text`, or --text-column NUMBER"
     if count == 1 and line.startswith(("{", "[")):
         hint = JSON_HINT
+    elif line.startswith("#"):
+        hint = "comments are not read: take them out"
+    elif "ooTextFile" in line:
+        hint = "TextGrids beside the recordings are read by --textgrid TIER"
+    elif path.lower().endswith((".srt", ".vtt")):
+        hint = "subtitles are not read: give their times as Kaldi's segments (--segments), and their texts by id"
     elif count == 1:
         hint = "lines of `id text` go with --by-id"
         if mark is not None:

@@ -14,7 +14,7 @@ import numpy as np
 from w2v.config import arg, byte_size, check_range
 from w2v.config.sections import DatasetConfig
 from w2v.criterions.base import Criterion
-from w2v.data.audio import audio_format
+from w2v.data.audio import audio_format, audio_info
 from w2v.data.augment import Augmentation, decibel_range
 from w2v.data.batch_sampler import plan_batches
 from w2v.data.dataset import MAX_BAD_SHARE, AudioDataset
@@ -157,16 +157,19 @@ class AudioTask(Task):
         """Look at the headers of some clips: those of another form are left out, one by one, without `--resample`.
 
         Raises:
+            DataError: none of them can be read.
             ConfigError: none of them has the form that is needed.
         """
         config = self.config
-        if config.resample:
-            return
         rows = np.unique(np.linspace(0, len(manifest) - 1, min(len(manifest), FORMATS_SEEN)).astype(np.int64)).tolist()
         # A server is asked for nothing before the workers have been started.
         sources = [(row, manifest.stretch(row)[0]) for row in rows if not manifest.is_remote(row)]
         seen = [(row, audio_format(source)) for row, source in sources]
         known = [(row, *form) for row, form in seen if form is not None]
+        if seen and not known:
+            raise DataError(_unreadable(manifest, split, rows))
+        if config.resample:
+            return
         other = [
             f"{manifest.name(row)} ({rate} Hz, {channels} channel{'s' * (channels > 1)})"
             for row, rate, channels in known
@@ -259,3 +262,13 @@ class AudioTask(Task):
             f"manifest {split}": data_digest(clips.manifest.names, clips.manifest.sizes)
             for split, clips in self._datasets.items()
         }
+
+
+def _unreadable(manifest: Manifest, split: str, rows: list[int]) -> str:
+    """Return what is to be said where no clip that was looked at can be read, as where all have moved."""
+    reason = ""
+    try:
+        audio_info(manifest.stretch(rows[0])[0])
+    except DataError as e:
+        reason = f": {e}"
+    return f"none of the {len(rows)} clips of {split} that were looked at can be read, {manifest.line(rows[0])}{reason}"

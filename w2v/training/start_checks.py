@@ -62,6 +62,9 @@ def _short_run(config: TrainConfig) -> Iterator[str]:
 
 def _best(config: TrainConfig) -> Iterator[str]:
     chosen = config.checkpoint
+    if config.dataset.disable_validation and (chosen.patience > 0 or chosen.keep_best_checkpoints > 0):
+        flag = "--patience" if chosen.patience > 0 else "--keep-best-checkpoints"
+        yield f"{flag} goes by validations, and --disable-validation makes none: it does nothing in this run"
     if chosen.maximize_best_checkpoint_metric and chosen.best_checkpoint_metric in SMALLER_IS_BETTER:
         yield (
             f"--maximize-best-checkpoint-metric: the largest {chosen.best_checkpoint_metric} counts as the best, "
@@ -71,6 +74,9 @@ def _best(config: TrainConfig) -> Iterator[str]:
 
 def _schedule(config: TrainConfig) -> Iterator[str]:
     limit, schedule = config.optimization.max_update, config.lr_scheduler.config
+    peaks = (*(config.optimization.lr or ()), getattr(schedule, "max_lr", None) or 0.0)
+    if max(peaks) == 0:
+        yield "--lr 0: nothing trains"
     warm = getattr(schedule, "warmup_updates", 0) or getattr(schedule, "warmup_steps", 0)
     if getattr(schedule, "phase_ratio", None) is None and limit and warm >= limit:
         flag = "--warmup-updates" if hasattr(schedule, "warmup_updates") else "--warmup-steps"
