@@ -140,7 +140,7 @@ def test_no_dictionary(data: Path, corpus: Path) -> None:
 
 def test_labels_wanted_and_not_given(data: Path) -> None:
     command = ["--arch", "wav2vec_ctc", "--criterion", "ctc", "--save-dir", data.parent / "run", *SHORT, "--cpu"]
-    refused(call(train.main, [data, *command]), "--labels")
+    refused(call(train.main, [data, *command, "--lr", 0.1]), "--labels")
 
 
 @pytest.mark.parametrize(

@@ -167,6 +167,7 @@ class AudioTask(Task):
         seen = [(row, audio_format(source)) for row, source in sources]
         known = [(row, *form) for row, form in seen if form is not None]
         if seen and not known:
+            manifest.check_root()
             raise DataError(_unreadable(manifest, split, rows))
         if config.resample:
             return
