@@ -24,11 +24,14 @@ def import_user_dir(path: str) -> ModuleType:
         the module; for a folder without `__init__.py`, the last of its files.
 
     Raises:
-        ConfigError: there is nothing to import, another module has the same name, a file is no Python, or it imports
-            a module that is not there.
+        ConfigError: there is nothing to import, another module has the same name, a file is no Python, imports what is
+            not there, or ends the program.
         Exception: whatever else the plugin itself raises, with its own traceback.
     """
-    location = Path(path).expanduser().resolve()
+    try:
+        location = Path(path).expanduser().resolve()
+    except (OSError, RuntimeError) as e:  # a link that leads to itself; a user that there is not
+        raise ConfigError(f"--user-dir must be a python file or a folder, got {path!r}: {e}") from e
     if location.name == "__init__.py":
         location = location.parent
     if location.is_file() and location.suffix == ".py":
@@ -61,9 +64,17 @@ def _import(name: str, file: Path) -> ModuleType:
         try:
             loaded = importlib.import_module(name)
         except SyntaxError as e:
-            raise ConfigError(f"--user-dir: {e.filename}:{e.lineno}: is no Python: {e.msg}") from e
+            raise ConfigError(f"--user-dir: {e.filename or file}:{e.lineno or 1}: is no Python: {e.msg}") from e
         except ModuleNotFoundError as e:
             raise ConfigError(f"--user-dir: {file} needs the module {e.name!r}, which cannot be found here") from e
+        except ImportError as e:
+            hint = "; files that import each other so need an __init__.py beside them" if "relative" in str(e) else ""
+            raise ConfigError(f"--user-dir: {file}: {e}{hint}") from e
+        except SystemExit as e:  # a script: the run would end without a word
+            raise ConfigError(
+                f"--user-dir: {file} ends the program when it is imported (sys.exit); put what it runs under "
+                "`if __name__ == '__main__':`"
+            ) from e
     found = getattr(loaded, "__file__", None)
     if found is None or Path(found).resolve() != file:
         raise ConfigError(f"--user-dir: the name {name!r} of {file} is taken by the module at {found}; rename yours")

@@ -8,6 +8,7 @@ from __future__ import annotations
 import sys
 from collections.abc import Sequence
 
+from w2v.config.named_files import check_named_files
 from w2v_cli.align_flags import parse_flags
 from w2v_cli.main import run
 
@@ -24,6 +25,7 @@ def align(argv: Sequence[str]) -> int:
         W2vError: a flag, a file or the checkpoint breaks a rule, or the only text does not fit its recording.
     """
     flags = parse_flags(argv)
+    check_named_files(flags.program)
     from w2v_cli.align_jobs import run_jobs  # torch
 
     return run_jobs(flags)

@@ -31,6 +31,7 @@ class ProgramConfig(ShardOptions):
     model: str = arg(
         help="checkpoint of a model fine-tuned with CTC, or emissions that w2v-infer --dump-emissions wrote",
         positional=True,
+        reads="model",
     )
     audio: str = arg(help="recording, folder, or manifest (.tsv)", positional=True)
     text: str | None = arg(None, help="file of the text", positional=True)
@@ -57,7 +58,9 @@ class ProgramConfig(ShardOptions):
         metavar="START-END",
     )
     post_process: str | None = arg(None, help="how units become words: letter, sentencepiece, ...")
-    dict: str | None = arg(None, help="dictionary file of a checkpoint that comes without one", metavar="FILE")
+    dict: str | None = arg(
+        None, help="dictionary file of a checkpoint that comes without one", metavar="FILE", reads="file"
+    )
     language: str | None = arg(None, help="of a model of many languages (MMS): which one, such as eng", metavar="CODE")
     max_tokens: int | None = arg(None, help="largest batch: windows x longest window, in samples (default: one window)")
     num_workers: int | None = arg(None, help="processes that align (default: all cores; 0: this one)")

@@ -18,6 +18,7 @@ import numpy.typing as npt
 import torch
 
 from w2v import distributed
+from w2v.data.audio_time import audio_time
 from w2v.errors import DataError, MissingPackageError, W2vError
 from w2v.files import make_folder
 from w2v.inference.emission_file import EmissionFile, EmissionInfo
@@ -221,8 +222,8 @@ class Results:
         if self.clips is not None:
             found = self.clips.finish([job.stem for job in jobs])
             logger.info(
-                "%s: %d clips, %.2f hours; %.2f hours rejected", self.config.split, found["clips"], found["hours"],
-                found["rejected"],
+                "%s: %d clips, %s; %s rejected", self.config.split, found["clips"], audio_time(found["seconds"]),
+                audio_time(found["rejected"]),
             )  # fmt: skip
 
 

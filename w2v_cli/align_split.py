@@ -105,8 +105,8 @@ class ClipWriter:
         write_atomically(self.folder / "rejects.tsv", (REJECTS + "".join(lines)).encode("utf-8", "surrogateescape"))
         return {
             "clips": len(rows),
-            "hours": sum(row[1] for row in rows) / self.info.sample_rate / 3600,
-            "rejected": sum(float(row[2]) - float(row[1]) for row in rejects) / 3600,
+            "seconds": sum(row[1] for row in rows) / self.info.sample_rate,
+            "rejected": sum(float(row[2]) - float(row[1]) for row in rejects),
         }
 
     def _note(self, stem: str) -> Path:

@@ -10,12 +10,12 @@ from typing import Any
 
 from w2v.config import ArgumentParser, arg, build_config
 from w2v.config.literals import str_tuple
+from w2v.config.named_files import is_hub_name
 from w2v.convert import ModelFile, read_model_file
 from w2v.convert.fairseq_file import write_fairseq
 from w2v.convert.fairseq_training import training_state
 from w2v.convert.huggingface_folder import write_huggingface
 from w2v.convert.huggingface_masked import write_masked_folder
-from w2v.convert.locate import is_hub_name
 from w2v.convert.model_card import CARD, write_card
 from w2v.convert.model_file import LANGUAGE_MODEL, MASKED_MODEL
 from w2v.convert.onnx_file import describe_onnx, is_onnx_folder, write_onnx

@@ -16,8 +16,8 @@ import torch
 
 from w2v import distributed
 from w2v.config import arg, check_range, parse_literal
+from w2v.config.named_files import is_address
 from w2v.config.sections import LOG_FORMATS
-from w2v.convert.locate import is_address
 from w2v.data.batch_sampler import batch_by_size, length_order
 from w2v.data.dictionary import Dictionary
 from w2v.data.labels import read_references

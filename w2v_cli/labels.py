@@ -15,21 +15,17 @@ from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from w2v.config import ArgumentParser, arg, build_config
 from w2v.data.dictionary import Dictionary, write_dictionary
 from w2v.data.kaldi import KaldiFolder, Segment, find_kaldi, read_kaldi, read_segments
 from w2v.data.manifest import Manifest, read_manifest, write_manifest
 from w2v.data.symbols import Cleaning, TextCleaner, symbol_notes, symbol_table
-from w2v.data.text_file import read_lines
+from w2v.data.text_file import id_and_value, read_lines
 from w2v.data.transcripts import Columns, Row, by_name, clip_id, match, read_table, read_textgrid
 from w2v.errors import ConfigError, DataError, listed
 from w2v.files import make_folder, write_atomically
 from w2v_cli.main import run
-
-if TYPE_CHECKING:
-    from w2v.data.audio import AudioInfo
 
 PROGRAM = "w2v-labels"
 TEXTGRID = ("TextGrid", "textgrid", "TEXTGRID")  # endings
@@ -230,7 +226,7 @@ def read_librispeech(manifest: Manifest) -> list[Row]:
         if not os.path.exists(path):
             continue
         for number, line in enumerate(read_lines(path, "file of transcripts"), start=1):
-            name, _, text = line.strip().partition(" ")
+            name, text = id_and_value(line)
             if name:
                 rows.append(Row(os.path.join(folder, name), text, f"{path}:{number}"))
     return rows
@@ -247,7 +243,7 @@ def _clips_of_segments(config: LabelsConfig, manifest: Manifest) -> Clips:
     recordings = {clip_id(manifest.title(row)): row for row in range(len(manifest))}
     clips = Clips(is_new=True, notes=[table.columns] if table.columns else [])
     segments = read_segments(str(config.segments))
-    info_of = _reader_of_headers(manifest)
+    clip_of = _namer_of_clips(manifest)
     for segment in segments:
         row = recordings.get(clip_id(segment.recording))
         if row is None:
@@ -255,7 +251,7 @@ def _clips_of_segments(config: LabelsConfig, manifest: Manifest) -> Clips:
                 f"{segment.where}: no recording of {config.tsv} is called {segment.recording!r}, as the first one is "
                 f"{clip_id(manifest.name(0))!r}"
             )
-        name, size = _stretch(manifest, row, segment, info_of(row))
+        name, size = clip_of(row, segment)
         clips.add(name, size, texts.get(segment.name))
     used = {segment.name for segment in segments}
     clips.unused = [name for name in texts if name not in used]
@@ -301,7 +297,7 @@ def _ids_of_clips(folder: KaldiFolder) -> dict[tuple[str, int | None, int | None
 
 
 def _clips_of_textgrids(tier: str, manifest: Manifest) -> Clips:
-    clips, lacking, info_of = Clips(is_new=True), [], _reader_of_headers(manifest)
+    clips, lacking, clip_of = Clips(is_new=True), [], _namer_of_clips(manifest)
     for row in range(len(manifest)):
         stem = os.path.splitext(manifest.path(row))[0]
         path = next((f"{stem}.{ending}" for ending in TEXTGRID if os.path.exists(f"{stem}.{ending}")), None)
@@ -309,25 +305,24 @@ def _clips_of_textgrids(tier: str, manifest: Manifest) -> Clips:
             lacking.append(manifest.name(row))
             continue
         for start, end, text in read_textgrid(path, tier):
-            name, size = _stretch(manifest, row, Segment("", "", start, end, path), info_of(row))
+            name, size = clip_of(row, Segment("", "", start, end, path))
             clips.add(name, size, Row(name, text, f"{path} at {start:g} s"))
     if lacking:
         clips.notes.append(f"{len(lacking)} recordings have no TextGrid beside them: {listed(lacking)}")
     return clips
 
 
-def _reader_of_headers(manifest: Manifest) -> Callable[[int], AudioInfo]:
-    """Return what gives the header of a recording by its row; of many stretches, it is read once."""
+def _namer_of_clips(manifest: Manifest) -> Callable[[int, Segment], tuple[str, int]]:
+    """Return what gives name and samples of a stretch of a recording by its row, whose header is read once."""
     from w2v.data.audio import audio_info
 
-    return functools.cache(lambda row: audio_info(manifest.source_of(row)))
+    header = functools.cache(lambda row: audio_info(manifest.source_of(row)))
 
+    def clip_of(row: int, segment: Segment) -> tuple[str, int]:
+        info = header(row)
+        return segment.clip(manifest.name(row), info.frames, info.sample_rate, int(manifest.sizes[row]))
 
-def _stretch(manifest: Manifest, row: int, segment: Segment, info: AudioInfo) -> tuple[str, int]:
-    """Return name and samples of a stretch of a recording."""
-    # Offsets count in samples of the file; sizes, as those of the manifest, in samples of training.
-    first, count = segment.samples(info.frames, info.sample_rate, manifest.name(row))
-    return f"{manifest.name(row)}:{first}:{count}", count * int(manifest.sizes[row]) // info.frames
+    return clip_of
 
 
 # ---------------------------------------------------------------------------------------------- files and words

@@ -12,6 +12,7 @@ import sys
 from collections.abc import Sequence
 from dataclasses import replace
 
+from w2v.config.named_files import check_named_files
 from w2v.inference.growing_transcript import GrowingTranscript
 from w2v_cli.live_flags import Flags, parse_flags
 from w2v_cli.live_output import Figures, JsonLines, SessionFiles, TextLines, Writer
@@ -36,6 +37,7 @@ def live(argv: Sequence[str]) -> int:
     if flags.what.list_devices:
         print("\n".join(device_lines()))
         return 0
+    check_named_files(flags.what, flags.decoder)
     if flags.serve.serve:
         return _serve(flags)
     source = open_source(flags.what)

@@ -25,7 +25,10 @@ class LiveFlags(ModelOptions):
     """What is heard, by which model, and where the words go."""
 
     model: str | None = arg(
-        None, help="checkpoint fine-tuned with CTC: ours, fairseq's, or a folder of Hugging Face", positional=True
+        None,
+        help="checkpoint fine-tuned with CTC: ours, fairseq's, or a folder of Hugging Face",
+        positional=True,
+        reads="model",
     )
     source: str | None = arg(
         None, help="an audio file, or - (standard input); left out: the microphone", positional=True, metavar="FILE|-"

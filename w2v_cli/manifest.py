@@ -20,6 +20,7 @@ from typing import Any
 from w2v.config import ArgumentParser, arg, build_config, byte_size, check_range, str_tuple
 from w2v.data.audio import LONGEST, audio_blocks, audio_info
 from w2v.data.audio_files import list_audio
+from w2v.data.audio_time import audio_time
 from w2v.data.kaldi import KaldiFolder, find_kaldi, read_kaldi
 from w2v.data.manifest import Manifest, is_listable, make_manifest, read_manifest, write_manifest
 from w2v.data.size_check import is_untold
@@ -158,7 +159,7 @@ def _write(config: ManifestConfig) -> int:
             write_manifest(os.path.join(config.dest, f"{split}.tsv"), root, names, sizes)
         elif rows:
             _pack(config, make_manifest(root, names, sizes), split)
-    parts = [f"{split}.tsv: {len(rows)} files, {_hours(rows):.2f} hours" for split, rows in splits.items()]
+    parts = [f"{split}.tsv: {len(rows)} files, {_length(rows)}" for split, rows in splits.items()]
     print("\n".join([f"{'; '.join(parts)}; rejects.tsv: {len(rejects)} files", *notes]), flush=True)
     return 0
 
@@ -180,15 +181,12 @@ def _clips(
         info = audio_info(path)
         for segment in kaldi.segments.get(path, ()):
             try:
-                first, count = segment.samples(info.frames, info.sample_rate, name)
+                clip, samples = segment.clip(name, info.frames, info.sample_rate, found.samples)
             except DataError as e:
                 yield f"{name} ({segment.name})", Found(reason=_one_line(str(e)))
                 continue
-            # Offsets count in samples of the file, lengths in samples of training.
-            samples = count * found.samples // info.frames
-            seconds = count / info.sample_rate
-            reason = _too_long(seconds) or _too_short(config, samples)
-            yield f"{name}:{first}:{count}", Found(samples, seconds, reason)
+            seconds = samples * found.seconds / found.samples
+            yield clip, Found(samples, seconds, _too_long(seconds) or _too_short(config, samples))
 
 
 def _too_short(config: ManifestConfig, samples: int) -> str:
@@ -300,8 +298,8 @@ def _cropping(config: ManifestConfig, rows: list[tuple[str, Found]]) -> list[str
     rate = sum(samples) / max(sum(found.seconds for _, found in rows), 1e-9)
     return [
         f"{len(long)} clips are longer than --max-sample-size {config.max_sample_size} "
-        f"({config.max_sample_size / rate:.1f} s): cropping loses {lost / rate / 3600:.2f} hours of "
-        f"{sum(samples) / rate / 3600:.2f} in each epoch; w2v-segment cuts long recordings"
+        f"({config.max_sample_size / rate:.1f} s): cropping loses {audio_time(lost / rate)} of "
+        f"{audio_time(sum(samples) / rate)} in each epoch; w2v-segment cuts long recordings"
     ]
 
 
@@ -413,8 +411,8 @@ def _chunks(
         yield config, files[start : start + CHUNK], longest
 
 
-def _hours(rows: list[tuple[str, Found]]) -> float:
-    return sum(found.seconds for _, found in rows) / 3600
+def _length(rows: list[tuple[str, Found]]) -> str:
+    return audio_time(sum(found.seconds for _, found in rows))
 
 
 def _one_line(text: str) -> str:

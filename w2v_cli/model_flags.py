@@ -16,7 +16,9 @@ BUILT_IN = ("viterbi", "kenlm", "fairseqlm")
 class ModelOptions:
     """How a model is read, and in which numbers it computes."""
 
-    dict: str | None = arg(None, help="dictionary file of a checkpoint that comes without one", metavar="FILE")
+    dict: str | None = arg(
+        None, help="dictionary file of a checkpoint that comes without one", metavar="FILE", reads="file"
+    )
     language: str | None = arg(None, help="of a model of many languages (MMS): which one, such as eng", metavar="CODE")
     post_process: str | None = arg(
         None, help="how units become words: letter, sentencepiece, ... (default: as trained)"

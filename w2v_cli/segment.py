@@ -24,10 +24,11 @@ import numpy.typing as npt
 from w2v.config import ArgumentParser, arg, build_config, check_range, str_tuple
 from w2v.data.audio import audio_blocks, audio_info, read_audio
 from w2v.data.audio_files import list_audio
+from w2v.data.audio_time import audio_time
 from w2v.data.cuts import ClipLimits, plan_clips
 from w2v.data.flac_file import write_flac
 from w2v.data.level_detector import LevelDetector
-from w2v.data.manifest import is_listable, write_manifest
+from w2v.data.manifest import is_listable, stretch_name, write_manifest
 from w2v.data.silero import SileroModel
 from w2v.data.speech_segments import SpeechModel, SpeechRule, SpeechSegmenter
 from w2v.errors import ConfigError, DataError
@@ -178,7 +179,7 @@ def cut_recording(config: SegmentConfig, root: str, path: str) -> Cut:
             # Offsets and frames count in samples of the file, lengths in samples of training.
             first, last = (place * info.sample_rate // DETECTION_RATE for place in (start, end))
             samples = (last - first) * config.sample_rate // info.sample_rate
-            cut.rows.append((f"{path}:{first}:{last - first}", samples))
+            cut.rows.append((stretch_name(path, first, last - first), samples))
     except DataError as e:
         return Cut(path, reason=" ".join(str(e).removeprefix(f"{full}: ").split()))
     return cut
@@ -344,7 +345,7 @@ def _write_lists(config: SegmentConfig, root: str, cuts: list[Cut]) -> None:
     rows = [row for cut in cuts for row in cut.rows]
     if not rows:
         first = f"; the first reason in {dest / 'rejects.tsv'}: {rejects[0].rstrip()}" if rejects else ""
-        raise DataError(f"no clips: {_hours_dropped(cuts)}{first}")
+        raise DataError(f"no clips: {_dropped(cuts)}{first}")
     is_valid = draw_split(len(rows), config.valid_percent, config.seed)
     folder = str(dest.resolve() / "clips") if config.write_files else root
     for split, wanted in (("train", False), ("valid", True)):
@@ -363,11 +364,11 @@ def draw_split(count: int, valid_percent: float, seed: int) -> list[bool]:
     return is_valid
 
 
-def _hours_dropped(cuts: list[Cut]) -> str:
+def _dropped(cuts: list[Cut]) -> str:
     dropped: Counter[str] = Counter()
     for cut in cuts:
         dropped.update(cut.dropped)
-    return "; ".join(f"{seconds / 3600:.2f} hours of {reason}" for reason, seconds in dropped.most_common()) or "none"
+    return "; ".join(f"{audio_time(seconds)} of {reason}" for reason, seconds in dropped.most_common()) or "none"
 
 
 def _report(config: SegmentConfig, cuts: list[Cut]) -> list[str]:
@@ -375,9 +376,9 @@ def _report(config: SegmentConfig, cuts: list[Cut]) -> list[str]:
     lengths = [samples / config.sample_rate for cut in cuts for _, samples in cut.rows]
     total = sum(cut.seconds for cut in used)
     lines = [
-        f"{len(used)} recordings, {total / 3600:.2f} hours; rejects.tsv: {len(cuts) - len(used)} files",
-        f"kept {sum(lengths) / 3600:.2f} hours ({100 * sum(lengths) / max(total, 1e-9):.0f} %) in {len(lengths)} clips",
-        f"dropped: {_hours_dropped(cuts)}",
+        f"{len(used)} recordings, {audio_time(total)}; rejects.tsv: {len(cuts) - len(used)} files",
+        f"kept {audio_time(sum(lengths))} ({100 * sum(lengths) / max(total, 1e-9):.0f} %) in {len(lengths)} clips",
+        f"dropped: {_dropped(cuts)}",
         "lengths of clips:",
     ]
     bins = Counter(int(length // BIN) for length in lengths)

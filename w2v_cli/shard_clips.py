@@ -7,6 +7,7 @@ from collections import Counter
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
+from w2v.data.audio_time import audio_time
 from w2v.data.manifest import read_identities, write_manifest
 from w2v.files import write_atomically
 from w2v.shards.store import Identity, ShardStore
@@ -89,6 +90,6 @@ class Clips:
         write_manifest(folder / f"{split}.tsv", root, names, [self.sizes[row] for row in kept], self.shards)
         also = "".join(f", {split}.{kind}" for kind in kinds) + (f", {split}.transcripts.tsv" if spoken else "")
         note = f" (left out {left_out} without the labels that others have)" if left_out else ""
-        hours = sum(self.seconds[row] for row in kept) / 3600
+        length = audio_time(sum(self.seconds[row] for row in kept))
         num_shards = len(read_identities(folder / f"{split}.tsv"))
-        return f"{split}.tsv{also}: {len(kept)} clips in {num_shards} shards, {hours:.2f} hours{note}"
+        return f"{split}.tsv{also}: {len(kept)} clips in {num_shards} shards, {length}{note}"

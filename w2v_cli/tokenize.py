@@ -55,7 +55,7 @@ class TokenizeConfig(ClipOptions):
 
     shard_flag: ClassVar[str] = "--shard"
 
-    checkpoint: str = arg(help="checkpoint of a model with a quantizer", aliases=("--path", "--model"))
+    checkpoint: str = arg(help="checkpoint of a model with a quantizer", aliases=("--path", "--model"), reads="model")
     output_dir: str = arg(help="folder for SPLIT.src and, with --labels, SPLIT.lbl")
     data_dir: str = arg(help="folder with SPLIT.tsv, or with audio below SPLIT/")
     extension: str = arg("tsv", help="tsv: manifests; else the ending of audio files")
@@ -74,7 +74,9 @@ class TokenizeConfig(ClipOptions):
         help="largest batch: clips x longest clip, in samples; 0: clip by clip, so that no rounding depends on others",
     )
     no_dict: bool = arg(False, help="write no dict.txt")
-    srcdict: str | None = arg(None, help="dictionary for --dataset-impl mmap (default: that of the first split)")
+    srcdict: str | None = arg(
+        None, help="dictionary for --dataset-impl mmap (default: that of the first split)", reads="file"
+    )
     thresholdsrc: int = arg(0, help="leave tokens out of dict.txt that are rarer than this")
     nwordssrc: int = arg(-1, help="keep so many symbols in dict.txt, the four special ones counted; -1: all")
     padding_factor: int = arg(8, help="fill dict.txt up to a multiple of this with symbols that never occur")

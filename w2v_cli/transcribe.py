@@ -13,6 +13,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from w2v.config.named_files import check_named_files
 from w2v.errors import ConfigError, DataError
 from w2v.inference.result import FORMATS, Segment, Transcript
 from w2v_cli.main import run
@@ -47,6 +48,7 @@ def transcribe(argv: Sequence[str]) -> int:
 
         return label_recordings(flags, jobs)
     folder = _folder(flags, jobs)
+    check_named_files(flags.what, flags.decoder)
     # torch is imported from here on: what is wrong with the flags is said at once.
     from w2v_cli.transcribe_run import Progress, open_run
 

@@ -29,7 +29,9 @@ class TranscribeFlags(ShardOptions, ModelOptions):
     """What is transcribed, by which model, and where the transcripts go."""
 
     model: str = arg(
-        help="checkpoint fine-tuned with CTC: ours, fairseq's, or a folder of Hugging Face", positional=True
+        help="checkpoint fine-tuned with CTC: ours, fairseq's, or a folder of Hugging Face",
+        positional=True,
+        reads="model",
     )
     input: tuple[str, ...] = arg(
         (), help="audio files, folders or manifests (.tsv) of them, or - (standard input)", positional=True,

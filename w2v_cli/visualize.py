@@ -20,6 +20,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from w2v.config import ArgumentParser, arg, build_config, check_range, str_tuple
+from w2v.config.named_files import check_named_files
 from w2v.errors import ConfigError, DataError
 from w2v_cli.main import run
 
@@ -40,7 +41,9 @@ SAMPLES_PER_TOKEN = 160
 class VisualizeConfig:
     """What is looked at, and where the pictures go."""
 
-    checkpoint: str = arg(help="the model: ours, fairseq's or a Hugging Face folder", aliases=("--model", "--path"))
+    checkpoint: str = arg(
+        help="the model: ours, fairseq's or a Hugging Face folder", aliases=("--model", "--path"), reads="model"
+    )
     data_dir: str = arg(
         help="folder with audio, or with manifests, or a manifest (.tsv); words come from transcripts.tsv in it "
         "(path TAB WORDS), or from NAME.wrd beside NAME.tsv. Of a masked language model: folder with its valid tokens",
@@ -101,6 +104,7 @@ def visualize(argv: Sequence[str]) -> int:
     )
     parser.add_config(VisualizeConfig, "pictures")
     config = build_config(VisualizeConfig, parser.parse(argv), "w2v-visualize")
+    check_named_files(config)
 
     import torch
 

@@ -295,7 +295,7 @@ def test_as_a_program(folder):
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     assert done.returncode == 0
     assert done.stdout == (
-        "train.tsv: 60 files, 0.00 hours; valid.tsv: 0 files, 0.00 hours; rejects.tsv: 0 files\n"
+        "train.tsv: 60 files, 2.0 seconds; valid.tsv: 0 files, 0.0 seconds; rejects.tsv: 0 files\n"
         "valid.tsv is empty: write another set's manifest over it, or train with --disable-validation\n"
         "left out 1 hidden files and folders: .hidden\n"
     )
@@ -373,7 +373,10 @@ def test_what_cropping_loses_is_said(tmp_path, capsys):
         main([str(tmp_path / "a"), "--dest", str(tmp_path), "--valid-percent", "0", "--max-sample-size", "32000"]) == 0
     )
     said = capsys.readouterr().out
-    assert "1 clips are longer than --max-sample-size 32000 (2.0 s): cropping loses 0.00 hours of 0.00 in each" in said
+    assert (
+        "1 clips are longer than --max-sample-size 32000 (2.0 s): cropping loses 1.0 seconds of 4.0 seconds in each"
+        in said
+    )
 
 
 def test_one_channel_of_several(tmp_path, capsys):

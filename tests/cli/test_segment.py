@@ -84,7 +84,7 @@ def test_speech_is_kept_and_lengths_hold(shelf, tmp_path):
     assert not covered[round(26.8 * RATE) : round(30 * RATE)].any()  # in the pause of 6 s
     assert "2 recordings" in outcome.out
     assert "clips that are too short" in outcome.out
-    assert "hours of long pauses" in outcome.out
+    assert "seconds of long pauses" in outcome.out
     assert "lengths of clips:" in outcome.out
     assert "files with other endings: 1 .txt" in outcome.out
     assert "broken.wav\t" in (tmp_path / "out" / "rejects.tsv").read_text()
@@ -184,7 +184,7 @@ def test_silence_has_no_clips(tmp_path):
     soundfile.write(tmp_path / "in" / "x.wav", np.zeros(RATE * 5, np.float32), RATE)
     outcome = call(segment.main, [tmp_path / "in", "--dest", tmp_path / "out"])
     assert outcome.code == 2
-    assert "no clips: 0.00 hours of recordings without speech" in outcome.err
+    assert "no clips: 5.0 seconds of recordings without speech" in outcome.err
 
 
 def test_memory_does_not_grow_with_the_recording(tmp_path):

@@ -177,7 +177,10 @@ def test_the_place_to_rename_is_the_folder(tmp_path: Path) -> None:
     ("text", "message"),
     [
         ("x = 1\ndef f(:\n", r"--user-dir: .*no_python_1\.py:2: is no Python: "),
-        ("x = '\0'\n", r"--user-dir: .*: is no Python: "),
+        ("x = '\0'\n", r"--user-dir: .*no_python_0\.py:1: is no Python: "),
+        ("import sys\nsys.exit(3)\n", r"--user-dir: .* ends the program when it is imported .*__main__"),
+        ("from . import other\n", r"--user-dir: .*no_python_\d\.py: attempted relative .* need an __init__\.py"),
+        ("from w2v.models import no_such\n", r"--user-dir: .*py: cannot import name 'no_such' from 'w2v\.models'"),
         ("import no_such_module_of_mine\n", r"--user-dir: .* needs the module 'no_such_module_of_mine', which cannot"),
     ],
 )

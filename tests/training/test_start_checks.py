@@ -78,6 +78,8 @@ TINY = ["--conv-feature-layers", "[(8, 10, 5)]", "--encoder-layers", "1", "--enc
         (["--task", "language_modeling", "--arch", "transformer_lm", "--criterion", "cross_entropy", "--lr", 1,
           "--train-subset", "a,b"], "--task language_modeling trains on one subset"),
         ([*PRETRAINING[1:], "--tensorboard-logdir", "log"], "--tensorboard-logdir needs the package tensorboardX"),
+        ([*FINETUNING[1:], "--w2v-path", "gone.pt"], "--w2v-path gone.pt: there is no such checkpoint"),
+        ([*FINETUNING[1:], "--wer-args", "('gone.arpa', None, 2, -1)"], "--wer-args: gone.arpa: there is no such file"),
         ([*PRETRAINING[1:], "--wandb-project", "x"], "--wandb-project needs the package wandb"),
         ([*PRETRAINING[1:], *TINY, "--cpu", "--best-checkpoint-metric", "wer"], "--best-checkpoint-metric must be one"),
     ],

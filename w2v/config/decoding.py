@@ -21,9 +21,10 @@ class DecoderConfig:
         None,
         help="ARPA file or KenLM binary, or for fairseqlm a checkpoint; over words or units",
         aliases=("--lm-model",),
+        reads="file",
     )
     lexicon: str | None = arg(
-        None, help="lines 'WORD W O R D |' (default: the model's words, spelled letter by letter)"
+        None, help="lines 'WORD W O R D |' (default: the model's words, spelled letter by letter)", reads="file"
     )
     unit_lm: bool = arg(False, help="the language model is over units, not words (default: seen from its words)")
     # Differs from the original of October 2020, where another option group's default of 0 silently wins, so that a
@@ -39,7 +40,10 @@ class DecoderConfig:
     beam_size_token: float = arg(100, help="symbols tried per frame and hypothesis")
     nbest: int = arg(1, help="hypotheses returned per clip; a search may find fewer")
     rescore_lm: str | None = arg(
-        None, help="language model of any kind that puts the --nbest hypotheses into a new order", metavar="FILE"
+        None,
+        help="language model of any kind that puts the --nbest hypotheses into a new order",
+        metavar="FILE",
+        reads="file",
     )
     rescore_weight: float = arg(0.5, help="weight of its log-probability of the whole sentence")
     rescore_word_score: float = arg(0.0, help="added for each word when rescoring")

@@ -35,6 +35,7 @@ def arg(
     positional: bool = False,
     many: bool = False,
     none_is_text: bool = False,
+    reads: str | None = None,
 ) -> Any:
     """Declare one option of a config dataclass.
 
@@ -49,6 +50,7 @@ def arg(
         positional: given by position instead of by a flag.
         many: any number of values may follow, and `parse` is given a list.
         none_is_text: the word `none` is a value like another, where else it stands for "not given".
+        reads: `file` or `model`: the value names one that is read, for `check_named_files`.
     """
     metadata = dict(
         help=help,
@@ -59,6 +61,7 @@ def arg(
         positional=positional,
         many=many,
         none_is_text=none_is_text,
+        reads=reads,
     )
     return dataclasses.field(default=default, kw_only=True, metadata=metadata)
 
@@ -79,6 +82,7 @@ class Option:
     positional: bool
     many: bool
     none_is_text: bool
+    reads: str | None
 
     @property
     def flag(self) -> str:
@@ -135,6 +139,7 @@ def options_of(config: type) -> list[Option]:
                 positional=meta.get("positional", False),
                 many=meta.get("many", False),
                 none_is_text=meta.get("none_is_text", False),
+                reads=meta.get("reads"),
             )
         )
     return options

@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import unquote
 
+from w2v.config.named_files import may_be_on_the_hub
 from w2v.config.released import RELEASED
 from w2v.convert.hubert_model import EXTRA_FILE
 from w2v.convert.language_adapters import adapter_files
@@ -28,7 +29,6 @@ WEIGHTS = ("model*.safetensors", "pytorch_model*.bin")
 SMALL_FILES = ("*.json", "*.txt", EXTRA_FILE)
 TIMEOUT = 60.0  # seconds without a byte
 _ADDRESS = re.compile(r"^https?:/+(?=.)")
-_HUB_NAME = re.compile(r"^[\w-][\w.-]*/[\w-][\w.-]*(@[\w./-]+)?$")
 _HUB_PAGE = re.compile(
     r"https?://(?:www\.)?(?:huggingface|hf)\.co/(?!datasets/|spaces/)([\w.-]+/[\w.-]+)"
     r"(?:/(?:tree|blob|resolve)/([\w.%-]+)(?:/([^?]+))?)?/?(?:\?.*)?$"
@@ -36,17 +36,6 @@ _HUB_PAGE = re.compile(
 """A page of a model: its name; revision; a file."""
 _OF_FOLDER = re.compile(r"(config\.json|(pytorch_)?model(-\d+-of-\d+)?\.(safetensors|bin)(\.index\.json)?)$")
 """Files that mean nothing without their folder."""
-_FILE_ENDINGS = (".pt", ".pth", ".bin", ".safetensors", ".json", ".arpa", ".gz", ".ckpt", ".onnx", ".txt")
-
-
-def is_address(name: str | Path) -> bool:
-    """Tell whether a name is an address: on the web, of the hub (`hf://OWNER/NAME`), or of a file here."""
-    return re.match(r"(https?|hf|file):/", str(name)) is not None
-
-
-def is_hub_name(name: str) -> bool:
-    """Tell whether a text is `OWNER/NAME`."""
-    return _HUB_NAME.match(name) is not None and "@" not in name
 
 
 def locate(name: str | Path, language: str | None = None) -> Path:
@@ -69,7 +58,7 @@ def locate(name: str | Path, language: str | None = None) -> Path:
     path = Path(text).expanduser()
     if text in RELEASED and not path.exists():
         return _from_web(RELEASED[text].url)
-    if path.exists() or not _HUB_NAME.match(text) or text.lower().endswith(_FILE_ENDINGS):
+    if path.exists() or not may_be_on_the_hub(text):
         return path
     return _from_hub(text, language)
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from difflib import get_close_matches
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +11,7 @@ from torch import Tensor
 from w2v.checkpoint.file import check_version
 from w2v.checkpoint.torch_file import read_torch_file
 from w2v.checkpoint.unpickle import Record, UnsafePickleError, plain_data
-from w2v.config.released import RELEASED
+from w2v.config.named_files import meant
 from w2v.convert.encoder_shape import infer_encoder
 from w2v.convert.fairseq_config import FairseqConfig
 from w2v.convert.hubert_model import complete_hubert
@@ -55,7 +54,7 @@ def read_model_file(
     """
     place = locate(path, language)
     if not place.exists():
-        raise CheckpointError(f"{path}: there is no such checkpoint{_meant(str(path))}")
+        raise CheckpointError(f"{path}: there is no such checkpoint{meant(str(path))}")
     refuse_pointer(place, CheckpointError)
     folder = folder_of(place)
     place = folder or place
@@ -64,15 +63,6 @@ def read_model_file(
     file = _open(place, dictionary, pretrained, data, language)
     check_sizes(file.path, file.config["model"], file.state)
     return file
-
-
-def _meant(name: str) -> str:
-    near = get_close_matches(name, RELEASED, n=1, cutoff=0.9)
-    if near:
-        return f"; did you mean {near[0]!r}, a released one (`w2v models`)?"
-    if "://" in name:
-        return "; addresses begin with https://"
-    return "" if set(name) & set("/.\\") else "; a name on the Hugging Face hub is OWNER/NAME"
 
 
 def _open(

@@ -11,7 +11,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from w2v.data.text_file import read_lines
+from w2v.data.manifest import stretch_name
+from w2v.data.text_file import id_and_value, read_lines
 from w2v.errors import DataError, listed
 
 RECORDINGS = "wav.scp"
@@ -60,6 +61,20 @@ class Segment:
                 "seconds, and of this recording?"
             )
         return first, last - first
+
+    def clip(self, name: str, frames: int, sample_rate: int, size: int) -> tuple[str, int]:
+        """Return the name of its clip in a manifest, and its samples there.
+
+        Args:
+            name: of the recording in the manifest.
+            frames, sample_rate: of the recording's file, in which offsets count.
+            size: samples of the recording in training, at whose rate sizes of a manifest count.
+
+        Raises:
+            DataError: as `samples` does.
+        """
+        first, count = self.samples(frames, sample_rate, name)
+        return stretch_name(name, first, count), count * size // frames
 
 
 @dataclass(frozen=True)
@@ -131,7 +146,7 @@ def _read_recordings(folder: str) -> dict[str, str]:
         if not line.strip():
             continue
         where = f"{path}:{number}"
-        name, _, value = line.strip().replace("\t", " ", 1).partition(" ")
+        name, value = id_and_value(line)
         file = _audio_path(value.strip(), folder, where, line)
         for key, what in ((name, "the recording"), (file, "the file")):
             if key in places:

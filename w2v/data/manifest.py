@@ -372,6 +372,11 @@ def write_manifest(
     write_atomically(path, os.fsencode("\n".join(lines) + "\n"))
 
 
+def stretch_name(name: str, start: int, frames: int) -> str:
+    """Return the name of a clip that is a stretch of a file: the original's form, in samples of the file."""
+    return f"{name}:{start}:{frames}"
+
+
 def is_listable(name: str) -> bool:
     """Whether a line of a manifest can hold this name."""
     return not any(mark in name for mark in "\t\n\r")

@@ -23,6 +23,12 @@ def what_else(content: bytes) -> str:
     return next((said for start, said in NO_TEXT.items() if content.startswith(start)), "")
 
 
+def id_and_value(line: str) -> tuple[str, str]:
+    """Return the first word of a line, which is an id, and what follows it after a space or a tab, as Kaldi has it."""
+    name, _, value = line.strip().replace("\t", " ", 1).partition(" ")
+    return name, value
+
+
 def read_lines(path: str | Path, kind: str) -> list[str]:
     r"""Read a UTF-8 file as lines without their ends; only `\n` and `\r\n` end a line.
 

@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import NoReturn
 
 from w2v.data.audio_files import AUDIO_ENDINGS, ending_of
-from w2v.data.text_file import read_lines
+from w2v.data.text_file import id_and_value, read_lines
 from w2v.errors import DataError, listed
 
 PATH_COLUMNS = ("path", "file", "file_name", "filename", "audio", "audio_path", "audio_filepath", "wav", "wav_filename")
@@ -326,7 +326,7 @@ def _refuse_columns(path: str, number: int, line: str, count: int) -> NoReturn:
 
 def _id_lines(path: str, lines: Sequence[str]) -> Iterator[Row]:
     for number, line in enumerate(lines, start=1):
-        name, _, text = line.strip().replace("\t", " ", 1).partition(" ")
+        name, text = id_and_value(line)
         if name.startswith('{"'):
             raise DataError(f"{path}:{number}: must be an id, a space and a text, got {line[:200]!r}; {JSON_HINT}")
         if "|" in name:

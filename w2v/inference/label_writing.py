@@ -12,6 +12,7 @@ from itertools import chain
 
 import numpy as np
 
+from w2v.data.audio_time import audio_time
 from w2v.data.dictionary import Dictionary
 from w2v.data.labels import Labels
 from w2v.data.pseudo_labels import PseudoLabel
@@ -159,11 +160,11 @@ class Selection:
         num = len(self.kept) + sum(clips for clips, _ in self.dropped.values())
         share = 100 * self.seconds / self.total if self.total else 0.0
         yield (
-            f"kept {len(self.kept)} of {num} clips, {self.seconds / 3600:.3f} of {self.total / 3600:.3f} hours "
+            f"kept {len(self.kept)} of {num} clips, {audio_time(self.seconds)} of {audio_time(self.total)} "
             f"({share:.1f} %), {self.rate:.2f} characters per second"
         )
         for reason, (clips, seconds) in sorted(self.dropped.items(), key=lambda item: -item[1][1]):
-            yield f"left out {clips} clips, {seconds / 3600:.3f} hours: {reason}"
+            yield f"left out {clips} clips, {audio_time(seconds)}: {reason}"
 
     def plain(self) -> dict[str, object]:
         """Return the report as plain data."""

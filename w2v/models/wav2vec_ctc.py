@@ -50,9 +50,10 @@ def _plain_config(value: Any) -> dict[str, Any]:
 class Wav2VecCtcConfig(MaskOptions):
     """Options of fine-tuning. All but the first two and the last replace what the encoder was pretrained with."""
 
-    w2v_path: str | None = arg(None, help="pretrained checkpoint")
+    w2v_path: str | None = arg(None, help="pretrained checkpoint", reads="model")
     bert_path: str | None = arg(
-        None, help="masked language model on the tokens of --w2v-path, a vq-wav2vec: fine-tune that (discrete BERT)"
+        None, help="masked language model on the tokens of --w2v-path, a vq-wav2vec: fine-tune that (discrete BERT)",
+        reads="model",
     )  # fmt: skip
     no_pretrained_weights: bool = arg(False, help="take only the configuration from --w2v-path, and random weights")
     final_dropout: float = arg(0.0, help="dropout before the output layer")

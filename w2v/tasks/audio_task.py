@@ -15,6 +15,7 @@ from w2v.config import arg, byte_size, check_range
 from w2v.config.sections import DatasetConfig
 from w2v.criterions.base import Criterion
 from w2v.data.audio import audio_format, audio_info
+from w2v.data.audio_time import audio_time
 from w2v.data.augment import Augmentation, decibel_range
 from w2v.data.batch_sampler import plan_batches
 from w2v.data.dataset import MAX_BAD_SHARE, AudioDataset
@@ -136,7 +137,7 @@ class AudioTask(Task):
                 f"got {config.max_sample_size}"
             )
         dataset = self._dataset(split)
-        logger.info("%s: %d clips, %.2f hours", split, len(dataset), dataset.sizes.sum() / config.sample_rate / 3600)
+        logger.info("%s: %d clips, %s", split, len(dataset), audio_time(dataset.sizes.sum() / config.sample_rate))
         if dataset.num_skipped:
             logger.info(
                 "%s: left out %d clips as too short and %d as too long", split, dataset.num_too_short,

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator
 
+from w2v.config.named_files import check_named_files
 from w2v.config.sections import SMALLER_IS_BETTER
 from w2v.errors import ConfigError
 from w2v.optim import build_schedule
@@ -27,6 +29,11 @@ def check_options(config: TrainConfig) -> None:
         raise ConfigError(
             f"--train-subset {split}: --task {config.task.entry.name} trains on one subset; join the files"
         )
+    if getattr(config.model.config, "w2v_args", None) is None:  # else --w2v-path is not read
+        check_named_files(config.model.config)
+    for path in (getattr(config.criterion.config, "wer_args", None) or ())[:2]:  # language model and lexicon
+        if path and not os.path.exists(path):
+            raise ConfigError(f"--wer-args: {path}: there is no such file")
     if config.common.compile:
         require_compiler()
     build_progress(config.common, is_master=True)  # imports what writes bars and numbers; nothing is written yet
