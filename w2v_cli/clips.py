@@ -18,7 +18,6 @@ import torch
 
 from w2v import distributed
 from w2v.config import ArgumentParser, arg, build_config, check_range
-from w2v.config.named_files import check_named_files
 from w2v.data.manifest import Manifest
 from w2v.inference.encode import ClipEncoder, Cut, Encode, Encoded
 from w2v.inference.load import LoadedModel
@@ -75,9 +74,7 @@ def parse_flags(
     )
     values = parser.parse(argv)
     names = list(values.pop("split", []))
-    config = build_config(kind, values, program)
-    check_named_files(config)
-    return config, names
+    return build_config(kind, values, program), names
 
 
 def clip_encoder(

@@ -52,7 +52,7 @@ class FeaturizeConfig(ClipOptions):
 
     input: str = arg(help="folder, or manifest (.tsv), with the audio", aliases=("-i",))
     output: str = arg(help="folder for the features", aliases=("-o",))
-    model: str = arg(help="checkpoint", aliases=("--path", "--checkpoint"), reads="model")
+    model: str = arg(help="checkpoint", aliases=("--path", "--checkpoint"))
     ext: tuple[str, ...] | None = arg(
         None, help="endings of audio files, separated by commas (default: all kinds of audio)", parse=str_tuple
     )
@@ -61,9 +61,7 @@ class FeaturizeConfig(ClipOptions):
     )
     language: str | None = arg(None, help="of a model of many languages (MMS): which one, such as eng", metavar="CODE")
     bert: str | None = arg(
-        None,
-        help="masked language model on the tokens of --model: write its frames; --layer c: the last; 0, 1, ...",
-        reads="model",
+        None, help="masked language model on the tokens of --model: write its frames; --layer c: the last; 0, 1, ..."
     )
     bert_no_bos: bool = arg(False, help="--bert reads tokens without <s> and </s>, as s3prl does")
     use_feat: bool = arg(False, help="the original's spelling of --layer z")

@@ -49,12 +49,10 @@ class KmeansConfig(ClipOptions):
     output_dir: str | None = arg(None, help="folder for kmeans.npz, SPLIT.km and dict.km.txt; none: DATA")
     labels: str = arg("km", help="ending of the label files")
     mfcc: bool = arg(False, help="cluster MFCC, 100 frames a second")
-    model: str | None = arg(
-        None, help="cluster frames of this model", aliases=("--path", "--checkpoint"), reads="model"
-    )
+    model: str | None = arg(None, help="cluster frames of this model", aliases=("--path", "--checkpoint"))
     layer: str = arg("6", help="with --model: a block, from 1, or c, the last frames")
     label_rate: float = arg(0.0, help="with feature files: frames per second, for the header of the labels")
-    apply: str | None = arg(None, help="kmeans.npz of an earlier run: fit nothing, give classes alone", reads="file")
+    apply: str | None = arg(None, help="kmeans.npz of an earlier run: fit nothing, give classes alone")
     num_classes: int = arg(100, help="number of classes", aliases=("-K", "--n-clusters"))
     percent: float = arg(-1.0, help="fit on this share of the clips of the first split, such as 0.1; -1: on all")
     seed: int = arg(0, help="of the sample and of the first centroids")

@@ -37,11 +37,11 @@ def live(argv: Sequence[str]) -> int:
     if flags.what.list_devices:
         print("\n".join(device_lines()))
         return 0
-    check_named_files(flags.what, flags.decoder)
     if flags.serve.serve:
         return _serve(flags)
     source = open_source(flags.what)
     files = SessionFiles(flags.what, source.name) if flags.what.output_dir is not None else None
+    check_named_files(flags.what, flags.decoder)
     # torch is imported from here on: what is wrong with the flags is said at once.
     from w2v_cli.live_run import hear, open_model
 
@@ -62,6 +62,7 @@ def _serve(flags: Flags) -> int:
     from w2v_cli.serve.run import check_packages, serve
 
     check_packages()
+    check_named_files(flags.what, flags.decoder)
     from w2v_cli.live_run import open_model
 
     with open_model(flags) as transcriber:

@@ -21,6 +21,7 @@ import numpy as np
 
 from w2v import distributed
 from w2v.config import arg, check_range
+from w2v.config.named_files import check_named_files
 from w2v.data.binarized_file import write_token_file
 from w2v.data.dictionary import Dictionary, write_dictionary
 from w2v.data.folder import list_folder
@@ -55,7 +56,7 @@ class TokenizeConfig(ClipOptions):
 
     shard_flag: ClassVar[str] = "--shard"
 
-    checkpoint: str = arg(help="checkpoint of a model with a quantizer", aliases=("--path", "--model"), reads="model")
+    checkpoint: str = arg(help="checkpoint of a model with a quantizer", aliases=("--path", "--model"))
     output_dir: str = arg(help="folder for SPLIT.src and, with --labels, SPLIT.lbl")
     data_dir: str = arg(help="folder with SPLIT.tsv, or with audio below SPLIT/")
     extension: str = arg("tsv", help="tsv: manifests; else the ending of audio files")
@@ -118,6 +119,7 @@ def tokenize(argv: Sequence[str]) -> int:
     )
     if not splits:
         raise ConfigError("w2v-tokenize: --splits is required")
+    check_named_files(config)
     rank = own_rank(config, cpu=config.cpu)
     failed: list[str] = []
     with joined_ranks(rank, cpu=config.cpu) as device:

@@ -8,7 +8,9 @@ import sys
 from dataclasses import dataclass
 from pathlib import Path
 
+import numpy as np
 import pytest
+import soundfile
 
 from w2v.config import arg
 from w2v.config.named_files import check_named_files
@@ -52,7 +54,7 @@ def test_what_is_missing(values: dict[str, str], message: str) -> None:
 
 
 def test_programs_look_before_torch_is_imported(tmp_path: Path) -> None:
-    (tmp_path / "a.wav").touch()
+    soundfile.write(tmp_path / "a.wav", np.zeros(1600, np.float32), 16000)
     commands = [
         ("transcribe", ["gone.pt", "a.wav"]),
         ("transcribe", ["a.wav", "a.wav", "--w2l-decoder", "kenlm", "--lm-model", "gone.arpa"]),
