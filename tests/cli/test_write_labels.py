@@ -54,6 +54,7 @@ def folder(tmp_path: Path) -> Path:
         for number, (name, text, sure) in enumerate(zip(names, HEARD, SURE, strict=True)):
             log_probs = emissions_of(text, sure, number)
             writer.add(name, len(log_probs) * STRIDE, log_probs)
+            soundfile.write(tmp_path / name, np.zeros(len(log_probs) * STRIDE, np.float32), RATE)
             lines.append(f"{name}\t{len(log_probs) * STRIDE}")
     (tmp_path / "rest.tsv").write_text("\n".join([*lines, ""]))
     (tmp_path / "rest.ltr").write_text("".join(" ".join(units(text)) + "\n" for text in TEXTS))

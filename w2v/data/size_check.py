@@ -44,7 +44,7 @@ def check_sizes(path: str | Loaded, container: str, subtype: str, channels: int,
     with open(path, "rb") if isinstance(path, str) else path.open() as file:
         rest = _behind_samples(file, held) if file.read(4) in RIFF else None
         too_much = held - told > max(TOLERATED_BYTES, TOLERATED_SHARE * told)
-        if rest is None and not too_much and begins_again(file, told):
+        if rest != 0 and not too_much and begins_again(file, told):
             raise DataError(f"{path}: is joined of several files, of which only the first would be read; re-encode it")
     if rest is None:
         rest = held - told if too_much or container in TIGHT else 0
