@@ -66,7 +66,19 @@ def test_every_rank_gets_as_much_and_a_few_ranks_make_the_same_updates() -> None
     ],
 )
 def test_refused(options: list[Any], message: str) -> None:
-    typed = ["data", "--arch", "wav2vec2", "--criterion", "wav2vec", "--batch-audio", "2s", "--cpu", *options]
+    typed = [
+        "data",
+        "--arch",
+        "wav2vec2",
+        "--criterion",
+        "wav2vec",
+        "--lr",
+        0.001,
+        "--batch-audio",
+        "2s",
+        "--cpu",
+        *options,
+    ]
     outcome = call(train.main, typed)
     assert (outcome.code, outcome.err.count("\n")) == (2, 1)
     assert message in outcome.err
