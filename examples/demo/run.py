@@ -50,7 +50,7 @@ FINETUNING = (
     *("--dropout", "0", "--attention-dropout", "0", "--final-dropout", "0.1", "--feature-grad-mult", "1.0"),
     *("--criterion", "ctc", "--zero-infinity"),
     *("--optimizer", "adam", "--adam-betas", "(0.9, 0.98)", "--adam-eps", "1e-08", "--clip-norm", "5"),
-    *("--lr-scheduler", "tri_stage", "--lr", "0.0015", "--final-lr-scale", "0.1"),
+    *("--lr-scheduler", "tri_stage", "--lr", "0.002", "--final-lr-scale", "0.05"),
     *("--best-checkpoint-metric", "wer"),
 )
 # Two batches are an update: more and smaller updates learn faster here than fewer and larger ones. A clip must fit into
@@ -65,8 +65,8 @@ def main() -> int:
     parser = argparse.ArgumentParser(description="From speech to a word error rate.", allow_abbrev=False)
     parser.add_argument("--data", type=Path, help="folder with transcripts.tsv, instead of speech made here")
     parser.add_argument("--folder", type=Path, default=Path("demo-run"), help="where to write (default: demo-run)")
-    parser.add_argument("--pretrain-updates", type=int, default=300, metavar="N", help="default: 300")
-    parser.add_argument("--finetune-updates", type=int, default=2200, metavar="N", help="default: 2200")
+    parser.add_argument("--pretrain-updates", type=int, default=150, metavar="N", help="default: 150")
+    parser.add_argument("--finetune-updates", type=int, default=1800, metavar="N", help="default: 1800")
     parser.add_argument("--cores", type=int, choices=(1, 2), default=min(2, os.cpu_count() or 1), help="default: 2")
     arguments = parser.parse_args()
     try:
