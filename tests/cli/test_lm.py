@@ -39,7 +39,7 @@ def test_model_from_a_file(text: Path, capsys: pytest.CaptureFixture[str]) -> No
 
 def test_standard_input_several_files_and_the_flags_of_lmplz(text: Path) -> None:
     arpa, packed = text.with_name("model.arpa"), text.with_name("text.gz")
-    packed.write_bytes(gzip.compress(TEXT.encode()))
+    packed.write_bytes(gzip.compress(TEXT.encode(), mtime=0))
     options = ["-o", "2", "--discount_fallback", "--prune", "0", "1", "--limit_vocab_file", str(text)]
     assert main([*options, "--text", str(text), "--arpa", str(arpa)]) == 0
     environment = {**os.environ, "PYTHONPATH": str(REPOSITORY), "OMP_NUM_THREADS": "1"}

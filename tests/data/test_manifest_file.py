@@ -225,5 +225,5 @@ def test_blocks_of_any_size_give_the_same(tmp_path, monkeypatch, size):
 
 
 def test_gzipped(tmp_path):
-    (tmp_path / "x.tsv").write_bytes(gzip.compress(b"/r\na.wav\t1\n"))
+    (tmp_path / "x.tsv").write_bytes(gzip.compress(b"/r\na.wav\t1\n", mtime=0))
     assert read_manifest(tmp_path / "x.tsv").path(0) == "/r/a.wav"

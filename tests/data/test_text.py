@@ -21,7 +21,7 @@ LINES = ["THE CAT  SAT", "", "ON\u00a0THE MAT ", "\u00c9T\u00c9 THE"]
 
 def write(path: Path, lines: list[str], *, packed: bool = False) -> str:
     content = "".join(f"{line}\n" for line in lines).encode()
-    path.write_bytes(gzip.compress(content) if packed else content)
+    path.write_bytes(gzip.compress(content, mtime=0) if packed else content)
     return str(path)
 
 
