@@ -158,7 +158,7 @@ def test_which_columns_are_read_is_said(tmp_path):
         ('[\n{"path": "a"}]\n', {}, "t.tsv:1: .*of lines of JSON a table is made by jq"),
         ('{"path": "a", "text": "b"}\n', {"by_id": True}, "t.tsv:1: .*of lines of JSON a table is made by jq"),
         (TWO_TEXTS.replace("\n", "\r"), {}, r"t.tsv:1: lines of the file of transcripts end in CR alone; tr '"),
-        (gzip.compress(TWO_TEXTS.encode(), mtime=0), {}, "t.tsv:1: the file of transcripts .* got a gzip file; gunzip -c"),
+        (gzip.compress(TWO_TEXTS.encode(), mtime=0), {}, "t.tsv:1: the file of transcripts .* a gzip file; gunzip -c"),
         (b"PK\3\4\24\0\6\0", {"name": "t.xlsx"}, "t.xlsx:1: .* or a table of a spreadsheet; save it as text"),
         ("path\ttext\na\tcaf\xe9\n".encode("latin1"), {}, "t.tsv:2: .* got byte 0xe9; iconv -f"),
         ("[" + '{"a": 1},' * 20_000 + "]", {}, "t.tsv:1: .*of lines of JSON a table"),  # a cell too long for CSV
