@@ -66,7 +66,7 @@ def main() -> int:
     parser.add_argument("--data", type=Path, help="folder with transcripts.tsv, instead of speech made here")
     parser.add_argument("--folder", type=Path, default=Path("demo-run"), help="where to write (default: demo-run)")
     parser.add_argument("--pretrain-updates", type=int, default=150, metavar="N", help="default: 150")
-    parser.add_argument("--finetune-updates", type=int, default=1800, metavar="N", help="default: 1800")
+    parser.add_argument("--finetune-updates", type=int, default=1960, metavar="N", help="default: 1960")
     parser.add_argument("--cores", type=int, choices=(1, 2), default=min(2, os.cpu_count() or 1), help="default: 2")
     arguments = parser.parse_args()
     try:
