@@ -53,7 +53,7 @@ FINETUNING = (
     *("--lr-scheduler", "tri_stage", "--lr", "0.002", "--final-lr-scale", "0.05"),
     *("--best-checkpoint-metric", "wer"),
 )
-# Two batches are an update: more and smaller updates learn faster here than fewer and larger ones. A clip must fit into
+# Two batches are an update. A clip must fit into
 # a batch, so recordings of yours get 20 seconds each, what the demo speaks (0.3 to 3 seconds a clip) 10.
 SHORT, LONG = 160_000, 320_000
 DATA = ("--required-batch-size-multiple", "1", "--augment-speed", "0.9,1.1")

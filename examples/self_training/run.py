@@ -27,7 +27,7 @@ from w2v.errors import DataError, TrainingError, W2vError
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 sys.path.insert(0, str(Path(__file__).resolve().parent))
 
-from digits.run import FINETUNING, LOGGING, PRETRAINING, SPEEDS
+from digits.run import BLOCKS, FINETUNING, LOGGING, PRETRAINING, SPEEDS
 from guard import Round, fault_of_labels, fault_of_round
 from stages import REPOSITORY, Run, counts, packs, read_results, word_errors
 
@@ -45,9 +45,8 @@ NEW_SPEAKER = "yweweler"  # none of digits_train
 INDICES = {REST: ("0", "29"), UNSEEN: ("30", "49")}
 # Strides of 10 * 4 * 4 * 2: an update of fine-tuning takes a fifth less than with those of the digits.
 NETWORK = (
-    *("--conv-feature-layers", "[(64, 20, 10), (64, 8, 4), (128, 4, 4), (128, 2, 2)]", "--encoder-layers", "4"),
-    *("--encoder-embed-dim", "192", "--encoder-ffn-embed-dim", "768", "--encoder-attention-heads", "4"),
-    *("--conv-pos", "16", "--conv-pos-groups", "8", *SPEEDS),
+    *("--conv-feature-layers", "[(64, 20, 10), (64, 8, 4), (128, 4, 4), (128, 2, 2)]", "--conv-pos", "16"),
+    *(*BLOCKS, *SPEEDS),
 )
 # 10 seconds a batch. Real labels alone decide.
 BATCHES = ("--max-tokens", "160000", "--valid-subset", DEV)
