@@ -87,13 +87,13 @@ def test_shift_against_indexing(samples: int) -> None:
 
 def test_silence_stays_silence() -> None:
     assert not with_noise(torch.zeros(100), torch.randn(100), 10.0).any()
-    assert not filtered(torch.zeros(100), torch.randn(OCTAVES)).any()
+    assert not filtered(torch.zeros(100), np.arange(float(OCTAVES))).any()
 
 
 @pytest.mark.parametrize("length", [4096, 5003])  # a power of two and a prime
 def test_measured_filter(length: int) -> None:
     """Tones come out as much louder as was asked, between octaves by the mean in dB, and not later."""
-    gains = torch.tensor([4.0, -10, 6, 0, -3, 8, 2])
+    gains = np.array([4.0, -10, 6, 0, -3, 8, 2])
     tones = {1 / 2: -10.0, 1 / 4: 6.0, 1 / 8: 0.0, 1 / 64: 2.0, 1 / 128: 2.0, 2**-1.5: -2.0, 2**-2.5: 3.0}
     levels = {}
     for share, expected in tones.items():  # of half the sample rate
@@ -111,10 +111,10 @@ def test_measured_filter(length: int) -> None:
 
 def test_filter_keeps_power_and_flat_is_none() -> None:
     clip = torch.randn(5003, generator=torch.Generator().manual_seed(1))
-    changed = filtered(clip, torch.tensor([12.0, -12, 12, 12, -12, 0, 5]))
+    changed = filtered(clip, np.array([12.0, -12, 12, 12, -12, 0, 5]))
     assert changed.square().mean() == pytest.approx(float(clip.square().mean()), rel=1e-4)
-    torch.testing.assert_close(filtered(clip, torch.full((OCTAVES,), 5.0)), clip, rtol=1e-4, atol=1e-5)
-    assert filtered(clip[:1], torch.ones(OCTAVES)).shape == (1,)
+    torch.testing.assert_close(filtered(clip, np.full(OCTAVES, 5.0)), clip, rtol=1e-4, atol=1e-5)
+    assert filtered(clip[:1], np.ones(OCTAVES)).shape == (1,)
 
 
 def test_filters_fill_their_range() -> None:

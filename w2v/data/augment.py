@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 import torch
 from torch import Tensor
 
@@ -74,7 +75,7 @@ class Augmentation:
             if self.shift > 0:
                 clip = shifted(clip, int(shifts.integers(-self.shift, self.shift + 1)))
             if self.filter_gain > 0:
-                clip = filtered(clip, torch.from_numpy(filters.uniform(-self.filter_gain, self.filter_gain, OCTAVES)))
+                clip = filtered(clip, filters.uniform(-self.filter_gain, self.filter_gain, OCTAVES))
             if self.snr is not None:
                 noise = numpy_generator(seed, "noise", row).standard_normal(length, dtype=np.float32)
                 clip = with_noise(clip, torch.from_numpy(noise), ratios.uniform(*self.snr))
@@ -96,7 +97,7 @@ def shifted(clip: Tensor, samples: int) -> Tensor:
     return moved
 
 
-def filtered(clip: Tensor, gains: Tensor) -> Tensor:
+def filtered(clip: Tensor, gains: npt.NDArray[np.float64]) -> Tensor:
     """Return a clip (S,) after a filter of zero phase, at its former mean power.
 
     As the linear kind of Nam et al., "FilterAugment" (ICASSP 2022), with octaves for its bands of random width.
@@ -108,11 +109,9 @@ def filtered(clip: Tensor, gains: Tensor) -> Tensor:
     length = len(clip)
     # A power of two: a length with large prime factors would take many times as long.
     padded = 1 << max(1, length - 1).bit_length()
-    octaves = -torch.log2(torch.arange(padded // 2 + 1).clamp(min=1) / (padded // 2))  # below half the sample rate
-    position = octaves.clamp(max=len(gains) - 1)
-    lower = position.floor().long().clamp(max=len(gains) - 2)
-    levels = torch.lerp(gains[lower], gains[lower + 1], (position - lower).to(gains.dtype))
-    response = torch.pow(10.0, levels / 20).to(clip.dtype)
+    octaves = -np.log2(np.maximum(np.arange(padded // 2 + 1), 1) / (padded // 2))  # below half the sample rate
+    levels = np.interp(octaves, np.arange(len(gains)), gains)
+    response = torch.from_numpy(10.0 ** (levels / 20)).to(clip.dtype)
     changed: Tensor = torch.fft.irfft(torch.fft.rfft(clip, padded) * response, padded)[:length]
     power = changed.square().mean()
     return changed if power == 0 else changed * (clip.square().mean() / power).sqrt()
